@@ -1,0 +1,136 @@
+"""Every number of an architecture in one place: frozen dataclasses and the three presets.
+
+The defaults are the published model (KeyFace, arXiv 2503.01715). What may change from run to run
+(steps, scales, seed) is `SamplingConfig` and `pipeline.GenerationOptions`, apart from the
+architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyface_cli.errors import ConfigError
+
+FPS = 25  # of every video that the model makes; its audio features have the same rate
+SAMPLE_RATE = 16_000  # Hz, of the sound that the networks hear
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
+NUM_FRAMES = 14  # of one clip of keyframes, and of one interpolated segment
+KEYFRAME_STEP = NUM_FRAMES - 1  # frames from one keyframe to the next
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """One video UNet (paper section 3.2, SPEC 6); the defaults are the published keyframe model's.
+
+    `audio_dim` is the width of the raw audio features (both encoders side by side) and
+    `context_dim` that of the projected audio which every cross-attention reads. `emotion_dim` is
+    the width of the sinusoid of each of valence and arousal, 0 where the network hears neither.
+    """
+
+    in_channels: int = 8  # noisy latent and identity latent; interpolation adds the frame mask
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    layers_per_block: int = 2
+    attention_head_dim: int = 64
+    context_dim: int = 1024
+    audio_dim: int = 1536
+    emotion_dim: int = 256
+    # (channels, height, width) of the learned latent that stands for the frames to be made;
+    # None in the keyframe network
+    missing_frame_shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The sampling defaults that a checkpoint carries; every one can be overridden in a run."""
+
+    steps: int = 10  # 10 means the eleven sigmas of the AYS table (SPEC 8)
+    schedule: str = "ays"  # or "karras"
+    audio_guidance: float = 5.0
+    identity_guidance: float = 2.0
+    autoguidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: both stages, the VAE, the audio encoders and the sampling defaults."""
+
+    preset: str = "keyface"
+    resolution: int = 512  # pixels, of the square picture that the VAE encodes
+    latent_channels: int = 4
+    latent_size: int = 64
+    latent_scale: float = 0.18215  # VAE latents times this is what is diffused
+    # pixels of an s x s square are stacked as channels before the VAE (1: the published VAE)
+    vae_patch_size: int = 1
+    # "v": the published v-prediction. "anchored": D = anchor + F, with the identity latent
+    # (keyframes) or the blend of both keyframes (interpolation) as the anchor
+    parameterization: str = "v"
+    keyframe_encoders: tuple[str, ...] = ("wavlm", "beats")
+    interpolation_encoders: tuple[str, ...] = ("wav2vec2", "beats")
+    keyframe_unet: UNetConfig = field(default_factory=UNetConfig)
+    interpolation_unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            in_channels=9, emotion_dim=0, missing_frame_shape=(4, 64, 64)
+        )
+    )
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    # keyword arguments of the library classes, read by checkpoint.py
+    vae: dict[str, Any] = field(default_factory=dict)  # diffusers.AutoencoderKLTemporalDecoder
+    wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
+    wav2vec2: dict[str, Any] = field(default_factory=dict)  # transformers.Wav2Vec2Config
+    beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATsConfig
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain dicts, lists and numbers that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[Any], data: dict[str, Any], where: str = "configuration") -> Any:
+    """Build a configuration dataclass from plain data, strictly.
+
+    Args:
+        cls: the dataclass to build.
+        data: one entry for each field of `cls`; nested dataclasses as nested dicts.
+        where: what is being read, named in errors.
+
+    Raises:
+        ConfigError: a key is unknown (its nearest neighbour is named), missing or not a mapping.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a mapping, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            raise ConfigError(
+                f"{where}: unknown key: {key}", f"did you mean {near[0]}?" if near else None
+            )
+    missing = [name for name in hints if name not in data]
+    if missing:
+        raise ConfigError(f"{where}: missing key: {', '.join(missing)}")
+    values = {k: _from_plain(hints[k], v, f"{where}: {k}") for k, v in data.items()}
+    return cls(**values)
+
+
+def _from_plain(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), value, where)
+    if typing.get_origin(hint) is types.UnionType:
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    plain = typing.get_origin(hint) or hint
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {plain.__name__}, found {type(value).__name__}")
+    return value
