@@ -134,3 +134,122 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {plain.__name__}, found {type(value).__name__}")
     return value
+
+
+# the seven convolutions that turn 16 kHz into one token every 20 ms, in WavLM and wav2vec 2.0
+_SPEECH_STRIDES: dict[str, Any] = {
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "feat_extract_norm": "group",
+    "do_stable_layer_norm": False,
+    "conv_bias": False,
+}
+
+
+def _speech(width: int, layers: int, heads: int, ffn: int, conv: int) -> dict[str, Any]:
+    return _SPEECH_STRIDES | {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "conv_dim": [conv] * 7,
+        "num_conv_pos_embeddings": 128,
+        "num_conv_pos_embedding_groups": 16,
+    }
+
+
+def _beats(width: int, layers: int, heads: int, ffn: int, embed: int) -> dict[str, Any]:
+    return {
+        "input_patch_size": 16,
+        "embed_dim": embed,
+        "encoder_embed_dim": width,
+        "encoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_embed_dim": ffn,
+        "conv_pos": 128,
+        "conv_pos_groups": 16,
+        "num_buckets": 320,
+        "max_distance": 800,
+    }
+
+
+def _vae(picture: int, widths: list[int], layers: int, latents: int) -> dict[str, Any]:
+    return {
+        "in_channels": picture,
+        "out_channels": picture,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "layers_per_block": layers,
+        "latent_channels": latents,
+    }
+
+
+_MINI_UNET = UNetConfig(
+    in_channels=32,
+    out_channels=16,
+    block_out_channels=(96, 128, 128),
+    attention_levels=(False, True, False),
+    layers_per_block=1,
+    attention_head_dim=32,
+    context_dim=128,
+    audio_dim=256,
+    emotion_dim=32,
+)
+_TINY_UNET = UNetConfig(
+    in_channels=8,
+    out_channels=4,
+    block_out_channels=(32, 64),
+    attention_levels=(True, False),
+    layers_per_block=1,
+    attention_head_dim=16,
+    context_dim=32,
+    audio_dim=64,
+    emotion_dim=16,
+)
+
+PRESETS: dict[str, ModelConfig] = {
+    # the published architecture: 1.5 B parameters a UNet, weights fetched or converted
+    "keyface": ModelConfig(
+        vae=_vae(3, [128, 256, 512, 512], 2, 4),
+        wavlm=_speech(768, 12, 12, 3072, 512),
+        wav2vec2=_speech(768, 12, 12, 3072, 512),
+        beats=_beats(768, 12, 12, 3072, 512),
+    ),
+    # bundled in weights/mini: 38 M parameters in all, made for two CPU cores
+    "mini": ModelConfig(
+        preset="mini",
+        resolution=256,
+        latent_channels=16,
+        latent_size=16,
+        latent_scale=1.0,
+        vae_patch_size=4,
+        parameterization="anchored",
+        interpolation_encoders=("wavlm", "beats"),
+        keyframe_unet=_MINI_UNET,
+        interpolation_unet=dataclasses.replace(
+            _MINI_UNET, in_channels=33, emotion_dim=0, missing_frame_shape=(16, 16, 16)
+        ),
+        sampling=SamplingConfig(
+            steps=5, audio_guidance=1.5, identity_guidance=1.0, autoguidance=1.0
+        ),
+        vae=_vae(48, [64, 96, 128], 1, 16),
+        wavlm=_speech(128, 4, 4, 384, 56),
+        beats=_beats(128, 4, 4, 384, 64),
+    ),
+    # random weights, seconds on a CPU: for tests; the published encoders and guidance, made small
+    "tiny": ModelConfig(
+        preset="tiny",
+        resolution=64,
+        latent_size=8,
+        vae_patch_size=4,
+        keyframe_unet=_TINY_UNET,
+        interpolation_unet=dataclasses.replace(
+            _TINY_UNET, in_channels=9, emotion_dim=0, missing_frame_shape=(4, 8, 8)
+        ),
+        sampling=SamplingConfig(steps=2),
+        vae=_vae(48, [32, 32], 1, 4),
+        wavlm=_speech(32, 2, 2, 64, 32),
+        wav2vec2=_speech(32, 2, 2, 64, 32),
+        beats=_beats(32, 2, 2, 64, 32),
+    ),
+}
