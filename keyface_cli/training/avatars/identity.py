@@ -1,0 +1,132 @@
+"""Who the avatar is: sizes, shapes, colours and style of a head, drawn at random.
+
+Lengths are in half-pictures of an upright head of unit scale, before the camera's zoom: x to the
+right, y down, the origin between and a little below the eyes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Identity = dict[str, Tensor]  # name -> (B,) or, for colours, (B, 3) in 0..1
+
+SKINS = (
+    (0.99, 0.86, 0.77), (0.96, 0.80, 0.69), (0.91, 0.72, 0.58), (0.82, 0.61, 0.46),
+    (0.69, 0.48, 0.35), (0.54, 0.36, 0.26), (0.42, 0.28, 0.20), (0.97, 0.82, 0.73),
+)  # fmt: skip
+HAIRS = (
+    (0.11, 0.08, 0.08), (0.23, 0.15, 0.11), (0.40, 0.25, 0.15), (0.58, 0.39, 0.21),
+    (0.85, 0.68, 0.39), (0.66, 0.26, 0.13), (0.68, 0.68, 0.70), (0.86, 0.84, 0.82),
+    (0.34, 0.22, 0.40), (0.14, 0.20, 0.34),
+)  # fmt: skip
+IRISES = (
+    (0.32, 0.20, 0.11), (0.24, 0.42, 0.62), (0.28, 0.46, 0.28), (0.46, 0.33, 0.14),
+    (0.40, 0.50, 0.55),
+)  # fmt: skip
+CLOTHES = (
+    (0.22, 0.30, 0.50), (0.60, 0.20, 0.22), (0.20, 0.42, 0.36), (0.88, 0.86, 0.81),
+    (0.18, 0.18, 0.21), (0.80, 0.58, 0.22), (0.48, 0.34, 0.60), (0.85, 0.45, 0.40),
+)  # fmt: skip
+BACKGROUNDS = (
+    (0.62, 0.76, 0.86), (0.89, 0.82, 0.70), (0.42, 0.52, 0.62), (0.76, 0.64, 0.76),
+    (0.62, 0.77, 0.64), (0.92, 0.92, 0.90), (0.26, 0.31, 0.41), (0.92, 0.68, 0.58),
+)  # fmt: skip
+LIP_RED = (0.76, 0.30, 0.31)
+
+
+def sample_identities(count: int, generator: torch.Generator) -> Identity:
+    """Draw identities at random.
+
+    Args:
+        count: how many, B.
+        generator: the source of chance; the same state gives the same heads.
+
+    Returns:
+        The parameters by name: (B,) numbers and (B, 3) colours in 0..1.
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    def chance(probability: float) -> Tensor:
+        return (torch.rand(count, generator=generator) < probability).float()
+
+    def colour(palette: tuple[tuple[float, float, float], ...], spread: float) -> Tensor:
+        picked = torch.tensor(palette)[
+            torch.randint(0, len(palette), (count,), generator=generator)
+        ]
+        offset = (torch.rand(count, 3, generator=generator) - 0.5) * spread
+        return (picked + offset).clamp(0.03, 1.0)
+
+    p: Identity = {
+        "skin": colour(SKINS, 0.05),
+        "hair": colour(HAIRS, 0.06),
+        "iris": colour(IRISES, 0.08),
+        "cloth": colour(CLOTHES, 0.14),
+        "background": colour(BACKGROUNDS, 0.12),
+        "backdrop_fall": uniform(0.72, 1.0),
+        "light": uniform(-1.0, 1.0),  # where it comes from: -1 left, 1 right
+        "light_warm": uniform(-0.03, 0.04),
+        "shade": uniform(0.16, 0.34),
+        # the skull
+        "face_width": uniform(0.385, 0.445),
+        "brow_height": uniform(0.45, 0.50),
+        "jaw_height": uniform(0.50, 0.57),
+        "jaw_square": uniform(2.0, 2.7),
+        "chin_taper": uniform(0.0, 0.26),
+        "ear": uniform(0.050, 0.068),
+        "neck": uniform(0.165, 0.215),
+        # eyes and brows
+        "eye_x": uniform(0.158, 0.190),
+        "eye_y": uniform(-0.075, -0.030),
+        "eye_width": uniform(0.080, 0.102),
+        "eye_height": uniform(0.046, 0.064),
+        "eye_slant": uniform(-0.014, 0.012),
+        "iris_radius": uniform(0.039, 0.047),
+        "lash": uniform(0.0, 1.0),
+        "brow_gap": uniform(0.095, 0.125),
+        "brow_thick": uniform(0.011, 0.022),
+        "brow_arch": uniform(0.012, 0.040),
+        "brow_width": uniform(0.088, 0.112),
+        # nose and mouth
+        "nose_length": uniform(0.135, 0.180),
+        "nose_width": uniform(0.046, 0.068),
+        "mouth_y": uniform(0.280, 0.315),
+        "mouth_width": uniform(0.138, 0.178),
+        "upper_lip": uniform(0.022, 0.033),
+        "lower_lip": uniform(0.030, 0.045),
+        "cupid": uniform(0.0, 0.010),
+        "blush": uniform(0.0, 0.6),
+        # hair
+        "hair_volume": uniform(0.035, 0.095),
+        "hair_open_x": uniform(-0.07, 0.07),
+        "hair_open_top": uniform(0.24, 0.42),
+        "hair_open_square": uniform(2.0, 3.0),
+        "hair_side": uniform(-0.10, 0.12),
+        "hair_long": chance(0.42) * uniform(0.45, 0.95),
+        "hair_curl": chance(0.3) * uniform(0.012, 0.028),
+        "hair_bun": chance(0.12),
+        "hair_tone": uniform(0.06, 0.16),
+        "hair_phase": uniform(0.0, 6.28),
+        "bald": chance(0.06),
+        "glasses": chance(0.2),
+        "glasses_radius": uniform(0.108, 0.126),
+        "glasses_square": torch.where(chance(0.5) > 0, 2.0, 3.6),
+        "outline": chance(0.3) * uniform(0.3, 0.7),
+        "collar": uniform(0.0, 1.0),
+    }
+    red = torch.tensor(LIP_RED) * p["skin"].mean(1, keepdim=True).clamp(0.5, 1.0)
+    amount = uniform(0.35, 0.65)[:, None]
+    p["lip"] = (p["skin"] * (0.92 - amount) + red * amount).clamp(0.0, 1.0)
+    short = (p["hair_long"] == 0).float()
+    p["hair_bun"] = p["hair_bun"] * (1 - p["bald"])
+    p["hair_long"] = p["hair_long"] * (1 - p["bald"])
+    p["beard"] = chance(0.4) * short * uniform(0.35, 0.9)
+    p["moustache"] = p["beard"] * chance(0.7)
+    return p
+
+
+def select(identity: Identity, index: Tensor | slice | list[int]) -> Identity:
+    """Return the identities at `index`, which may repeat: (B', ...) of every parameter."""
+    return {name: value[index] for name, value in identity.items()}

@@ -1,0 +1,411 @@
+"""The renderer of the talking head: soft-edged shapes, composited back to front in torch.
+
+Every shape is a signed distance (negative inside) turned into coverage over about one pixel, so
+that edges are anti-aliased and everything moves smoothly with the rig. A layer only touches the
+box of the picture that it can reach.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from keyface_cli.training.avatars import rig
+from keyface_cli.training.avatars.identity import Identity
+
+ZOOM = 1.50  # the head fills the picture as a portrait crop does
+CENTRE_Y = 0.045  # what lies in the middle of the picture, half-pictures below the origin
+PIVOT_Y = 0.50  # the head leans around its neck
+TOOTH = (0.97, 0.96, 0.92)
+TONGUE = (0.74, 0.36, 0.37)
+MOUTH_DARK = (0.23, 0.06, 0.07)
+EYE_WHITE = (0.97, 0.96, 0.95)
+
+Box = tuple[slice, slice]
+
+
+def render(identity: Identity, poses: Tensor, size: int = 256) -> Tensor:
+    """Draw one picture per pose.
+
+    Args:
+        identity: the parameters of `identity.sample_identities`, (B,) and (B, 3).
+        poses: (B, R) in the order of `rig.CONTROLS`.
+        size: height and width in pixels.
+
+    Returns:
+        (B, 3, size, size) RGB in 0..1, on the device of `poses`.
+    """
+    return _Painter(identity, poses, size).paint()
+
+
+def _bump(distance_squared: Tensor) -> Tensor:
+    return torch.exp(-distance_squared)
+
+
+class _Painter:
+    """One batch of pictures in the making; each method is a layer, called back to front."""
+
+    def __init__(self, identity: Identity, poses: Tensor, size: int) -> None:
+        device = poses.device
+        self.size = size
+        self.count = poses.shape[0]
+        self.p = {
+            name: (v[:, None, None] if v.dim() == 1 else v[:, :, None, None]).to(device)
+            for name, v in identity.items()
+        }
+        self.r = {name: poses[:, i, None, None] for i, name in enumerate(rig.NAMES)}
+        line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
+        self.y, self.x = torch.meshgrid(line / ZOOM + CENTRE_Y, line / ZOOM, indexing="ij")
+        self.pixel = 2.0 / size / ZOOM
+        self.image = torch.empty(self.count, 3, size, size, device=device)
+        self.face_x = 0.05 * self.r["yaw"]  # how far features slide when the face turns
+
+    def paint(self) -> Tensor:
+        self._backdrop()
+        self._back_hair()
+        self._body()
+        self._ears()
+        self._face()
+        for side in (-1, 1):
+            self._eye(side)
+        self._nose()
+        self._mouth()
+        self._front_hair()
+        if bool((self.p["glasses"] > 0).any()):
+            self._glasses()
+        return self.image.clamp_(0.0, 1.0)
+
+    # -- tools ---------------------------------------------------------------------------------
+
+    def _box(self, x0: float, x1: float, y0: float, y1: float) -> Box:
+        """The pixels whose head coordinates can lie in the given rectangle."""
+
+        def pixels(low: float, high: float) -> slice:
+            a = int((low * ZOOM + 1) / 2 * self.size)
+            b = int((high * ZOOM + 1) / 2 * self.size) + 1
+            return slice(max(0, a), min(self.size, b))
+
+        return pixels(y0 - CENTRE_Y, y1 - CENTRE_Y), pixels(x0, x1)
+
+    def _head(self, box: Box) -> tuple[Tensor, Tensor]:
+        """Head coordinates (B, h, w) of the pixels of a box: the pose's lean and shift undone."""
+        x = self.x[box][None] - self.r["shift_x"]
+        y = self.y[box][None] - self.r["shift_y"] - PIVOT_Y
+        cos, sin = torch.cos(self.r["tilt"]), torch.sin(self.r["tilt"])
+        return cos * x + sin * y, cos * y - sin * x + PIVOT_Y
+
+    def _cover(self, distance: Tensor, softness: float = 1.0) -> Tensor:
+        """Coverage 0..1 of a signed distance, with an edge `softness` pixels wide."""
+        return (0.5 - distance / (self.pixel * (1.0 + softness))).clamp(0.0, 1.0)
+
+    def _lay(self, box: Box, alpha: Tensor, colour: Tensor) -> None:
+        """Composite a colour, (B, 3, 1, 1) or (B, 3, h, w), over a box with coverage (B, h, w)."""
+        view = self.image[:, :, box[0], box[1]]
+        view.lerp_(colour.expand_as(view), alpha.unsqueeze(1).expand_as(view))
+
+    def _colour(self, rgb: tuple[float, float, float]) -> Tensor:
+        return torch.tensor(rgb, device=self.image.device)[None, :, None, None]
+
+    @property
+    def _full(self) -> Box:
+        return slice(0, self.size), slice(0, self.size)
+
+    # -- layers --------------------------------------------------------------------------------
+
+    def _backdrop(self) -> None:
+        p = self.p
+        height = ((self.y + 0.7) / 1.4)[None]
+        glow = _bump(((self.x - 0.35 * p["light"]) ** 2 + (self.y + 0.2) ** 2) / 0.3)
+        tone = 1 + (p["backdrop_fall"] - 1) * height + 0.10 * glow
+        self.image.copy_(p["background"] * tone.unsqueeze(1))
+
+    def _hair_outline(self, x: Tensor, y: Tensor) -> Tensor:
+        """Signed distance to the outer edge of the hair on the skull."""
+        p = self.p
+        wide = p["face_width"] + p["hair_volume"] * 0.75
+        high = p["brow_height"] + p["hair_volume"]
+        radius = torch.sqrt((x / wide) ** 2 + (y / high) ** 2 + 1e-6)
+        curl = p["hair_curl"] * torch.sin(torch.atan2(y, x) * 22 + p["hair_phase"])
+        return (radius - 1) * wide - curl
+
+    def _hair_colour(self, x: Tensor, y: Tensor, brightness: float) -> Tensor:
+        p = self.p
+        strands = torch.sin(x * 34 + p["hair_phase"] + 2 * torch.sin(y * 5 + p["hair_phase"]))
+        shine = _bump(((x - 0.18 * p["light"]) / 0.22) ** 2 + ((y + 0.40) / 0.08) ** 2)
+        tone = brightness + 0.5 * p["hair_tone"] * strands + 0.30 * shine
+        return (p["hair"] * tone.unsqueeze(1) + 0.01).clamp(0.0, 1.0)
+
+    def _back_hair(self) -> None:
+        p, box = self.p, self._full
+        x, y = self._head(box)
+        wide = p["face_width"] + p["hair_volume"] + 0.01
+        sides = x.abs() - wide * (1 + 0.16 * y.clamp(0, 1))
+        curl = p["hair_curl"] * torch.sin(y * 22 + p["hair_phase"])
+        fall = torch.maximum(sides - curl, torch.maximum(y - p["hair_long"], -y))
+        distance = torch.minimum(torch.where(y < 0, self._hair_outline(x, y), fall), fall)
+        alpha = self._cover(distance, 2.0) * (p["hair_long"] > 0).float()
+        self._lay(box, alpha, self._hair_colour(x, y, 0.66))
+        bun_y = -p["brow_height"] - p["hair_volume"] - 0.03
+        bun = torch.sqrt(x**2 + (y - bun_y) ** 2 + 1e-6) - 0.15
+        self._lay(box, self._cover(bun, 1.5) * p["hair_bun"], self._hair_colour(x, y, 0.80))
+
+    def _body(self) -> None:
+        p, r = self.p, self.r
+        box = self._box(-1.0, 1.0, 0.25, 1.0)
+        head_x, _ = self._head(box)
+        x = self.x[box][None] - 0.4 * r["shift_x"]
+        y = self.y[box][None] - 0.4 * r["shift_y"]
+        neck_x = (x + head_x) / 2
+        neck = neck_x.abs() - (p["neck"] + 0.10 * (y - 0.55).clamp(min=0))
+        under_chin = 0.60 + 0.30 * torch.sigmoid((y - 0.64) * 16)
+        self._lay(box, self._cover(neck, 1.5), p["skin"] * under_chin.unsqueeze(1))
+        shoulders = y - (0.635 + 0.42 * x.abs() ** 2.2)
+        opening = torch.sqrt((x / 1.05) ** 2 + ((y - 0.55) / (0.62 + 0.4 * p["collar"])) ** 2)
+        cloth = torch.maximum(0.215 - opening, -shoulders)
+        light = 0.84 + 0.26 * _bump(((x - 0.4 * p["light"]) ** 2 + (y - 0.9) ** 2) / 0.15)
+        self._lay(box, self._cover(cloth, 1.5), p["cloth"] * light.unsqueeze(1))
+        hem = torch.maximum((0.228 - opening).abs() - 0.011, -shoulders)
+        self._lay(box, self._cover(hem), p["cloth"] * 0.72)
+
+    def _ears(self) -> None:
+        p = self.p
+        for side in (-1, 1):
+            box = self._box(*((-0.65, -0.22) if side < 0 else (0.22, 0.65)), -0.25, 0.30)
+            x, y = self._head(box)
+            centre = side * (p["face_width"] + 0.004) - 0.02 * self.r["yaw"]
+            d = torch.sqrt(((x - centre) / p["ear"]) ** 2 + ((y - 0.02) / 0.105) ** 2) - 1
+            shade = 0.88 - 0.14 * _bump((d + 0.6) ** 2 / 0.05)
+            self._lay(box, self._cover(d * 0.06), p["skin"] * shade.unsqueeze(1))
+
+    def _face(self) -> None:
+        p, r = self.p, self.r
+        box = self._box(-0.56, 0.56, -0.62, 0.74)
+        x, y = self._head(box)
+        low = p["jaw_height"] + 0.055 * r["jaw"]
+        below = y > 0
+        height = torch.where(below, low, p["brow_height"])
+        power = torch.where(below, p["jaw_square"], torch.full_like(y, 2.15))
+        taper = 1 - 0.24 * p["chin_taper"] * (y / low).clamp(0, 1) ** 2
+        xn = x / (p["face_width"] * taper)
+        radius = ((xn.abs() + 1e-4) ** power + ((y / height).abs() + 1e-4) ** power) ** (1 / power)
+        distance = (radius - 1) * 0.42
+        facing = (1 - radius.clamp(0, 1) ** 2).sqrt()
+        lit = (facing * 0.75 + 0.32 * p["light"] * xn - 0.20 * y / height).clamp(-0.5, 1.2)
+        tone = 1.0 - p["shade"] + (p["shade"] + 0.06) * lit
+
+        fx = x - self.face_x  # features slide with the turn of the face
+        nose_y = 0.02 + p["nose_length"]
+        smile = r["smile"].clamp(min=0)
+        cheek_y = 0.16 - 0.02 * smile
+        for side in (-1, 1):
+            socket = ((fx - side * p["eye_x"]) / 0.11) ** 2 + ((y - p["eye_y"] + 0.02) / 0.07) ** 2
+            tone = tone - 0.07 * _bump(socket)
+            crease_x = side * (0.105 + 0.33 * (y - nose_y) + 0.02 * smile)
+            crease = torch.sigmoid((y - nose_y + 0.01) * 60) * torch.sigmoid(
+                (p["mouth_y"] + 0.02 - y) * 40
+            )
+            tone = tone - (0.02 + 0.07 * smile) * _bump(((fx - crease_x) / 0.014) ** 2) * crease
+            cheek = _bump(((x - side * 0.25 - 0.6 * self.face_x) / 0.10) ** 2
+                          + ((y - cheek_y) / 0.075) ** 2)  # fmt: skip
+            tone = tone + 0.05 * smile * cheek
+        brow_mark = _bump((fx / 0.035) ** 2 + ((y - p["eye_y"] + 0.10) / 0.05) ** 2)
+        tone = tone - 0.10 * r["furrow"].clamp(min=0) * brow_mark
+        chin = ((fx / 0.10) ** 2 + ((y - p["mouth_y"] - 0.105 - 0.10 * r["jaw"]) / 0.02) ** 2)
+        tone = tone - 0.08 * _bump(chin)
+        colour = p["skin"] * tone.unsqueeze(1)
+        for side in (-1, 1):
+            blush = _bump(((x - side * 0.25 - 0.6 * self.face_x) / 0.10) ** 2
+                          + ((y - cheek_y) / 0.075) ** 2)  # fmt: skip
+            red = self._colour((0.0, 0.07, 0.06))
+            colour = colour - red * (p["blush"] * blush).unsqueeze(1)
+        # the shaded side turns warmer, as skin does
+        warm = self._colour((0.05, -0.02, -0.05))
+        colour = colour * (1 + warm * (1 - lit).unsqueeze(1) + self._colour((1, 0.4, -0.6))
+                           * p["light_warm"].unsqueeze(1))  # fmt: skip
+        colour = self._beard(colour, x, y, fx)
+        self._lay(box, self._cover(distance - 0.010) * p["outline"], p["skin"] * 0.32)
+        self._lay(box, self._cover(distance, 1.3), colour.clamp(0.0, 1.0))
+
+    def _beard(self, colour: Tensor, x: Tensor, y: Tensor, fx: Tensor) -> Tensor:
+        p, r = self.p, self.r
+        if not bool((p["beard"] > 0).any()):
+            return colour
+        grown = torch.sigmoid((y - 0.12 - 0.45 * (0.30 - fx.abs()).clamp(min=0)) * 30)
+        around = ((fx / 0.185) ** 4
+                  + ((y - p["mouth_y"] - 0.02 - 0.05 * r["jaw"]) / 0.088) ** 4)  # fmt: skip
+        lip_y = p["mouth_y"] - 0.058 - 0.014 * r["smile"]
+        moustache = _bump((fx / 0.145) ** 4 + ((y - lip_y - 0.8 * fx**2) / 0.022) ** 2)
+        cover = torch.maximum(p["beard"] * grown * (1 - _bump(around)), p["moustache"] * moustache)
+        hair = p["hair"] * (0.88 + 0.05 * torch.sin(x * 50 + 2 * torch.sin(y * 21))).unsqueeze(1)
+        return torch.lerp(colour, hair, cover.clamp(0, 1).unsqueeze(1).expand_as(colour))
+
+    def _eye(self, side: int) -> None:
+        p, r = self.p, self.r
+        box = self._box(*((-0.46, 0.08) if side < 0 else (-0.08, 0.46)), -0.36, 0.16)
+        x, y = self._head(box)
+        ex = x - side * p["eye_x"] - self.face_x
+        ey = y - p["eye_y"] - side * p["eye_slant"] * ex / p["eye_width"]
+        t = ex / p["eye_width"]
+        arch = 1 - t**2
+        lid, smile = r["lid"], r["smile"].clamp(min=0)
+        high = p["eye_height"]
+        open_top = -high * arch.clamp(min=-1)
+        top = -high * (1 - 1.30 * lid) * arch.clamp(min=-1)
+        low = high * 0.62 * (1 - 0.30 * smile) * arch.clamp(min=-1)
+        ends = (t.abs() - 1) * p["eye_width"]
+
+        white = self._colour(EYE_WHITE) * (1 - 0.24 * _bump(((ey - top) / 0.018) ** 2)).unsqueeze(1)
+        ix = ex - 0.030 * r["gaze_x"]
+        iy = ey - 0.020 * r["gaze_y"] + 0.003
+        radius = torch.sqrt(ix**2 + iy**2 + 1e-8)
+        ring = p["iris_radius"]
+        iris_tone = (0.72 + 0.5 * radius / ring) * (1 - 0.45 * _bump(((radius - ring) / 0.009) ** 2))
+        iris = p["iris"] * iris_tone.unsqueeze(1) + 0.10 * (iy / ring).clamp(0, 1).unsqueeze(1)
+        eye = torch.lerp(white, iris, self._cover(radius - ring).unsqueeze(1).expand_as(white))
+        eye = eye.lerp(torch.full_like(eye, 0.03), self._spread(radius - 0.46 * ring))
+        glint = torch.sqrt((ix + 0.014) ** 2 + (iy + 0.016) ** 2 + 1e-8) - 0.011
+        eye = eye.lerp(torch.ones_like(eye), self._spread(glint))
+
+        skin_lid = torch.maximum(torch.maximum(open_top - 0.006 - ey, ey - top), ends)
+        self._lay(box, self._cover(skin_lid) * lid.clamp(0, 1), p["skin"] * 0.86)
+        opening = torch.maximum(torch.maximum(top - ey, ey - low), ends)
+        self._lay(box, self._cover(opening), eye)
+        line = torch.minimum(top, low + 0.004)
+        lash = (ey - line).abs() - (0.007 + 0.005 * p["lash"] + 0.003 * t * side)
+        lash = torch.maximum(lash, (t.abs() - 1.06) * p["eye_width"])
+        self._lay(box, self._cover(lash), p["hair"] * 0.25 + 0.02)
+        fold = torch.maximum((ey - open_top + 0.021).abs() - 0.003, ends)
+        self._lay(box, self._cover(fold, 1.5) * 0.35, p["skin"] * 0.55)
+        rim = torch.maximum((ey - low - 0.002).abs() - 0.003, ends)
+        self._lay(box, self._cover(rim, 1.5) * 0.40, p["skin"] * 0.50)
+
+        along = (x - side * p["eye_x"] * 1.02 - self.face_x) * side / p["brow_width"]
+        brow_y = (
+            p["eye_y"] - p["brow_gap"] - 0.055 * r["brow"]
+            - p["brow_arch"] * (1 - (along - 0.2) ** 2)
+            - 0.032 * r["furrow"] * along.clamp(-1, 1)
+        )  # fmt: skip
+        thick = p["brow_thick"] * (1 - 0.55 * ((along + 1) / 2).clamp(0, 1))
+        brow = torch.maximum((y - brow_y).abs() - thick, (along.abs() - 1) * p["brow_width"])
+        self._lay(box, self._cover(brow, 1.8) * 0.92, p["hair"] * 0.72 + 0.02)
+
+    def _spread(self, distance: Tensor) -> Tensor:
+        return self._cover(distance).unsqueeze(1).expand(-1, 3, -1, -1)
+
+    def _nose(self) -> None:
+        p = self.p
+        box = self._box(-0.24, 0.24, -0.16, 0.36)
+        x, y = self._head(box)
+        fx = x - 1.6 * self.face_x
+        wide, tip_y = p["nose_width"], 0.02 + p["nose_length"]
+        side = p["light"].sign()
+        ridge = _bump(((fx + wide * 0.75 * side) / 0.030) ** 2)
+        ridge = ridge * torch.sigmoid((y - p["eye_y"]) * 25) * torch.sigmoid((tip_y - y) * 40)
+        under = _bump((fx / (wide * 1.15)) ** 2 + ((y - tip_y - 0.018) / 0.017) ** 2)
+        self._lay(box, 0.16 * ridge + 0.30 * under, p["skin"] * 0.45)
+        tip = _bump(((fx - 0.010 * side) / 0.030) ** 2 + ((y - tip_y + 0.026) / 0.036) ** 2)
+        self._lay(box, 0.22 * tip, torch.ones_like(p["skin"]))
+        for s in (-1, 1):
+            d = torch.sqrt(((fx - s * wide * 0.54) / 0.017) ** 2 + ((y - tip_y) / 0.010) ** 2) - 1
+            self._lay(box, self._cover(d * 0.010) * 0.70, p["skin"] * 0.30)
+            wing = ((fx - s * wide * 0.85) / 0.020) ** 2 + ((y - tip_y + 0.012) / 0.026) ** 2
+            edge = ((wing + 1e-6).sqrt() - 1).abs() * 0.022 - 0.003
+            outer = torch.sigmoid((fx * s - wide * 0.88) * 200)
+            self._lay(box, self._cover(edge, 1.5) * 0.32 * outer, p["skin"] * 0.48)
+
+    def _mouth(self) -> None:
+        p, r = self.p, self.r
+        box = self._box(-0.42, 0.42, 0.08, 0.70)
+        x, y = self._head(box)
+        mx = x - 1.2 * self.face_x
+        jaw, rounding, smile = r["jaw"], r["round"], r["smile"]
+        half = p["mouth_width"] * (1 + 0.22 * r["width"] - 0.42 * rounding + 0.12 * smile)
+        gap = jaw * 0.165 * (1 - 0.10 * rounding)
+        centre = p["mouth_y"] + 0.018 * jaw
+        t = mx / half
+        bow = (1 - t**2).clamp(min=0)
+        profile = 0.6 * bow + 0.4 * bow.sqrt()
+        base = centre - 0.052 * smile * (t**2 - 0.35)
+        inner_top = base - 0.22 * gap * profile
+        inner_low = base + 0.78 * gap * profile
+        full = (1 - 0.55 * r["press"]) * (1 + 0.22 * rounding)
+        cupid = p["cupid"] * _bump((t / 0.16) ** 2)
+        outer_top = inner_top - p["upper_lip"] * full * bow**0.75 + cupid * (bow > 0)
+        outer_low = inner_low + p["lower_lip"] * full * bow**0.75
+        ends = (t.abs() - 1) * half
+
+        shadow = _bump(((y - outer_low - 0.022) / 0.014) ** 2) * bow
+        self._lay(box, 0.20 * shadow, p["skin"] * 0.55)
+        lips = torch.maximum(torch.maximum(outer_top - y, y - outer_low), ends)
+        shine = _bump(((y - (inner_low + outer_low) / 2) / 0.011) ** 2 + (t / 0.45) ** 2)
+        tone = 1 - 0.20 * torch.sigmoid((base - y) * 120) + 0.18 * shine
+        self._lay(box, self._cover(lips), (p["lip"] * tone.unsqueeze(1)).clamp(0.0, 1.0))
+
+        inside = torch.maximum(torch.maximum(inner_top - y, y - inner_low), (t.abs() - 0.94) * half)
+        colour = self._mouth_inside(mx, y, half, gap, centre)
+        opened = (gap / 0.006 - 0.3).clamp(0, 1)
+        self._lay(box, self._cover(inside) * opened, colour)
+        line = torch.maximum((y - base).abs() - 0.005, ends)
+        closed = (1 - gap / 0.016).clamp(0, 1)
+        self._lay(box, self._cover(line) * closed, p["lip"] * 0.38)
+        for side in (-1, 1):
+            corner_y = centre - 0.034 * smile
+            corner = ((mx - side * half) / 0.013) ** 2 + ((y - corner_y) / 0.013) ** 2
+            self._lay(box, 0.35 * _bump(corner), p["skin"] * 0.45)
+
+    def _mouth_inside(
+        self, mx: Tensor, y: Tensor, half: Tensor, gap: Tensor, centre: Tensor
+    ) -> Tensor:
+        """What shows between the lips: darkness, the tongue and both rows of teeth."""
+        r = self.r
+        floor = centre + 0.78 * gap
+        colour = self._colour(MOUTH_DARK).expand(self.count, 3, *mx.shape[1:])
+        tongue_y = floor + 0.012 - 0.55 * gap * r["tongue"]
+        tongue = torch.sqrt((mx / (half * 0.62)) ** 2 + ((y - tongue_y - 0.02) / 0.05) ** 2) - 1
+        colour = colour.lerp(self._colour(TONGUE), self._spread(tongue * 0.04))
+        shade = self._colour(TOOTH) * (1 - 0.28 * (mx / half) ** 2).unsqueeze(1)
+        upper = torch.maximum(y - (centre - 0.22 * gap + 0.040 * r["teeth"]), mx.abs() - half * 0.8)
+        shown = (r["teeth"] / 0.05).clamp(0, 1).unsqueeze(1)
+        colour = colour.lerp(shade, self._spread(upper) * shown)
+        lower = torch.maximum(floor - 0.020 * r["teeth"] - y, mx.abs() - half * 0.62)
+        low_shown = ((r["teeth"] - 0.45) * 2).clamp(0, 1).unsqueeze(1)
+        return colour.lerp(shade * 0.90, self._spread(lower) * low_shown)
+
+    def _front_hair(self) -> None:
+        p = self.p
+        box = self._box(-0.66, 0.66, -0.74, 0.42)
+        x, y = self._head(box)
+        outer = self._hair_outline(x, y)
+        # the face looks out of an opening in the hair
+        power = p["hair_open_square"]
+        top, wide = p["hair_open_top"], p["face_width"] * 0.90
+        ox = (x - p["hair_open_x"] * (0.15 - y).clamp(0, 0.6) / 0.5) / wide
+        oy = ((y - 0.06) / (top + 0.06)).clamp(max=0)
+        radius = (ox.abs() + 1e-4) ** power + (oy.abs() + 1e-4) ** power
+        opening = (radius ** (1 / power) - 1) * wide * 0.9
+        slant = 0.9 * (x.abs() - p["face_width"])
+        hair = torch.maximum(torch.maximum(outer, -opening), (y - p["hair_side"] - slant) * 0.7)
+        grown = 1 - p["bald"]
+        self._lay(box, self._cover(hair - 0.008) * p["outline"] * grown, p["hair"] * 0.25)
+        shadow = _bump(((opening + 0.012) / 0.022) ** 2) * (y < p["hair_side"]).float()
+        self._lay(box, 0.16 * shadow * grown * self._cover(outer), p["skin"] * 0.4)
+        self._lay(box, self._cover(hair, 1.8) * grown, self._hair_colour(x, y, 0.98))
+
+    def _glasses(self) -> None:
+        p = self.p
+        box = self._box(-0.62, 0.62, -0.28, 0.24)
+        x, y = self._head(box)
+        gx, gy = x - 1.1 * self.face_x, y - p["eye_y"] - 0.008
+        radius, centre = p["glasses_radius"], p["eye_x"] * 1.05
+        frame = p["cloth"] * 0.28
+        power = p["glasses_square"]
+        for side in (-1, 1):
+            near = ((gx - side * centre).abs() / radius + 1e-4) ** power
+            near = near + (gy.abs() / (radius * 0.88) + 1e-4) ** power
+            d = (near ** (1 / power) - 1) * radius
+            self._lay(box, self._cover(d) * 0.08 * p["glasses"], torch.ones_like(frame))
+            self._lay(box, self._cover(d.abs() - 0.009) * p["glasses"], frame)
+        bridge = torch.maximum((gy + 0.018).abs() - 0.008, gx.abs() - (centre - radius))
+        arm = torch.maximum(centre + radius - gx.abs(), gx.abs() - p["face_width"] - 0.02)
+        arm = torch.maximum((gy + 0.028).abs() - 0.008, arm)
+        self._lay(box, self._cover(torch.minimum(bridge, arm)) * p["glasses"], frame)
