@@ -1,0 +1,1 @@
+"""The diffusion method as functions of callables: preconditioning, schedules, sampling, guidance."""
