@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_segments_join_at_keyframes() -> None:
         plan = Timeline(n)
         ends = [plan.segment(k).keyframes for k in range(plan.num_segments)]
         assert ends[0][0] == 0
-        assert all(a[1] == b[0] for a, b in zip(ends, ends[1:], strict=False)), n
+        assert all(a[1] == b[0] for a, b in pairwise(ends)), n
         assert ends[-1][1] == plan.num_keyframes - 1, n
         for segment in plan.segments():
             heard = segment.audio[0], segment.audio[-1]
