@@ -1,0 +1,572 @@
+"""Voices: text to speech whose phones are timed, from the synthesisers that Debian packages.
+
+Three engines speak: flite (a few recorded voices, the most natural), espeak-ng (formant synthesis,
+hundreds of combinations of accent and timbre) and festival (diphones and a statistical voice). None
+of them is needed to animate, only to train. Their phone sets are mapped onto `PHONES`. What a
+microphone and a room do to a voice is added by `augment`, without any external tool.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile  # type: ignore[import-untyped]
+import soxr  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from keyface_cli.config import SAMPLE_RATE
+from keyface_cli.errors import KeyFaceError
+
+SILENCE = "pau"
+_VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
+_CONSONANTS = "m p b f v w r l s z sh zh ch jh th dh t d n k g ng y hh"
+PHONES = (SILENCE, *_VOWELS.split(), *_CONSONANTS.split())  # the position is the phone's label
+VOWELS = frozenset(_VOWELS.split())
+
+LEVEL = 0.06  # root mean square of the speech in every waveform that `synthesise` returns
+
+
+class Phone(NamedTuple):
+    """One phone of an utterance: its name in `PHONES` and its start and end in seconds."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class Speech(NamedTuple):
+    """A waveform (S,), float32, mono, 16 kHz, and the phones that cover it without gaps."""
+
+    waveform: Tensor
+    phones: list[Phone]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One speaker of one engine.
+
+    `pitch` and `rate` multiply the voice's own pitch and speaking rate where the engine can do so
+    (flite and festival's diphones: both; espeak: both; festival's statistical voice: neither).
+    """
+
+    engine: str  # "flite", "espeak" or "festival"
+    name: str  # the voice, in espeak the accent
+    variant: str = ""  # in espeak the timbre
+    pitch: float = 1.0
+    rate: float = 1.0
+    held_out: bool = False  # heard in evaluation only
+
+
+# Held out: flite's Scottish speaker, and in espeak the Scottish accent with any timbre and two
+# timbres with any accent; the evaluation speaks with those that are new in both respects.
+# ("en" is British).
+_ACCENTS = "en-us en en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc en-029"
+_TIMBRES = (
+    "m1 m2 m3 m4 m5 m7 m8 f1 f2 f3 f5 klatt klatt2 klatt3 klatt4 adam Alex Alicia Andrea Andy "
+    "Annie antonio aunty belinda benjamin boris caleb david Denis Diogo ed edward edward2 gene "
+    "gene2 grandma grandpa Gustave Henrique Hugo iven iven2 iven3 Jacky john kaukovalta Lee linda "
+    "marcelo Marco Mario max Michael michel miguel mike norbert pablo paul pedro quincy rob robert "
+    "sandro shelby steph steph2 steph3 travis victor zac"
+)
+_HELD_OUT_ACCENT = "en-gb-scotland"
+_HELD_OUT_TIMBRES = ("f4", "m6")
+
+VOICES = (
+    *(Voice("flite", name) for name in ("slt", "rms", "kal16", "kal")),
+    Voice("flite", "awb", held_out=True),
+    *(
+        Voice("espeak", accent, timbre)
+        for accent in _ACCENTS.split()
+        for timbre in _TIMBRES.split()
+    ),
+    *(Voice("espeak", _HELD_OUT_ACCENT, timbre, held_out=True) for timbre in _HELD_OUT_TIMBRES),
+    *(Voice("festival", name) for name in ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")),
+)
+TRAINING_VOICES = tuple(voice for voice in VOICES if not voice.held_out)
+HELD_OUT_VOICES = tuple(voice for voice in VOICES if voice.held_out)
+
+# How often each voice is drawn; the natural ones carry more than their number.
+_VOICE_SHARE = {
+    ("flite", "slt"): 0.22,
+    ("flite", "rms"): 0.16,
+    ("flite", "kal16"): 0.05,
+    ("flite", "kal"): 0.02,
+    ("flite", "awb"): 0.50,
+    ("espeak", ""): 0.45,  # all of them together
+    ("festival", "kal_diphone"): 0.02,
+    ("festival", "ked_diphone"): 0.04,
+    ("festival", "cmu_us_slt_arctic_hts"): 0.04,
+}
+_ENGINE_PACKAGES = {
+    "flite": "flite",
+    "espeak": "libespeak-ng1",
+    "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
+}
+# Seconds by which an engine's sound comes later than its phone times say, measured on the
+# correlation of mouth opening and loudness.
+_ENGINE_DELAY_S = {"flite": 0.0, "espeak": 0.0, "festival": 0.0}
+
+
+def draw_voice(
+    generator: torch.Generator, held_out: bool = False, engines: Sequence[str] = ()
+) -> Voice:
+    """Draw a voice and vary its pitch (0.85 to 1.2) and rate (0.8 to 1.25).
+
+    Args:
+        generator: the only source of chance.
+        held_out: draw among the voices that training never hears.
+        engines: draw among these only; all of them where empty.
+
+    Raises:
+        ValueError: no such engine has a voice on that side.
+    """
+    voices = HELD_OUT_VOICES if held_out else TRAINING_VOICES
+    voices = tuple(voice for voice in voices if not engines or voice.engine in engines)
+    if not voices:
+        raise ValueError(f"no {'held-out' if held_out else 'training'} voice of {engines}")
+    spread = sum(voice.engine == "espeak" for voice in voices)
+    shares = torch.tensor(
+        [
+            _VOICE_SHARE[voice.engine, ""] / spread
+            if voice.engine == "espeak"
+            else _VOICE_SHARE[voice.engine, voice.name]
+            for voice in voices
+        ]
+    )
+    voice = voices[int(torch.multinomial(shares, 1, generator=generator))]
+    pitch = _log_uniform(0.85, 1.2, generator)
+    rate = _log_uniform(0.8, 1.25, generator)
+    return dataclasses.replace(voice, pitch=pitch, rate=rate)
+
+
+def missing_engines() -> dict[str, str]:
+    """Return the engines that this machine lacks, each with its Debian packages."""
+    present = {
+        "flite": shutil.which("flite") is not None,
+        "espeak": _espeak_library() is not None,
+        "festival": shutil.which("festival") is not None,
+    }
+    return {engine: _ENGINE_PACKAGES[engine] for engine, here in present.items() if not here}
+
+
+def synthesise(text: str, voice: Voice) -> Speech:
+    """Speak a text, at the same loudness whatever the voice.
+
+    Raises:
+        KeyFaceError: the engine is not installed, fails, or says nothing.
+    """
+    engines: dict[str, Callable[[str, Voice], tuple[np.ndarray, int, list[Phone]]]] = {
+        "flite": _flite,
+        "espeak": _espeak,
+        "festival": _festival,
+    }
+    if voice.engine not in engines:
+        raise ValueError(f"unknown engine {voice.engine!r}")
+    samples, rate, phones = engines[voice.engine](text, voice)
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    phones = _tidy(phones, len(waveform) / SAMPLE_RATE, _ENGINE_DELAY_S[voice.engine])
+    if not any(phone.name != SILENCE for phone in phones):
+        raise KeyFaceError(f"{voice.engine} voice {voice.name!r} said nothing for {text!r}")
+    voiced = torch.cat(
+        [
+            waveform[int(phone.start_s * SAMPLE_RATE) : int(phone.end_s * SAMPLE_RATE)]
+            for phone in phones
+            if phone.name != SILENCE
+        ]
+    )
+    gain = LEVEL / voiced.square().mean().sqrt().clamp(min=1e-6)
+    gain = torch.minimum(gain, 0.98 / waveform.abs().max().clamp(min=1e-6))
+    return Speech(waveform * gain, phones)
+
+
+def _tidy(phones: Iterable[Phone], duration_s: float, delay_s: float) -> list[Phone]:
+    """Shift, clip to the sound, join neighbouring silences and fill both ends with silence."""
+    tidy: list[Phone] = []
+    reached = 0.0
+    for name, start, end in (*phones, Phone(SILENCE, duration_s, duration_s)):
+        start = min(max(start + delay_s, reached), duration_s)
+        end = min(max(end + delay_s, start), duration_s)
+        if start - reached > 1e-6:
+            tidy.append(Phone(SILENCE, reached, start))
+        if end - start > 1e-6:
+            tidy.append(Phone(name, start, end))
+        reached = max(reached, end)
+    joined: list[Phone] = []
+    for phone in tidy:
+        if joined and phone.name == SILENCE == joined[-1].name:
+            joined[-1] = joined[-1]._replace(end_s=phone.end_s)
+        else:
+            joined.append(phone)
+    return joined
+
+
+# --- flite and festival: the radio phone set, nearly `PHONES` itself
+
+_RADIO_SPECIAL = {
+    "axr": "er",
+    "dx": "d",
+    "nx": "n",
+    "el": "l",
+    "em": "m",
+    "en": "n",
+    "hv": "hh",
+    "h#": SILENCE,
+    "brth": SILENCE,
+    "sil": SILENCE,
+    "ssil": SILENCE,
+}
+
+
+def _radio_phone(name: str) -> str:
+    name = _RADIO_SPECIAL.get(name, name)
+    if name not in PHONES:
+        raise KeyFaceError(f"the synthesiser speaks an unknown phone {name!r}")
+    return name
+
+
+def _from_end_times(ends: Iterable[tuple[str, float]]) -> list[Phone]:
+    """Turn (phone, end) pairs of the radio set into phones."""
+    phones: list[Phone] = []
+    start = 0.0
+    for name, end in ends:
+        phones.append(Phone(_radio_phone(name), start, end))
+        start = end
+    return phones
+
+
+_FLITE_MEAN_F0 = {"kal": 95.0, "kal16": 95.0}  # Hz; the other voices know a relative shift
+
+
+def _flite(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    program = _program("flite")
+    settings = [f"duration_stretch={1 / voice.rate:.4f}"]
+    if voice.name in _FLITE_MEAN_F0:
+        settings.append(f"int_f0_target_mean={_FLITE_MEAN_F0[voice.name] * voice.pitch:.2f}")
+    else:
+        settings.append(f"f0_shift={voice.pitch:.4f}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "speech.wav")
+        options = [argument for setting in settings for argument in ("--setf", setting)]
+        command = [program, "-voice", voice.name, *options, "-psdur", "-t", text, "-o", str(path)]
+        printed = _run(command, "flite")
+        samples, rate = soundfile.read(path, dtype="float32")
+    pairs = (item.rsplit(":", 1) for item in printed.split())
+    return samples, rate, _from_end_times((name, float(end)) for name, end in pairs)
+
+
+_FESTIVAL_MEAN_F0 = {"kal_diphone": 105.0, "ked_diphone": 105.0}
+
+
+def _festival(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    program = _program("festival")
+    quoted = text.replace("\\", " ").replace('"', " ")
+    lines = [f"(voice_{voice.name})", f"(Parameter.set 'Duration_Stretch {1 / voice.rate:.4f})"]
+    if voice.name in _FESTIVAL_MEAN_F0:
+        mean = _FESTIVAL_MEAN_F0[voice.name] * voice.pitch
+        lines.append(
+            f"(set! int_lr_params '((target_f0_mean {mean:.2f}) (target_f0_std 16)"
+            " (model_f0_mean 170) (model_f0_std 34)))"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path, segments, script = (Path(folder, name) for name in ("a.wav", "a.seg", "a.scm"))
+        lines += [
+            f'(set! speech (utt.synth (Utterance Text "{quoted}")))',
+            f'(utt.save.segs speech "{segments}")',
+            f'(utt.save.wave speech "{path}" (quote riff))',
+        ]
+        script.write_text("\n".join(lines))
+        _run([program, "-b", str(script)], "festival")
+        if not path.exists():
+            raise KeyFaceError(
+                f"festival cannot speak with {voice.name}",
+                f"install the Debian packages {_ENGINE_PACKAGES['festival']}",
+            )
+        samples, rate = soundfile.read(path, dtype="float32")
+        rows = [line.split() for line in segments.read_text().splitlines()]
+    ends = ((row[2], float(row[0])) for row in rows if len(row) == 3)
+    return samples, rate, _from_end_times(ends)
+
+
+def _program(engine: str) -> str:
+    path = shutil.which(engine)
+    if path is None:
+        raise _missing(engine)
+    return path
+
+
+def _missing(engine: str) -> KeyFaceError:
+    return KeyFaceError(
+        f"the speech synthesiser {engine} is not installed",
+        f"apt-get install {_ENGINE_PACKAGES[engine]}",
+    )
+
+
+def _run(command: list[str], engine: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise KeyFaceError(f"{engine} failed: {reason}")
+    return done.stdout
+
+
+# --- espeak-ng: the shared library, whose callback names each phone and its time
+
+_SYNCHRONOUS = 2  # speak in the calling thread, no sound card
+_PHONEME_EVENTS = 1
+_EVENT_END, _EVENT_PHONEME = 0, 7
+_RATE, _PITCH = 1, 3  # of espeak_SetParameter
+_UTF8 = 1
+_NORMAL_RATE, _NORMAL_PITCH = 175, 50  # words a minute; percent of the voice's range
+
+
+class _EventId(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@cache
+def _espeak_library() -> Any:
+    try:
+        return ctypes.CDLL("libespeak-ng.so.1")
+    except OSError:
+        return None
+
+
+class _Espeak:
+    """The library's one global synthesiser: a lock keeps threads apart, a fork gets its own."""
+
+    def __init__(self) -> None:
+        library = _espeak_library()
+        if library is None:
+            raise _missing("espeak")
+        self.library = library
+        self.lock = threading.Lock()
+        self.sound = bytearray()
+        self.events: list[tuple[str, int]] = []  # phone and first sample
+        self.rate = library.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS)
+        if self.rate <= 0:
+            raise KeyFaceError("espeak-ng does not start", "apt-get install espeak-ng-data")
+        self.callback = _Callback(self._hear)  # kept: the library calls it later
+        library.espeak_SetSynthCallback(self.callback)
+
+    def _hear(self, samples: int | None, count: int, events: Any) -> int:
+        if samples and count > 0:
+            self.sound += ctypes.string_at(samples, 2 * count)
+        i = 0
+        while events[i].type != _EVENT_END:
+            if events[i].type == _EVENT_PHONEME:
+                name = events[i].id.string.decode("utf-8", "replace")
+                self.events.append((name, events[i].sample))
+            i += 1
+        return 0
+
+    def speak(self, text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+        name = voice.name + (f"+{voice.variant}" if voice.variant else "")
+        with self.lock:
+            if self.library.espeak_SetVoiceByName(name.encode()) != 0:
+                raise KeyFaceError(f"espeak-ng has no voice {name!r}")
+            self.library.espeak_SetParameter(_RATE, round(_NORMAL_RATE * voice.rate), 0)
+            pitch = round(_NORMAL_PITCH * (1 + 1.5 * math.log2(voice.pitch)))
+            self.library.espeak_SetParameter(_PITCH, min(max(pitch, 0), 99), 0)
+            self.sound.clear()
+            self.events.clear()
+            data = text.encode()
+            self.library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+            self.library.espeak_Synchronize()
+            samples = np.frombuffer(bytes(self.sound), dtype=np.int16).astype(np.float32) / 32768
+            events = list(self.events)
+        times = [sample / self.rate for _, sample in events] + [len(samples) / self.rate]
+        phones: list[Phone] = []
+        for i, (mnemonic, _) in enumerate(events):
+            phones += espeak_phones(mnemonic, times[i], times[i + 1])
+        return samples, self.rate, phones
+
+
+_espeak_synthesiser = cache(_Espeak)
+
+
+def _espeak(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    return _espeak_synthesiser().speak(text, voice)
+
+
+# espeak's mnemonics; two names share the time evenly
+_ESPEAK_PHONES = {
+    "p": "p", "b": "b", "t": "t", "d": "d", "k": "k", "g": "g", "m": "m", "n": "n", "N": "ng",
+    "f": "f", "v": "v", "T": "th", "D": "dh", "s": "s", "z": "z", "S": "sh", "Z": "zh",
+    "h": "hh", "x": "k", "C": "sh", "tS": "ch", "dZ": "jh", "w": "w", "j": "y", "r": "r",
+    "l": "l", "R": "r", "*": "d", "?": "", "W": "w",
+    "@": "ax", "a": "ae", "aa": "aa", "A": "aa", "A:": "aa", "a:": "aa", "O": "ao", "0": "aa",
+    "O:": "ao", "o": "ow", "o:": "ow", "V": "ah", "E": "eh", "e": "eh", "e:": "ey", "E:": "eh",
+    "I": "ih", "i": "iy", "i:": "iy", "U": "uh", "u": "uw", "u:": "uw", "3": "er", "3:": "er",
+    "eI": "ey", "aI": "ay", "OI": "oy", "oU": "ow", "aU": "aw",
+    "A@": "aa r", "O@": "ao r", "o@": "ao r", "e@": "eh er", "i@": "iy er", "U@": "uh er",
+    "aI@": "ay er", "aI3": "ay er", "aU@": "aw er", "i@3": "iy er", "I@": "ih er",
+}  # fmt: skip
+
+
+def espeak_phones(mnemonic: str, start_s: float, end_s: float) -> list[Phone]:
+    """Map one of espeak's phone mnemonics onto `PHONES`, in order and without a gap.
+
+    Marks such as `2`, `#` or `-` only tell allophones apart and are dropped from the right until
+    the rest is known. A glottal stop holds the mouth where it was and gives an empty list, which
+    `synthesise` counts to silence.
+    """
+    if mnemonic.startswith(("_", "|")) or not mnemonic:
+        return [Phone(SILENCE, start_s, end_s)]
+    known = mnemonic
+    while known and known not in _ESPEAK_PHONES:
+        known = known[:-1]
+    names = _ESPEAK_PHONES.get(known, "").split()
+    step = (end_s - start_s) / max(len(names), 1)
+    return [
+        Phone(name, start_s + i * step, start_s + (i + 1) * step) for i, name in enumerate(names)
+    ]
+
+
+# --- augmentation
+
+
+def augment(waveform: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Change the speaker and the recording at random: `shift_voice`, then `degrade`.
+
+    Returns:
+        the waveform (S',) and the factor by which every time in it has grown.
+    """
+    shifted, time_scale = shift_voice(waveform, generator)
+    return degrade(shifted, generator), time_scale
+
+
+def shift_voice(
+    waveform: Tensor, generator: torch.Generator, most: float = 0.15
+) -> tuple[Tensor, float]:
+    """Shift pitch and formants together by up to +-`most` by resampling.
+
+    Returns:
+        the waveform (S / f,) and its time scale 1 / f for a pitch f times as high.
+    """
+    factor = _log_uniform(1 / (1 + most), 1 + most, generator)
+    moved = soxr.resample(waveform.numpy(), factor * SAMPLE_RATE, SAMPLE_RATE)
+    return torch.from_numpy(np.asarray(moved, dtype=np.float32)), 1 / factor
+
+
+def degrade(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """Record a voice at random: equaliser, band limits, room, noise, clipping and gain.
+
+    A quarter of the recordings is left clean but for the gain. No step delays the sound.
+
+    Args:
+        waveform: (S,), 16 kHz.
+        generator: the only source of chance.
+
+    Returns:
+        (S,) within [-1, 1], its root mean square between -38 and -14 dBFS.
+    """
+    out = waveform
+    if _chance(0.75, generator):
+        if _chance(0.6, generator):
+            out = _equalise(out, generator)
+        if _chance(0.35, generator):
+            out = _reverberate(out, generator)
+        if _chance(0.7, generator):
+            snr_db = float(_uniform(5, 40, generator))
+            out = add_noise(out, snr_db, float(_uniform(0, 1.5, generator)), generator)
+        if _chance(0.1, generator):
+            limit = out.abs().max() * float(_uniform(0.2, 0.7, generator))
+            out = torch.minimum(torch.maximum(out, -limit), limit)
+    level = out.square().mean().sqrt().clamp(min=1e-6)
+    wanted = 10 ** (float(_uniform(-38, -14, generator)) / 20)
+    return (out * (wanted / level)).clamp(-1, 1)
+
+
+def add_noise(waveform: Tensor, snr_db: float, colour: float, generator: torch.Generator) -> Tensor:
+    """Add stationary noise whose power falls with frequency to the power `colour`.
+
+    Args:
+        waveform: (S,).
+        snr_db: mean power of the waveform over that of the noise, decibels.
+        colour: 0 is white, 1 pink, 2 brown.
+        generator: the only source of chance.
+    """
+    size = len(waveform)
+    spectrum = torch.fft.rfft(torch.randn(size, generator=generator))
+    frequency = torch.arange(len(spectrum)).clamp(min=max(1, size * 40 // SAMPLE_RATE))
+    noise: Tensor = torch.fft.irfft(spectrum * frequency ** (-colour / 2), n=size)
+    power = waveform.square().mean() / noise.square().mean().clamp(min=1e-12)
+    return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
+
+
+def _equalise(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """Zero-phase filter: a random curve of +-8 dB, at times the band of a telephone or worse."""
+    size = len(waveform) + SAMPLE_RATE // 4
+    frequency = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE).clamp(min=20)
+    points = 16 * (torch.rand(7, generator=generator) - 0.5)  # dB, from 60 Hz to 8 kHz
+    place = (torch.log(frequency / 60) / math.log(8000 / 60) * 6).clamp(0, 5.999)
+    lower = place.long()
+    curve = torch.lerp(points[lower], points[lower + 1], place - lower)
+    if _chance(0.35, generator):
+        low = _log_uniform(60, 350, generator)
+        curve = curve - 10 * torch.log10(1 + (low / frequency) ** 6)
+    if _chance(0.35, generator):
+        high = _log_uniform(2800, 7000, generator)
+        curve = curve - 10 * torch.log10(1 + (frequency / high) ** 16)
+    spectrum = torch.fft.rfft(waveform, n=size) * 10 ** (curve / 20)
+    equalised: Tensor = torch.fft.irfft(spectrum, n=size)
+    return equalised[: len(waveform)]
+
+
+def _reverberate(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """A simple room: the direct sound and an exponentially dying noise after it."""
+    length_s = float(_uniform(0.1, 0.6, generator))  # until the echo has fallen by 60 dB
+    count = int(length_s * SAMPLE_RATE)
+    tail = torch.randn(count, generator=generator) * 10 ** (-3 * torch.arange(count) / count)
+    direct_db = float(_uniform(2, 16, generator))  # direct sound over echo
+    tail = tail / tail.square().sum().sqrt() * 10 ** (-direct_db / 20)
+    tail[: SAMPLE_RATE // 500] = 0  # the first echo comes after 2 ms
+    tail[0] = 1
+    size = len(waveform) + count
+    echoed: Tensor = torch.fft.irfft(
+        torch.fft.rfft(waveform, size) * torch.fft.rfft(tail, size), size
+    )
+    return echoed[: len(waveform)]
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand((), generator=generator) * (high - low) + low
+
+
+def _log_uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return float(_uniform(math.log(low), math.log(high), generator).exp())
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
