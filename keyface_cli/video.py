@@ -53,9 +53,16 @@ def check_output(path: Path, force: bool = False) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: the output must end in {' or '.join(SUFFIXES)}")
+    try:
+        path.lstat()
+        exists = True
+    except (FileNotFoundError, NotADirectoryError):
+        exists = False
+    except OSError as error:  # a name that is too long, for example
+        raise _write_error(path, error) from error
     if path.is_dir():
         raise VideoError(f"{path}: is a folder")
-    if os.path.lexists(path) and not force:
+    if exists and not force:
         raise VideoError(f"{path}: exists already", "choose another name, or --force to replace it")
     folder = path.resolve().parent
     if not folder.is_dir():

@@ -295,6 +295,7 @@ def test_output_is_checked_beforehand(tmp_path: Path, monkeypatch: pytest.Monkey
         "dir.mp4": "is a folder",
         "no/a.mp4": "no such folder",
         "a.mp4/b.mp4": "no such folder",
+        "a" * 300 + ".mp4": "cannot be written to: File name too long",
     }.items():
         with pytest.raises(VideoError, match=message):
             check_output(tmp_path / name)
