@@ -1,0 +1,250 @@
+"""`keyface animate`: a portrait and a recording become a video."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from keyface_cli import __version__
+from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.commands import console, options
+from keyface_cli.config import FPS
+from keyface_cli.errors import VideoError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from keyface_cli.pipeline import KeyFacePipeline
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+keyface animate examples/avatar.png examples/speech.wav -o talk.mp4
+
+keyface animate me.jpg voice.m4a --emotion happy --start 2.5 --duration 10
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make: the files and every choice, as `animate` was given them."""
+
+    portrait: Path
+    audio: Path
+    output: Path
+    emotion: str
+    start_s: float
+    duration_s: float | None
+    seed: int
+    steps: int | None
+    audio_guidance: float | None
+    identity_guidance: float | None
+    autoguidance: float | None
+    chunk: int
+    crf: int
+    force: bool
+
+
+class Inputs(NamedTuple):
+    """What the pipeline takes: see `KeyFacePipeline.stream`."""
+
+    portrait: NDArray[np.float32]
+    waveform: NDArray[np.float32]
+    emotion: NDArray[np.float32]
+
+
+def animate(
+    portrait: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PORTRAIT", help="A picture; the square in its middle is what will move."
+        ),
+    ],
+    audio: Annotated[
+        Path,
+        typer.Argument(metavar="AUDIO", help="A recording, or a video with a sound track."),
+    ],
+    output: options.OutputOption = None,
+    force: options.ForceOption = False,
+    crf: options.CrfOption = 18,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    emotion: options.EmotionOption = "neutral",
+    start: options.StartOption = 0.0,
+    duration: options.DurationOption = None,
+    model: options.ModelOption = None,
+    seed: options.SeedOption = 0,
+    steps: options.StepsOption = None,
+    audio_guidance: options.AudioGuidanceOption = None,
+    identity_guidance: options.IdentityGuidanceOption = None,
+    autoguidance: options.AutoguidanceOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    chunk: options.ChunkOption = 2,
+) -> None:
+    """Make the face in a portrait speak a recording."""
+    started = time.perf_counter()
+    if quiet:
+        console.hush()
+    job = Job(
+        portrait,
+        audio,
+        output or Path(f"{portrait.stem}-{audio.stem}.mp4"),
+        emotion,
+        start,
+        duration,
+        seed,
+        steps,
+        audio_guidance,
+        identity_guidance,
+        autoguidance,
+        chunk,
+        crf,
+        force,
+    )
+    check_files(job)
+    checkpoint = Checkpoint.open(resolve_model(model))
+    inputs = read_inputs(job, checkpoint.config.resolution)
+    pipeline = load_pipeline(checkpoint, device, dtype, is_default=model is None)
+    timings = make_video(job, inputs, pipeline)
+    timings["total"] = time.perf_counter() - started
+    result = describe(job, len(inputs.emotion), pipeline, timings)
+    console.say(summary(result))
+    typer.echo(json.dumps(result) if as_json else str(job.output))
+
+
+def check_files(job: Job) -> None:
+    """Check what can be checked in an instant.
+
+    Raises:
+        VideoError: the output cannot be written, is one of the inputs, or ffmpeg is absent.
+    """
+    from keyface_cli.ffmpeg import find_ffmpeg
+    from keyface_cli.video import check_output
+
+    for source in (job.portrait, job.audio):
+        if source.exists() and job.output.exists() and source.samefile(job.output):
+            raise VideoError(f"{job.output}: is an input, and would be replaced by the output")
+    check_output(job.output, job.force)
+    find_ffmpeg()
+
+
+def read_inputs(job: Job, resolution: int) -> Inputs:
+    """Read the emotion, the portrait and the recording, in the order of what they cost.
+
+    Raises:
+        EmotionError, PortraitError, AudioError: one of them cannot be used.
+    """
+    from keyface_cli.audio import count_frames, load_waveform
+    from keyface_cli.emotion import load_emotion
+    from keyface_cli.portrait import load_portrait
+
+    track = load_emotion(job.emotion)
+    portrait = load_portrait(job.portrait, resolution)
+    waveform = load_waveform(job.audio, job.start_s, job.duration_s)
+    return Inputs(portrait, waveform, track.sample(count_frames(len(waveform))))
+
+
+def load_pipeline(
+    checkpoint: Checkpoint, device: str, dtype: str, *, is_default: bool
+) -> KeyFacePipeline:
+    """Load a model and say which; the device is looked at before anything slow is imported.
+
+    Raises:
+        DeviceError: the device is not there.
+        WeightsError: a file of the model is damaged.
+    """
+    started = time.perf_counter()
+    from keyface_cli.device import resolve_device, resolve_dtype
+
+    place = resolve_device(device)
+    kind = str(resolve_dtype(dtype, place)).removeprefix("torch.")
+    note = ""
+    if is_default and checkpoint.name != "keyface":
+        note = " (the published weights are not installed)"
+    console.say(f"model: {checkpoint.name}{note}, on {place} in {kind}")
+
+    from keyface_cli.pipeline import KeyFacePipeline
+
+    pipeline = KeyFacePipeline.load(checkpoint, str(place), kind)
+    pipeline.timings["load"] = time.perf_counter() - started  # with the imports
+    return pipeline
+
+
+def make_video(job: Job, inputs: Inputs, pipeline: KeyFacePipeline) -> dict[str, float]:
+    """Generate the frames and write the video while they come.
+
+    Returns:
+        Seconds of each stage; "encode" is how long the frames had to wait for ffmpeg, which runs
+        beside the network.
+    """
+    from keyface_cli.pipeline import GenerationOptions
+    from keyface_cli.video import SoundTrack, VideoWriter
+
+    choices = GenerationOptions(
+        job.seed,
+        job.steps,
+        job.audio_guidance,
+        job.identity_guidance,
+        job.autoguidance,
+        job.chunk,
+    )
+    config = pipeline.checkpoint.config
+    metadata = {
+        "tool": f"keyface {__version__}",
+        "model": pipeline.checkpoint.name,
+        "seed": job.seed,
+        **asdict(choices.sampling(config.sampling)),
+        "emotion": Path(job.emotion).name,
+    }
+    with console.StageProgress() as progress:
+        frames = pipeline.stream(*inputs, choices, progress)
+        with VideoWriter(
+            job.output,
+            num_frames=len(inputs.emotion),
+            size=(config.resolution, config.resolution),
+            sound=SoundTrack(job.audio, job.start_s, job.duration_s),
+            crf=job.crf,
+            metadata=metadata,
+            force=job.force,
+        ) as writer:
+            for piece in frames:
+                writer.write(piece)
+    stages = ("load", "audio", "keyframes", "interpolation", "decode")
+    return {stage: pipeline.timings[stage] for stage in stages} | {"encode": writer.waited_s}
+
+
+def describe(
+    job: Job, num_frames: int, pipeline: KeyFacePipeline, timings: dict[str, float]
+) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    checkpoint = pipeline.checkpoint
+    return {
+        "output": str(job.output),
+        "frames": num_frames,
+        "fps": FPS,
+        "seconds": num_frames / FPS,
+        "width": checkpoint.config.resolution,
+        "height": checkpoint.config.resolution,
+        "model": checkpoint.name,
+        "seed": job.seed,
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Say in one line what took how long."""
+    timings = result["timings"]
+    parts = (f"{stage} {seconds:.1f}" for stage, seconds in timings.items() if stage != "total")
+    return (
+        f"{result['seconds']:.2f} s of video in {timings['total']:.1f} s "
+        f"({result['frames'] / timings['total']:.1f} frames/s): {', '.join(parts)}"
+    )
