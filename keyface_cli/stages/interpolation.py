@@ -1,0 +1,107 @@
+"""Stage two: sample the frames between two keyframes, and join the segments.
+
+Paper section 3.3 and equation 5; SPEC 7 to 9. A segment has T = 14 frames, of which the first and
+the last are keyframes that the network sees clean; it samples all 14 again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keyface_cli.diffusion.denoiser import denoise
+from keyface_cli.diffusion.guidance import autoguidance
+from keyface_cli.diffusion.sampler import Denoiser, sample_euler
+from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.stages.start import anchor_for
+
+
+@dataclass(frozen=True)
+class InterpolationStage:
+    """The interpolation network, its weaker guide, and the choices of a run.
+
+    Args:
+        network: the interpolation UNet.
+        guide: the same architecture, trained less; may be None where `autoguidance` is 1.
+        latent_scale: VAE latents times this are what is diffused.
+        parameterization: "v" or "anchored", as both networks were trained.
+        sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.
+        autoguidance: how far to go from the guide's answer to the network's; 1 is the network's.
+
+    Raises:
+        ValueError: `autoguidance` is not 1 and there is no guide.
+    """
+
+    network: VideoUNet
+    guide: VideoUNet | None
+    latent_scale: float
+    parameterization: str
+    sigmas: Tensor
+    autoguidance: float
+
+    def __post_init__(self) -> None:
+        if self.guide is None and self.autoguidance != 1:
+            raise ValueError("autoguidance needs a guide")
+
+    def sample(
+        self,
+        keyframes: Tensor,
+        audio: Tensor,
+        noise: Tensor,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Sample all frames of B segments together.
+
+        Segments do not see each other: the published code means to average their shared latents
+        in every step, which never runs (SPEC 9), and `merge_segments` averages pixels instead.
+
+        Args:
+            keyframes: scaled latents at the start and the end of each segment, (B, 2, C, h, w).
+            audio: the network's `project_audio` of each frame's sound, (B, T, D). The guide hears
+                the same.
+            noise: unit Gaussian, (B, T, C, h, w).
+            callback: called after each update with the number done and the latents.
+
+        Returns:
+            Scaled latents, float32, (B, T, C, h, w).
+        """
+        given = Conditioning(audio, keyframes / self.latent_scale)
+        anchor = None
+        if self.parameterization == "anchored":
+            anchor = anchor_for(keyframes, noise.shape[1])
+
+        def denoiser(network: VideoUNet) -> Denoiser:
+            return lambda x, sigma: denoise(
+                lambda x, c_noise: network(x, c_noise, given),
+                x,
+                sigma,
+                parameterization=self.parameterization,
+                anchor=anchor,
+            )
+
+        guided = denoiser(self.network)
+        if self.guide is not None:
+            guided = autoguidance(guided, denoiser(self.guide), self.autoguidance)
+        return sample_euler(guided, noise, self.sigmas, callback)
+
+
+def merge_segments(segments: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Join segments whose last frame is the next one's first: the shared frame is their mean.
+
+    Args:
+        segments: pictures (T, ...) of each segment in turn, T of 2 or more.
+
+    Yields:
+        (T - 1, ...) frames per segment as soon as they are final; at the end the last frame,
+        (1, ...).
+    """
+    last = None
+    for segment in segments:
+        first = segment[:1] if last is None else (last + segment[:1]) / 2
+        yield torch.cat([first, segment[1:-1]])
+        last = segment[-1:]
+    if last is not None:
+        yield last

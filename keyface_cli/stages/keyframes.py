@@ -1,0 +1,89 @@
+"""Stage one: sample a clip of keyframes, 0.52 s apart, from a portrait, its sound and its emotion.
+
+Paper section 3.2 and equation 4; SPEC 7 and 8. A clip has T = 14 slots. Slot 0 is the identity
+frame itself, as in training; what is sampled there is dropped by the pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keyface_cli.diffusion.denoiser import denoise
+from keyface_cli.diffusion.guidance import Branch, audio_identity_guidance
+from keyface_cli.diffusion.sampler import sample_euler
+from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.stages.start import anchor_for
+
+
+@dataclass(frozen=True)
+class KeyframeStage:
+    """The keyframe network with the choices of a run.
+
+    Args:
+        network: the keyframe UNet.
+        latent_scale: VAE latents times this are what is diffused (SPEC 7: the identity latent
+            beside the noisy frames is not scaled).
+        parameterization: "v" or "anchored", as the network was trained.
+        sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.
+        audio_guidance: how strongly the sound is followed; 1 is as trained.
+        identity_guidance: how strongly the portrait is followed; 1 is as trained.
+    """
+
+    network: VideoUNet
+    latent_scale: float
+    parameterization: str
+    sigmas: Tensor
+    audio_guidance: float
+    identity_guidance: float
+
+    def sample(
+        self,
+        identity: Tensor,
+        audio: Tensor,
+        emotion: Tensor,
+        noise: Tensor,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Sample keyframes; the branches of the guidance run as one batch.
+
+        Args:
+            identity: scaled latents of the portraits, (B, C, h, w).
+            audio: the network's `project_audio` of each slot's sound, (B, T, D).
+            emotion: valence and arousal of each slot in [-1, 1], (B, T, 2).
+            noise: unit Gaussian, (B, T, C, h, w).
+            callback: called after each update with the number done and the latents.
+
+        Returns:
+            Scaled latents, float32, (B, T, C, h, w).
+        """
+        full = Conditioning(audio, identity.unsqueeze(1) / self.latent_scale, emotion)
+        # zeros stand for what is not heard or seen; emotion is kept in every branch
+        conditions = {
+            Branch.FULL: full,
+            Branch.IDENTITY: full.without_audio(),
+            Branch.UNCONDITIONAL: full.without_audio().without_identity(),
+        }
+        T = noise.shape[1]
+
+        def evaluate(x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> Sequence[Tensor]:
+            given = Conditioning.cat([conditions[branch] for branch in branches])
+            anchor = None
+            if self.parameterization == "anchored":
+                anchor = anchor_for(given.latents * self.latent_scale, T)
+            denoised = denoise(
+                lambda x, c_noise: self.network(x, c_noise, given),
+                torch.cat([x] * len(branches)),
+                sigma,
+                parameterization=self.parameterization,
+                anchor=anchor,
+            )
+            return denoised.chunk(len(branches))
+
+        guided = audio_identity_guidance(
+            evaluate, audio=self.audio_guidance, identity=self.identity_guidance
+        )
+        return sample_euler(guided, noise, self.sigmas, callback)
