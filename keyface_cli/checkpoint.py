@@ -15,8 +15,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -86,20 +88,15 @@ class Checkpoint:
         """Names of the networks that the folder holds."""
         return tuple(name for name in COMPONENTS if (self.folder / name).is_dir())
 
-    @property
-    def parameter_count(self) -> int:
-        """Numbers in all weight files together, from their headers."""
-        from safetensors import safe_open
+    def count(self, component: str) -> int:
+        """Return how many numbers a component's file holds, by its header.
 
-        total = 0
-        for name in self.components:
-            with safe_open(_weights_file(self.folder / name), framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - no mapping
-                    count = 1
-                    for n in file.get_slice(key).get_shape():
-                        count *= n
-                    total += count
-        return total
+        Raises:
+            WeightsError: the component is absent or its file is damaged.
+        """
+        with _open_weights(self.folder / component) as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        return sum(math.prod(shape) for shape in shapes)
 
     def verify(self) -> None:
         """Compare every file with its recorded sha256.
@@ -134,9 +131,12 @@ class Checkpoint:
             WeightsError: the component is absent, its file is damaged, or a tensor is missing,
                 unexpected or of another shape; file and tensor are named.
         """
-        path = _weights_file(self.folder / component)
-        module = build(component, self.config, empty=True)
-        tensors = _read(path, {k: v.shape for k, v in module.state_dict().items()}, device, dtype)
+        with _open_weights(self.folder / component) as file:
+            module = build(component, self.config, empty=True)
+            expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+            _check_tensors(_weights_file(self.folder / component), file, expected)
+            # one at a time, so that casting needs no second copy of them all
+            tensors = {name: _cast(file.get_tensor(name), device, dtype) for name in expected}
         module.load_state_dict(tensors, strict=True, assign=True)
         for buffer in module.buffers():  # tables that the constructor computes: no file has them
             buffer.data = buffer.to(device)
@@ -179,7 +179,7 @@ def save_component(
     else:
         cast(Any, module).save_config(target)
     state = {
-        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        key: _cast(value.detach(), "cpu", dtype).contiguous()
         for key, value in module.state_dict().items()
     }
     path = _weights_file(target)
@@ -245,7 +245,7 @@ def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
     return tuple(name for name in COMPONENTS if name in wanted)
 
 
-def resolve_model(model: str | None) -> Path:
+def resolve_model(model: str | Path | None) -> Path:
     """Find the folder that a model's name means.
 
     Args:
@@ -262,7 +262,7 @@ def resolve_model(model: str | None) -> Path:
         return Path(model)
     package = Path(__file__).parent
     places = [installed / model, package / "_weights" / model, package.parent / "weights" / model]
-    if os.sep not in model:
+    if len(Path(model).parts) == 1:
         for place in places:
             if (place / MANIFEST).is_file():
                 return place
@@ -307,38 +307,38 @@ def _weights_file(folder: Path) -> Path:
     return folder / ("model.safetensors" if speech else "diffusion_pytorch_model.safetensors")
 
 
-def _read(
-    path: Path,
-    expected: dict[str, torch.Size],
-    device: torch.device | str,
-    dtype: torch.dtype | None,
-) -> dict[str, torch.Tensor]:
-    """Read exactly the expected tensors, one at a time so that casting needs no second copy."""
+@contextmanager
+def _open_weights(folder: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    path = _weights_file(folder)
     if not path.is_file():
         raise WeightsError(f"missing file: {path}")
-    tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
-            for problem, names in (
-                ("missing tensor", expected.keys() - found),
-                ("unexpected tensor", found - expected.keys()),
-            ):
-                if names:
-                    raise WeightsError(f"{path}: {problem}: {min(names)}", f"{len(names)} in all")
-            for name, shape in expected.items():
-                stored = file.get_slice(name).get_shape()
-                if list(shape) != stored:
-                    raise WeightsError(
-                        f"{path}: tensor {name} has shape {tuple(stored)}, not {tuple(shape)}"
-                    )
-                tensor = file.get_tensor(name)
-                tensors[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+            yield file
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"cannot read weights: {path}", str(error)) from error
-    return tensors
+
+
+def _check_tensors(path: Path, file: Any, expected: dict[str, torch.Size]) -> None:
+    found = set(file.keys())
+    for problem, names in (
+        ("missing tensor", expected.keys() - found),
+        ("unexpected tensor", found - expected.keys()),
+    ):
+        if names:
+            raise WeightsError(f"{path}: {problem}: {min(names)}", f"{len(names)} in all")
+    for name, shape in expected.items():
+        stored = tuple(file.get_slice(name).get_shape())
+        if stored != tuple(shape):
+            raise WeightsError(f"{path}: tensor {name} has shape {stored}, not {tuple(shape)}")
+
+
+def _cast(
+    tensor: torch.Tensor, device: torch.device | str, dtype: torch.dtype | None
+) -> torch.Tensor:
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
 
 def _check_size(path: Path, size: int) -> None:
