@@ -8,18 +8,17 @@ microphone and a room do to a voice is added by `augment`, without any external 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
+import os
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile  # type: ignore[import-untyped]
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.training.avatars.espeak import Speaker, SpeakerError
 
 SILENCE = "pau"
 _VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
@@ -115,9 +115,13 @@ _ENGINE_PACKAGES = {
     "espeak": "libespeak-ng1",
     "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
 }
-# Seconds by which an engine's sound comes later than its phone times say, measured on the
-# correlation of mouth opening and loudness.
-_ENGINE_DELAY_S = {"flite": 0.0, "espeak": 0.0, "festival": 0.0}
+# Seconds by which a voice's sound comes later than its phone times say, measured on the level
+# around phone boundaries and on the correlation of the jaw with the level.
+_DELAY_S = {
+    ("flite", "slt"): 0.008,
+    ("flite", "rms"): 0.004,
+    ("festival", "cmu_us_slt_arctic_hts"): 0.01,
+}
 
 
 def draw_voice(
@@ -156,10 +160,18 @@ def missing_engines() -> dict[str, str]:
     """Return the engines that this machine lacks, each with its Debian packages."""
     present = {
         "flite": shutil.which("flite") is not None,
-        "espeak": _espeak_library() is not None,
+        "espeak": _espeak_runs(),
         "festival": shutil.which("festival") is not None,
     }
     return {engine: _ENGINE_PACKAGES[engine] for engine, here in present.items() if not here}
+
+
+def _espeak_runs() -> bool:
+    try:
+        _speaker(os.getpid())
+    except KeyFaceError:
+        return False
+    return True
 
 
 def synthesise(text: str, voice: Voice) -> Speech:
@@ -179,7 +191,9 @@ def synthesise(text: str, voice: Voice) -> Speech:
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
-    phones = _tidy(phones, len(waveform) / SAMPLE_RATE, _ENGINE_DELAY_S[voice.engine])
+    phones = _tidy(
+        phones, len(waveform) / SAMPLE_RATE, _DELAY_S.get((voice.engine, voice.name), 0.0)
+    )
     if not any(phone.name != SILENCE for phone in phones):
         raise KeyFaceError(f"{voice.engine} voice {voice.name!r} said nothing for {text!r}")
     voiced = torch.cat(
@@ -293,8 +307,7 @@ def _festival(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
         _run([program, "-b", str(script)], "festival")
         if not path.exists():
             raise KeyFaceError(
-                f"festival cannot speak with {voice.name}",
-                f"install the Debian packages {_ENGINE_PACKAGES['festival']}",
+                f"festival cannot speak with the voice {voice.name}", _hint("festival")
             )
         samples, rate = soundfile.read(path, dtype="float32")
         rows = [line.split() for line in segments.read_text().splitlines()]
@@ -305,15 +318,12 @@ def _festival(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
 def _program(engine: str) -> str:
     path = shutil.which(engine)
     if path is None:
-        raise _missing(engine)
+        raise KeyFaceError(f"the synthesiser {engine} is not installed", _hint(engine))
     return path
 
 
-def _missing(engine: str) -> KeyFaceError:
-    return KeyFaceError(
-        f"the speech synthesiser {engine} is not installed",
-        f"apt-get install {_ENGINE_PACKAGES[engine]}",
-    )
+def _hint(engine: str) -> str:
+    return f"install the Debian packages it needs: apt-get install {_ENGINE_PACKAGES[engine]}"
 
 
 def _run(command: list[str], engine: str) -> str:
@@ -324,103 +334,44 @@ def _run(command: list[str], engine: str) -> str:
     return done.stdout
 
 
-# --- espeak-ng: the shared library, whose callback names each phone and its time
+# --- espeak-ng
 
-_SYNCHRONOUS = 2  # speak in the calling thread, no sound card
-_PHONEME_EVENTS = 1
-_EVENT_END, _EVENT_PHONEME = 0, 7
-_RATE, _PITCH = 1, 3  # of espeak_SetParameter
-_UTF8 = 1
 _NORMAL_RATE, _NORMAL_PITCH = 175, 50  # words a minute; percent of the voice's range
-
-
-class _EventId(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
-class _Event(ctypes.Structure):
-    _fields_ = [
-        ("type", ctypes.c_int),
-        ("identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_ms", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
-    ]
-
-
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
+# What espeak calls the start of an unvoiced plosive is its burst; the silence before it, when the
+# lips or the tongue are closed, is this long.
+_ESPEAK_CLOSURE_S = 0.04
+_UNVOICED_PLOSIVES = frozenset(("p", "t", "k", "ch"))
+_SHORTEST_S = 0.04  # of a phone, espeak sometimes gives the second of a cluster no time at all
 
 
 @cache
-def _espeak_library() -> Any:
+def _speaker(process: int) -> Speaker:
+    """The synthesiser of one process: after a fork, each gets its own."""
     try:
-        return ctypes.CDLL("libespeak-ng.so.1")
-    except OSError:
-        return None
-
-
-class _Espeak:
-    """The library's one global synthesiser: a lock keeps threads apart, a fork gets its own."""
-
-    def __init__(self) -> None:
-        library = _espeak_library()
-        if library is None:
-            raise _missing("espeak")
-        self.library = library
-        self.lock = threading.Lock()
-        self.sound = bytearray()
-        self.events: list[tuple[str, int]] = []  # phone and first sample
-        self.rate = library.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS)
-        if self.rate <= 0:
-            raise KeyFaceError("espeak-ng does not start", "apt-get install espeak-ng-data")
-        self.callback = _Callback(self._hear)  # kept: the library calls it later
-        library.espeak_SetSynthCallback(self.callback)
-
-    def _hear(self, samples: int | None, count: int, events: Any) -> int:
-        if samples and count > 0:
-            self.sound += ctypes.string_at(samples, 2 * count)
-        i = 0
-        while events[i].type != _EVENT_END:
-            if events[i].type == _EVENT_PHONEME:
-                name = events[i].id.string.decode("utf-8", "replace")
-                self.events.append((name, events[i].sample))
-            i += 1
-        return 0
-
-    def speak(self, text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
-        name = voice.name + (f"+{voice.variant}" if voice.variant else "")
-        with self.lock:
-            if self.library.espeak_SetVoiceByName(name.encode()) != 0:
-                raise KeyFaceError(f"espeak-ng has no voice {name!r}")
-            self.library.espeak_SetParameter(_RATE, round(_NORMAL_RATE * voice.rate), 0)
-            pitch = round(_NORMAL_PITCH * (1 + 1.5 * math.log2(voice.pitch)))
-            self.library.espeak_SetParameter(_PITCH, min(max(pitch, 0), 99), 0)
-            self.sound.clear()
-            self.events.clear()
-            data = text.encode()
-            self.library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
-            self.library.espeak_Synchronize()
-            samples = np.frombuffer(bytes(self.sound), dtype=np.int16).astype(np.float32) / 32768
-            events = list(self.events)
-        times = [sample / self.rate for _, sample in events] + [len(samples) / self.rate]
-        phones: list[Phone] = []
-        for i, (mnemonic, _) in enumerate(events):
-            phones += espeak_phones(mnemonic, times[i], times[i + 1])
-        return samples, self.rate, phones
-
-
-_espeak_synthesiser = cache(_Espeak)
+        return Speaker()
+    except SpeakerError as error:
+        raise KeyFaceError(f"espeak: {error}", _hint("espeak")) from error
 
 
 def _espeak(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
-    return _espeak_synthesiser().speak(text, voice)
+    name = voice.name + (f"+{voice.variant}" if voice.variant else "")
+    pitch = round(_NORMAL_PITCH * (1 + 1.5 * math.log2(voice.pitch)))
+    try:
+        sound, rate, starts = _speaker(os.getpid()).speak(
+            text, name, round(_NORMAL_RATE * voice.rate), min(max(pitch, 0), 99)
+        )
+    except SpeakerError as error:
+        _speaker.cache_clear()
+        raise KeyFaceError(f"espeak: {error}") from error
+    samples = np.frombuffer(sound, dtype=np.int16).astype(np.float32) / 32768
+    ends = [start for _, start in starts[1:]] + [len(samples)]
+    timed = ((name, at / rate, end / rate) for (name, at), end in zip(starts, ends, strict=True))
+    return samples, rate, espeak_phones(timed)
 
 
 # espeak's mnemonics; two names share the time evenly
 _ESPEAK_PHONES = {
+    SILENCE: SILENCE, "t#": "d", ";": "y", "@L": "ax l", "VR": "er", "IR": "er", "ER": "er",
     "p": "p", "b": "b", "t": "t", "d": "d", "k": "k", "g": "g", "m": "m", "n": "n", "N": "ng",
     "f": "f", "v": "v", "T": "th", "D": "dh", "s": "s", "z": "z", "S": "sh", "Z": "zh",
     "h": "hh", "x": "k", "C": "sh", "tS": "ch", "dZ": "jh", "w": "w", "j": "y", "r": "r",
@@ -434,23 +385,36 @@ _ESPEAK_PHONES = {
 }  # fmt: skip
 
 
-def espeak_phones(mnemonic: str, start_s: float, end_s: float) -> list[Phone]:
-    """Map one of espeak's phone mnemonics onto `PHONES`, in order and without a gap.
+def espeak_phones(timed: Iterable[tuple[str, float, float]]) -> list[Phone]:
+    """Map espeak's phone mnemonics, with start and end in seconds, onto `PHONES`.
 
     Marks such as `2`, `#` or `-` only tell allophones apart and are dropped from the right until
-    the rest is known. A glottal stop holds the mouth where it was and gives an empty list, which
-    `synthesise` counts to silence.
+    the rest is known. A glottal stop prolongs what was before it. Unvoiced plosives begin with
+    their closure, and a phone that was given no time takes some from the next.
     """
-    if mnemonic.startswith(("_", "|")) or not mnemonic:
-        return [Phone(SILENCE, start_s, end_s)]
-    known = mnemonic
-    while known and known not in _ESPEAK_PHONES:
-        known = known[:-1]
-    names = _ESPEAK_PHONES.get(known, "").split()
-    step = (end_s - start_s) / max(len(names), 1)
-    return [
-        Phone(name, start_s + i * step, start_s + (i + 1) * step) for i, name in enumerate(names)
-    ]
+    phones: list[Phone] = []
+    for mnemonic, start, end in timed:
+        known = SILENCE if mnemonic.startswith(("_", "|")) or not mnemonic else mnemonic
+        while known and known not in _ESPEAK_PHONES:
+            known = known[:-1]
+        names = _ESPEAK_PHONES.get(known, "").split()
+        if not names and phones:
+            phones[-1] = phones[-1]._replace(end_s=end)
+        step = (end - start) / max(len(names), 1)
+        for i, name in enumerate(names):
+            phones.append(Phone(name, start + i * step, start + (i + 1) * step))
+    for i in range(1, len(phones)):
+        before, phone = phones[i - 1], phones[i]
+        length = before.end_s - before.start_s
+        if before.name != SILENCE and length < 0.01 and phone.name != SILENCE:
+            bound = before.start_s + min(_SHORTEST_S, 0.4 * (phone.end_s - before.start_s))
+        elif phone.name in _UNVOICED_PLOSIVES:
+            bound = phone.start_s - min(_ESPEAK_CLOSURE_S, 0.6 * length)
+        else:
+            continue
+        phones[i - 1] = before._replace(end_s=bound)
+        phones[i] = phone._replace(start_s=bound)
+    return phones
 
 
 # --- augmentation
