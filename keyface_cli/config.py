@@ -185,9 +185,9 @@ def _vae(picture: int, widths: list[int], layers: int, latents: int) -> dict[str
 
 
 _MINI_UNET = UNetConfig(
-    in_channels=32,
-    out_channels=16,
-    block_out_channels=(96, 128, 128),
+    in_channels=64,
+    out_channels=32,
+    block_out_channels=(96, 128, 96),
     attention_levels=(False, True, False),
     layers_per_block=1,
     attention_head_dim=32,
@@ -219,20 +219,20 @@ PRESETS: dict[str, ModelConfig] = {
     "mini": ModelConfig(
         preset="mini",
         resolution=256,
-        latent_channels=16,
+        latent_channels=32,
         latent_size=16,
         latent_scale=1.0,
-        vae_patch_size=4,
+        vae_patch_size=16,
         parameterization="anchored",
         interpolation_encoders=("wavlm", "beats"),
         keyframe_unet=_MINI_UNET,
         interpolation_unet=dataclasses.replace(
-            _MINI_UNET, in_channels=33, emotion_dim=0, missing_frame_shape=(16, 16, 16)
+            _MINI_UNET, in_channels=65, emotion_dim=0, missing_frame_shape=(32, 16, 16)
         ),
         sampling=SamplingConfig(
             steps=5, audio_guidance=1.5, identity_guidance=1.0, autoguidance=1.0
         ),
-        vae=_vae(48, [64, 96, 128], 1, 16),
+        vae=_vae(768, [160], 1, 32),
         wavlm=_speech(128, 4, 4, 384, 56),
         beats=_beats(128, 4, 4, 384, 64),
     ),

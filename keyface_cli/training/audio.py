@@ -1,0 +1,125 @@
+"""Training of the small audio encoders: WavLM and BEATs learn phones, mouth shapes and loudness.
+
+The published encoders were pretrained on tens of thousands of hours. The bundled ones hear only
+synthetic speech, whose phones and mouth movements the generator knows, so they are trained to
+tell these from the sound, through linear heads that are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from keyface_cli.config import SAMPLES_PER_FRAME, ModelConfig
+from keyface_cli.models import speech
+from keyface_cli.training.avatars import rig
+from keyface_cli.training.avatars.voices import PHONES
+from keyface_cli.training.loop import Trainer, TrainOptions
+
+MOUTH = tuple(rig.INDEX[name] for name in ("jaw", "width", "round", "press", "teeth", "tongue"))
+WINDOW_FRAMES = 4 * 25  # of one training example; a multiple of 4 keeps BEATs' patches aligned
+
+
+class AudioEncoderTraining(nn.Module):
+    """One encoder with the heads that it is trained through.
+
+    Args:
+        name: "wavlm" or "beats".
+        encoder: the model to train.
+        width: D of its features.
+    """
+
+    def __init__(self, name: str, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.name = name
+        self.encoder = encoder
+        self.phone_head = nn.Linear(width, len(PHONES))
+        self.mouth_head = nn.Linear(width, len(MOUTH) + 1)  # and loudness
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) -> phone logits (B, F', 2, P), mouth and loudness per frame (B, F', M + 1)."""
+        if self.name == "wavlm":
+            features = speech.wavlm_features(self.encoder, waveforms)  # type: ignore[arg-type]
+        else:
+            features = self.encoder(waveforms)
+        return self.phone_head(features), self.mouth_head(features.mean(2))
+
+
+class AudioTraining:
+    """Draws windows of training scenes and scores what an encoder makes of them.
+
+    Args:
+        shards: folders that `scenes.write_scenes` has made.
+        options: batch size and precision.
+    """
+
+    def __init__(self, shards: list[Path], options: TrainOptions) -> None:
+        self.options = options
+        self.waveforms = [np.load(s / "waveforms.npy", mmap_mode="r") for s in shards]
+        self.labels = [np.load(s / "labels.npy") for s in shards]
+        self.rigs = [np.load(s / "rigs.npy") for s in shards]
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw windows: waveforms (B, S), phone labels (B, 2 F) and mouth tracks (B, F, M)."""
+        waves, phones, mouths = [], [], []
+        for _ in range(self.options.batch_size):
+            shard = int(torch.randint(len(self.waveforms), (), generator=generator))
+            scene = int(torch.randint(len(self.waveforms[shard]), (), generator=generator))
+            frames = self.rigs[shard].shape[1]
+            start = int(torch.randint(frames - WINDOW_FRAMES + 1, (), generator=generator))
+            stop = start + WINDOW_FRAMES
+            samples = slice(start * SAMPLES_PER_FRAME, stop * SAMPLES_PER_FRAME)
+            waves.append(np.array(self.waveforms[shard][scene, samples]))
+            phones.append(self.labels[shard][scene, 2 * start : 2 * stop])
+            mouths.append(self.rigs[shard][scene, start:stop][:, list(MOUTH)])
+        wave = torch.from_numpy(np.stack(waves)).float() / 32768
+        # the recording's level says little about the mouth: scale it at random
+        gain = 10 ** (torch.rand(len(wave), 1, generator=generator) * 1.4 - 0.9)
+        wave = (wave * gain).clamp(-1, 1)
+        mouth = torch.from_numpy(np.stack(mouths)).float()
+        return wave, torch.from_numpy(np.stack(phones)).long(), mouth
+
+    def losses(self, trainer: Trainer) -> dict[str, Tensor]:
+        wave, phones, mouth = self.batch(trainer.generator)
+        blocks = wave.unflatten(1, (-1, SAMPLES_PER_FRAME))
+        loudness = (blocks.square().mean(-1) + 1e-6).log()[..., None] / 4 + 1.5
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bfloat16):
+            logits, shapes = trainer.model(wave)
+        logits, shapes = logits.float().flatten(1, 2), shapes.float()
+        phone_loss = F.cross_entropy(logits.flatten(0, 1), phones.flatten())
+        shape_loss = F.mse_loss(shapes, torch.cat([mouth, loudness], -1))
+        right = (logits.argmax(-1) == phones).float().mean()
+        jaw = torch.corrcoef(torch.stack([shapes[..., 0].flatten(), mouth[..., 0].flatten()]))[0, 1]
+        loss = phone_loss + 10 * shape_loss
+        return {"loss": loss, "phones": phone_loss, "mouth": shape_loss, "right": right, "jaw": jaw}
+
+
+def train_audio(
+    name: str,
+    config: ModelConfig,
+    shards: list[Path],
+    folder: Path,
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+) -> int:
+    """Train the encoder `name` of `config` into `folder/NAME`; returns the updates done."""
+    from keyface_cli.checkpoint import build
+
+    torch.manual_seed(options.seed)
+    encoder = build(name, config)
+    width = (
+        encoder.config.hidden_size if name == "wavlm" else encoder.config.encoder_embed_dim
+    )
+    model = AudioEncoderTraining(name, encoder, width)
+    training = AudioTraining(shards, options)
+    trainer = Trainer(name, model, folder, options, resume=resume)
+
+    def save(average: nn.Module, update: int) -> None:
+        average.encoder.save_pretrained(folder / name)  # type: ignore[union-attr, operator]
+
+    return trainer.fit(training.losses, save)
