@@ -8,14 +8,17 @@ tell these from the sound, through linear heads that are thrown away afterwards.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keyface_cli.checkpoint import build
 from keyface_cli.config import SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.models import speech
+from keyface_cli.training import run
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.avatars.voices import PHONES
 from keyface_cli.training.loop import Trainer, TrainOptions
@@ -108,8 +111,6 @@ def train_audio(
     resume: bool = False,
 ) -> int:
     """Train the encoder `name` of `config` into `folder/NAME`; returns the updates done."""
-    from keyface_cli.checkpoint import build
-
     torch.manual_seed(options.seed)
     encoder = build(name, config)
     width = (
@@ -120,6 +121,7 @@ def train_audio(
     trainer = Trainer(name, model, folder, options, resume=resume)
 
     def save(average: nn.Module, update: int) -> None:
-        average.encoder.save_pretrained(folder / name)  # type: ignore[union-attr, operator]
+        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
+        run.save(folder, name, cast(AudioEncoderTraining, average).encoder, config, facts)
 
     return trainer.fit(training.losses, save)

@@ -16,11 +16,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import save_component
 from keyface_cli.config import ModelConfig
 from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.start import anchor_for
+from keyface_cli.training import run
 from keyface_cli.training.clips import Clips, ClipSource
 from keyface_cli.training.loop import Trainer, TrainOptions
 
@@ -41,6 +41,17 @@ class DiffusionOptions:
 
 
 WIDE_RANGE = (0.01, 700.0)
+# what the bundled model was trained with
+MINI_LOSS = {
+    stage: DiffusionOptions(
+        wide_sigmas=0.25,
+        weight_limit=5.0,
+        lower_half=lower_half,
+        drop_identity=0.05,
+        drop_audio=0.1,
+    )
+    for stage, lower_half in (("keyframes", 3.0), ("interpolation", 2.0))
+}
 
 
 def sample_sigmas(count: int, options: DiffusionOptions, generator: torch.Generator) -> Tensor:
@@ -167,6 +178,9 @@ def train_unet(
 ) -> int:
     """Train the UNet of a stage into `folder/keyframe_unet` or `folder/interpolation_unet`.
 
+    The interpolation run also leaves `interpolation_guide`, as it was after a sixteenth of the
+    updates.
+
     Returns:
         The updates done in all.
     """
@@ -181,6 +195,10 @@ def train_unet(
     trainer = Trainer(name, network, folder, train, resume=resume)
 
     def save(average: nn.Module, update: int) -> None:
-        save_component(folder, name, average)
+        facts = {"updates": update, "batch_size": train.batch_size, "seed": train.seed}
+        run.save(folder, name, average, config, facts)
+        # the weaker network for autoguidance: the same run, long before its end
+        if stage == "interpolation" and update <= max(train.updates // 16, train.save_every):
+            run.save(folder, "interpolation_guide", average, config, facts)
 
     return trainer.fit(training.losses, save)

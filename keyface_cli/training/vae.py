@@ -17,6 +17,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
+from keyface_cli.training import run
 from keyface_cli.training.loop import Trainer, TrainOptions
 
 FACE_ROWS, FACE_COLUMNS = (0.28, 0.85), (0.2, 0.8)  # where eyes and mouth are, of the picture
@@ -213,6 +214,7 @@ def train_vae(
     trainer = Trainer("vae", vae, folder, options, resume=resume)
 
     def save(average: nn.Module, update: int) -> None:
-        average.save_pretrained(folder / "vae")
+        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
+        run.save(folder, "vae", average, config, facts)
 
     return trainer.fit(training.losses, save)

@@ -7,7 +7,6 @@ drawn from the generator that is given, and repeat with it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -483,15 +482,14 @@ def random_scene(
 
 
 def _joined(phones: Sequence[Phone], duration_s: float) -> list[Phone]:
-    """Join neighbouring silences and cut to the duration."""
+    """Join neighbouring silences, close the gaps that rounding left, and cut to the duration."""
     joined: list[Phone] = []
-    for name, run in itertools.groupby(phones, key=lambda phone: phone.name):
-        group = list(run)
-        if name == SILENCE:
-            group = [Phone(name, group[0].start_s, group[-1].end_s)]
-        joined += group
-    return [
-        phone._replace(end_s=min(phone.end_s, duration_s))
-        for phone in joined
-        if phone.start_s < duration_s
-    ]
+    for name, start_s, end_s in phones:
+        if start_s >= duration_s:
+            break
+        end_s = min(end_s, duration_s)
+        if joined and name == SILENCE == joined[-1].name:
+            joined[-1] = joined[-1]._replace(end_s=end_s)
+        else:
+            joined.append(Phone(name, joined[-1].end_s if joined else start_s, end_s))
+    return joined[:-1] + [joined[-1]._replace(end_s=duration_s)]

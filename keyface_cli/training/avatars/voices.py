@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +34,8 @@ from keyface_cli.training.avatars.espeak import Speaker, SpeakerError
 SILENCE = "pau"
 _VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
 _CONSONANTS = "m p b f v w r l s z sh zh ch jh th dh t d n k g ng y hh"
-PHONES = (SILENCE, *_VOWELS.split(), *_CONSONANTS.split())  # the position is the phone's label
+# A phone's position is its label. Further sounds (laughter, sighs) belong at the end.
+PHONES = (SILENCE, *_VOWELS.split(), *_CONSONANTS.split())
 VOWELS = frozenset(_VOWELS.split())
 
 LEVEL = 0.06  # root mean square of the speech in every waveform that `synthesise` returns
@@ -74,13 +76,16 @@ class Voice:
 # timbres with any accent; the evaluation speaks with those that are new in both respects.
 # ("en" is British).
 _ACCENTS = "en-us en en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc en-029"
-_TIMBRES = (
-    "m1 m2 m3 m4 m5 m7 m8 f1 f2 f3 f5 klatt klatt2 klatt3 klatt4 adam Alex Alicia Andrea Andy "
-    "Annie antonio aunty belinda benjamin boris caleb david Denis Diogo ed edward edward2 gene "
-    "gene2 grandma grandpa Gustave Henrique Hugo iven iven2 iven3 Jacky john kaukovalta Lee linda "
-    "marcelo Marco Mario max Michael michel miguel mike norbert pablo paul pedro quincy rob robert "
-    "sandro shelby steph steph2 steph3 travis victor zac"
+_HIGH_TIMBRES = (
+    "f1 f2 f3 f5 Alicia Andrea Annie aunty belinda grandma linda shelby steph steph2 steph3 zac"
 )
+_LOW_TIMBRES = (
+    "m1 m2 m3 m4 m5 m7 m8 klatt klatt2 klatt3 klatt4 adam Alex Andy antonio benjamin boris caleb "
+    "david Denis Diogo ed edward edward2 gene gene2 grandpa Gustave Henrique Hugo iven iven2 iven3 "
+    "Jacky john kaukovalta Lee marcelo Marco Mario max Michael michel miguel mike norbert pablo "
+    "paul pedro quincy rob robert sandro travis victor"
+)
+_TIMBRES = f"{_HIGH_TIMBRES} {_LOW_TIMBRES}"
 _HELD_OUT_ACCENT = "en-gb-scotland"
 _HELD_OUT_TIMBRES = ("f4", "m6")
 
@@ -105,7 +110,8 @@ _VOICE_SHARE = {
     ("flite", "kal16"): 0.05,
     ("flite", "kal"): 0.02,
     ("flite", "awb"): 0.50,
-    ("espeak", ""): 0.45,  # all of them together
+    ("espeak", "high"): 0.21,  # all of them together
+    ("espeak", "low"): 0.24,
     ("festival", "kal_diphone"): 0.02,
     ("festival", "ked_diphone"): 0.04,
     ("festival", "cmu_us_slt_arctic_hts"): 0.04,
@@ -141,19 +147,20 @@ def draw_voice(
     voices = tuple(voice for voice in voices if not engines or voice.engine in engines)
     if not voices:
         raise ValueError(f"no {'held-out' if held_out else 'training'} voice of {engines}")
-    spread = sum(voice.engine == "espeak" for voice in voices)
-    shares = torch.tensor(
-        [
-            _VOICE_SHARE[voice.engine, ""] / spread
-            if voice.engine == "espeak"
-            else _VOICE_SHARE[voice.engine, voice.name]
-            for voice in voices
-        ]
-    )
+    groups = [_share_group(voice) for voice in voices]
+    sizes = Counter(groups)
+    shares = torch.tensor([_VOICE_SHARE[group] / sizes[group] for group in groups])
     voice = voices[int(torch.multinomial(shares, 1, generator=generator))]
     pitch = _log_uniform(0.85, 1.2, generator)
     rate = _log_uniform(0.8, 1.25, generator)
     return dataclasses.replace(voice, pitch=pitch, rate=rate)
+
+
+def _share_group(voice: Voice) -> tuple[str, str]:
+    if voice.engine != "espeak":
+        return voice.engine, voice.name
+    high = voice.variant.startswith("f") or voice.variant in _HIGH_TIMBRES.split()
+    return "espeak", "high" if high else "low"
 
 
 def missing_engines() -> dict[str, str]:

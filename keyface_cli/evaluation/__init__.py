@@ -1,0 +1,1 @@
+"""Measuring what a model makes; inference never imports this package."""

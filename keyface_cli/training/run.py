@@ -1,0 +1,76 @@
+"""A run folder: the checkpoint that training grows, usable as `--model` at any time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from keyface_cli.checkpoint import COMPONENTS, MANIFEST, Checkpoint, save_component, write_manifest
+from keyface_cli.config import ModelConfig
+from keyface_cli.errors import WeightsError
+
+
+def save(
+    folder: Path, component: str, module: nn.Module, config: ModelConfig, facts: dict[str, Any]
+) -> None:
+    """Write one network into a run and note how it was trained.
+
+    Args:
+        folder: the run.
+        component: one of `checkpoint.COMPONENTS`.
+        module: the network.
+        config: of the whole model.
+        facts: numbers worth keeping, such as the updates done; kept under the component's name.
+    """
+    save_component(folder, component, module)
+    training = training_facts(folder) | {component: facts}
+    write_manifest(folder, config, training=training)
+
+
+def training_facts(folder: Path) -> dict[str, Any]:
+    """Return what a run's manifest says about its training; empty for a new run."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    facts = json.loads(path.read_text(encoding="utf-8")).get("training", {})
+    return facts if isinstance(facts, dict) else {}
+
+
+def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module:
+    """Load a network that an earlier stage of the training has made, in float32.
+
+    Raises:
+        WeightsError: the run lacks it, or it was trained with another configuration.
+    """
+    if not (folder / component).is_dir():
+        raise WeightsError(
+            f"the run has no {component} yet: {folder}", "train vae and audio before the UNets"
+        )
+    checkpoint = Checkpoint.open(folder)
+    if checkpoint.config != config:
+        raise WeightsError(
+            f"the run was begun with another configuration: {folder}", "begin a new run folder"
+        )
+    return checkpoint.load(component, dtype=torch.float32)
+
+
+def export(run: Path, target: Path, dtype: torch.dtype, source: str) -> None:
+    """Copy the networks of a run, without the state of its training, in another number format.
+
+    Args:
+        run: the run folder.
+        target: the checkpoint folder to write; its networks are replaced.
+        dtype: of the tensors, float16 for a model that is given away.
+        source: one sentence for the manifest.
+    """
+    checkpoint = Checkpoint.open(run)
+    for component in COMPONENTS:
+        if component in checkpoint.components:
+            save_component(target, component, checkpoint.load(component), dtype=dtype)
+    write_manifest(
+        target, checkpoint.config, source=source, training=checkpoint.manifest["training"]
+    )
