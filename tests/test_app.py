@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,23 +21,6 @@ from keyface_cli.commands import console, examples
 from keyface_cli.errors import KeyFaceError
 
 Main = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Main]:
-    """Return a function that runs the program: exit code, stdout and stderr."""
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["keyface", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, *capfd.readouterr()
-
-    yield run
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
 
 
 @pytest.fixture

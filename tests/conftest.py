@@ -1,0 +1,56 @@
+"""What many tests share: a tiny model with random weights, a tone and a portrait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# before torch is imported: tests run beside other work, and tiny networks gain nothing from threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint folder of the preset `tiny`, guide included, in half precision."""
+    import torch
+
+    from keyface_cli.checkpoint import build, needed_components, save_component, write_manifest
+    from keyface_cli.config import PRESETS
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    config = PRESETS["tiny"]
+    torch.manual_seed(0)
+    for name in needed_components(config, guide=True):
+        save_component(folder, name, build(name, config), dtype=torch.float16)
+    write_manifest(folder, config, source="random weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tone_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of 440 Hz at 16 kHz, mono: 25 video frames."""
+    import soundfile
+
+    path = tmp_path_factory.mktemp("sounds") / "tone.wav"
+    seconds = np.arange(16_000) / 16_000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * seconds), 16_000)
+    return path
+
+
+@pytest.fixture(scope="session")
+def portrait_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A round face of flat colours, 64 x 64 pixels."""
+    from PIL import Image, ImageDraw
+
+    path = tmp_path_factory.mktemp("portraits") / "portrait.png"
+    picture = Image.new("RGB", (64, 64), (90, 130, 170))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((12, 8, 52, 60), fill=(230, 190, 160))
+    for x in (24, 40):
+        draw.ellipse((x - 3, 26, x + 3, 32), fill=(40, 40, 60))
+    draw.rectangle((25, 45, 39, 48), fill=(150, 60, 60))
+    picture.save(path)
+    return path
