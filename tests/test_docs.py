@@ -1,0 +1,108 @@
+"""Every command explains itself and stands in README.md, and what README.md shows exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from keyface_cli.app import app
+from keyface_cli.commands import animate
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+Command = tuple[tuple[str, ...], Callable[..., Any]]
+
+
+def find_commands(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[Command]:
+    """Yield the words that name each command, as in ("train", "vae"), and its function."""
+    for command in group.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        yield (*path, name), command.callback
+    for subgroup in group.registered_groups:
+        assert subgroup.typer_instance is not None
+        group_name = subgroup.name or subgroup.typer_instance.info.name
+        yield from find_commands(subgroup.typer_instance, (*path, str(group_name)))
+
+
+COMMANDS = dict(sorted(find_commands(app)))
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"})
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def shown_commands() -> list[list[str]]:
+    """Return the words after `keyface` of every command that README.md shows."""
+    lines = README.read_text("utf-8").splitlines()
+    code = [line.strip() for line in lines if line.startswith("    ") or "`keyface " in line]
+    shown = [re.split(r"&&|`|\|", text)[0] for line in code for text in line.split("keyface ")[1:]]
+    return [words for text in shown if (words := shlex.split(text.replace("[", " ")))]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_explains_itself(words: tuple[str, ...]) -> None:
+    callback = COMMANDS[words]
+    assert callback.__doc__ is not None
+    sentence = callback.__doc__.splitlines()[0]
+    assert re.fullmatch(r"[A-Z].*\.", sentence)
+    assert sentence in help_of(words)
+    for name, hint in get_type_hints(callback, include_extras=True).items():
+        if name != "return":
+            assert [info.help for info in hint.__metadata__ if info.help], name
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_stands_in_the_readme(words: tuple[str, ...]) -> None:
+    lines = README.read_text("utf-8").splitlines()
+    group, name = " ".join(("keyface", *words[:-1])), words[-1]
+    assert any(re.search(rf"{group}\b.*\b{name}\b", line) for line in lines)
+
+
+def test_commands_and_options_of_the_readme_exist() -> None:
+    shown = [words for words in shown_commands() if re.match(r"[a-z]", words[0])]
+    assert shown
+    for words in shown:
+        command = next((c for c in COMMANDS if tuple(words[: len(c)]) == c), None)
+        assert command, f"no such command: keyface {' '.join(words)}"
+        text = help_of(command)
+        for option in (word.split("=")[0] for word in words if re.match("-+[a-z]", word)):
+            assert re.search(rf"{option}\b", text), f"{' '.join(words)}: no such option: {option}"
+
+
+def test_animate_shows_defaults_and_panels() -> None:
+    text = help_of(("animate",))
+    for panel in ("Output", "Sound", "Model", "Machine"):
+        assert f"─ {panel} ─" in text
+    for option in (
+        *("emotion", "model", "seed", "steps", "audio-guidance", "identity-guidance", "start"),
+        *("autoguidance", "duration", "device", "dtype", "chunk", "crf", "output"),
+    ):
+        line = next(line for line in text.splitlines() if f"--{option} " in line)
+        assert "[default: " in line, option
+
+
+def test_examples_of_animate_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[animate.Job] = []
+
+    def stop(job: animate.Job) -> None:
+        jobs.append(job)
+        raise typer.Exit
+
+    monkeypatch.setattr(animate, "check_files", stop)
+    lines = [line for line in animate.EXAMPLES.splitlines() if line.startswith("keyface ")]
+    assert len(lines) == 2
+    for line in lines:
+        assert CliRunner().invoke(app, shlex.split(line)[1:]).exit_code == 0
+        assert line in help_of(("animate",))
+    assert [str(job.output) for job in jobs] == ["talk.mp4", "me-voice.mp4"]
