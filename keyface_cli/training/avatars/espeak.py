@@ -7,6 +7,7 @@ same sound. `Speaker` is the client; run as a module, this file is the server.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -49,7 +50,24 @@ class Speaker:
         self._server = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self._receive()
+        try:
+            self._receive()  # a greeting or the reason why not
+        except SpeakerError:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether the server still answers."""
+        return self._server.poll() is None
+
+    def close(self) -> None:
+        """End the server."""
+        for pipe in (self._server.stdin, self._server.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._server.wait()
 
     def speak(self, text: str, voice: str, words_per_minute: int, pitch: int) -> Utterance:
         """Speak a text.
@@ -66,8 +84,11 @@ class Speaker:
         request = json.dumps([text, voice, words_per_minute, pitch]).encode()
         with self._lock:
             assert self._server.stdin is not None
-            self._server.stdin.write(request + b"\n")
-            self._server.stdin.flush()
+            try:
+                self._server.stdin.write(request + b"\n")
+                self._server.stdin.flush()
+            except BrokenPipeError as error:
+                raise SpeakerError("the process that runs espeak-ng ended") from error
             reply, sound = self._receive()
         return Utterance(sound, reply["rate"], [(name, at) for name, at in reply["phones"]])
 

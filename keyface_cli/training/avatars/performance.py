@@ -492,4 +492,4 @@ def _joined(phones: Sequence[Phone], duration_s: float) -> list[Phone]:
             joined[-1] = joined[-1]._replace(end_s=end_s)
         else:
             joined.append(Phone(name, joined[-1].end_s if joined else start_s, end_s))
-    return joined[:-1] + [joined[-1]._replace(end_s=duration_s)]
+    return [*joined[:-1], joined[-1]._replace(end_s=duration_s)]

@@ -8,6 +8,7 @@ microphone and a room do to a voice is added by `augment`, without any external 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
 import os
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
-import soxr  # type: ignore[import-untyped]
+import soundfile
+import soxr
 import torch
 from torch import Tensor
 
@@ -88,6 +89,7 @@ _LOW_TIMBRES = (
 _TIMBRES = f"{_HIGH_TIMBRES} {_LOW_TIMBRES}"
 _HELD_OUT_ACCENT = "en-gb-scotland"
 _HELD_OUT_TIMBRES = ("f4", "m6")
+_HIGH = frozenset((*_HIGH_TIMBRES.split(), "f4"))
 
 VOICES = (
     *(Voice("flite", name) for name in ("slt", "rms", "kal16", "kal")),
@@ -159,8 +161,7 @@ def draw_voice(
 def _share_group(voice: Voice) -> tuple[str, str]:
     if voice.engine != "espeak":
         return voice.engine, voice.name
-    high = voice.variant.startswith("f") or voice.variant in _HIGH_TIMBRES.split()
-    return "espeak", "high" if high else "low"
+    return "espeak", "high" if voice.variant in _HIGH else "low"
 
 
 def missing_engines() -> dict[str, str]:
@@ -355,20 +356,24 @@ _SHORTEST_S = 0.04  # of a phone, espeak sometimes gives the second of a cluster
 def _speaker(process: int) -> Speaker:
     """The synthesiser of one process: after a fork, each gets its own."""
     try:
-        return Speaker()
+        speaker = Speaker()
     except SpeakerError as error:
         raise KeyFaceError(f"espeak: {error}", _hint("espeak")) from error
+    atexit.register(speaker.close)
+    return speaker
 
 
 def _espeak(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
     name = voice.name + (f"+{voice.variant}" if voice.variant else "")
     pitch = round(_NORMAL_PITCH * (1 + 1.5 * math.log2(voice.pitch)))
+    speaker = _speaker(os.getpid())
     try:
-        sound, rate, starts = _speaker(os.getpid()).speak(
+        sound, rate, starts = speaker.speak(
             text, name, round(_NORMAL_RATE * voice.rate), min(max(pitch, 0), 99)
         )
     except SpeakerError as error:
-        _speaker.cache_clear()
+        if not speaker.running:
+            _speaker.cache_clear()  # the next utterance starts another
         raise KeyFaceError(f"espeak: {error}") from error
     samples = np.frombuffer(sound, dtype=np.int16).astype(np.float32) / 32768
     ends = [start for _, start in starts[1:]] + [len(samples)]
