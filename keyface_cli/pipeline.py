@@ -45,7 +45,7 @@ from keyface_cli.stages.timeline import Clip, Segment, Timeline
 
 STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
 AUDIO_ENCODERS = ("wavlm", "wav2vec2", "beats")
-DECODE_FRAMES = 2  # decoded at once: more is no faster on a CPU, and pictures are large
+DECODE_PIXELS = 2**19  # decoded at once: 8 pictures of 256 x 256, 2 of 512 x 512
 
 
 class Progress(Protocol):
@@ -326,8 +326,9 @@ class _Run:
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (T, C, h, w) -> pictures (T, 3, R, R) in [0, 1]."""
-        codec = self.pipeline.codec
-        pictures = torch.cat([codec.decode(part) for part in torch.split(latents, DECODE_FRAMES)])
+        codec, R = self.pipeline.codec, self.pipeline.config.resolution
+        parts = torch.split(latents, max(1, DECODE_PIXELS // R**2))
+        pictures = torch.cat([codec.decode(part) for part in parts])
         return ((pictures + 1) / 2).clamp(0, 1)
 
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
