@@ -60,7 +60,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
     try:
-        app()
+        app(prog_name="keyface")
     except KeyFaceError as error:
         _report(error, str(error), error.hint)
     except MemoryError as error:

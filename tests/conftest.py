@@ -1,8 +1,11 @@
-"""What many tests share: a tiny model with random weights, a tone and a portrait."""
+"""What many tests share: a tiny model with random weights, a tone, a portrait, the program."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +57,24 @@ def portrait_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw.rectangle((25, 45, 39, 48), fill=(150, 60, 60))
     picture.save(path)
     return path
+
+
+@pytest.fixture
+def main(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """A function that runs the program in this process: exit code, stdout and stderr."""
+    from keyface_cli import app
+
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["keyface", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, *capfd.readouterr()
+
+    yield run
+    for name, handler in handlers.items():
+        signal.signal(name, handler)

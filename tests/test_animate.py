@@ -30,9 +30,9 @@ FAST = ("--steps", 1, "--dtype", "float32", "--device", "cpu")
 @pytest.fixture
 def animate(
     main: Main,
-    tiny_model: Path,
-    portrait: Path,
-    speech: Path,
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tone_wav: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Animate:
@@ -41,7 +41,10 @@ def animate(
     monkeypatch.chdir(tmp_path / "work")
 
     def run(
-        *options: object, portrait: Path = portrait, audio: Path = speech, model: Path = tiny_model
+        *options: object,
+        portrait: Path = portrait_png,
+        audio: Path = tone_wav,
+        model: Path = tiny_checkpoint,
     ) -> tuple[int, str, str]:
         return main("animate", portrait, audio, "--model", model, *FAST, *options)
 
@@ -68,9 +71,9 @@ def count_frames(path: Path) -> int:
 
 def test_video_is_made_and_its_path_printed(animate: Animate) -> None:
     code, out, err = animate()
-    assert (code, out) == (0, "portrait-speech.mp4\n")
-    assert files() == ["portrait-speech.mp4"]
-    assert count_frames(Path("portrait-speech.mp4")) == 25
+    assert (code, out) == (0, "portrait-tone.mp4\n")
+    assert files() == ["portrait-tone.mp4"]
+    assert count_frames(Path("portrait-tone.mp4")) == 25
     lines = err.splitlines()
     assert lines[0] == "model: tiny, on cpu in float32"
     assert [line.split(":")[0] for line in lines[1:5]] == [
@@ -149,7 +152,7 @@ def test_frames_cover_the_sound(animate: Animate, tmp_path: Path, samples: int) 
     assert count_frames(Path("portrait-a.mp4")) == math.ceil(samples / 640)
 
 
-def test_existing_output_is_replaced_only_on_request(animate: Animate, portrait: Path) -> None:
+def test_existing_output_is_replaced_only_on_request(animate: Animate) -> None:
     Path("a.mp4").write_text("old")
     code, out, err = animate("-o", "a.mp4")
     assert (code, out) == (1, "")
@@ -215,11 +218,11 @@ def test_bad_inputs_are_refused(animate: Animate, tmp_path: Path) -> None:
     assert files() == []
 
 
-def test_damaged_model_is_refused(animate: Animate, tiny_model: Path, tmp_path: Path) -> None:
+def test_damaged_model_is_refused(animate: Animate, tiny_checkpoint: Path, tmp_path: Path) -> None:
     weights = Path("vae") / "diffusion_pytorch_model.safetensors"
 
     def copy(name: str) -> Path:
-        return Path(shutil.copytree(tiny_model, tmp_path / name))
+        return Path(shutil.copytree(tiny_checkpoint, tmp_path / name))
 
     (copy("missing") / weights).unlink()
     assert_refused(animate(model=tmp_path / "missing"), f"missing file: .*{weights}")
@@ -269,13 +272,13 @@ def test_interruption_leaves_the_old_file_alone(
 
 
 def test_program_that_is_ended_while_it_works_leaves_nothing(
-    tiny_model: Path, portrait: Path, tmp_path: Path
+    tiny_checkpoint: Path, portrait_png: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, 60 * 16000)
     soundfile.write(tmp_path / "long.wav", noise, 16000)
     (tmp_path / "work").mkdir()
-    command = [sys.executable, "-m", "keyface_cli", "animate", portrait, tmp_path / "long.wav"]
-    command += ["--model", tiny_model, "--steps", "30", "-o", tmp_path / "work" / "a.mp4"]
+    command = [sys.executable, "-m", "keyface_cli", "animate", portrait_png, tmp_path / "long.wav"]
+    command += ["--model", tiny_checkpoint, "--steps", "30", "-o", tmp_path / "work" / "a.mp4"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         while not os.listdir(tmp_path / "work"):  # the temporary file: frames are being made
             assert process.poll() is None
