@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,36 +43,21 @@ def test_a_video_needs_a_frame(n: int) -> None:
         Timeline(n)
 
 
-def test_every_frame_is_covered_once_but_for_shared_keyframes() -> None:
-    for n in LENGTHS:
-        covered: list[int] = []
-        for segment in Timeline(n).segments():
-            assert segment.first_frame == (covered[-1] if covered else 0), n
-            covered += range(segment.first_frame + bool(covered), segment.first_frame + 14)
-        assert covered == list(range(len(covered))), n
-        assert n <= len(covered) < n + 13 or (n == 1 and len(covered) == 14), n
-
-
-def test_segments_join_at_keyframes() -> None:
+def test_segments_cover_the_video_join_at_keyframes_and_hear_their_own_sound() -> None:
     for n in LENGTHS:
         plan = Timeline(n)
-        ends = [plan.segment(k).keyframes for k in range(plan.num_segments)]
-        assert ends[0][0] == 0
-        assert all(a[1] == b[0] for a, b in pairwise(ends)), n
-        assert ends[-1][1] == plan.num_keyframes - 1, n
+        end = 0  # the last frame so far, and the keyframe at it
+        joint = 0
         for segment in plan.segments():
-            heard = segment.audio[0], segment.audio[-1]
-            assert heard == tuple(map(plan.keyframe_audio, segment.keyframes)), n
-
-
-def test_audio_follows_the_picture_and_never_leaves_the_sound() -> None:
-    for n in LENGTHS:
-        plan = Timeline(n)
-        for segment in plan.segments():
-            frames = range(segment.first_frame, segment.first_frame + 14)
-            assert segment.audio == tuple(min(f, n - 1) for f in frames), n
-        for clip in plan.clips():
-            assert all(0 <= a < n for a in clip.audio), n
+            assert segment.first_frame == end, n
+            assert segment.keyframes == (joint, joint + 1), n
+            frames = range(end, end + 14)
+            assert segment.audio == (*(f for f in frames if f < n), *[n - 1] * (end + 14 - n)), n
+            heard = segment.audio[0], segment.audio[13]
+            assert heard == (plan.keyframe_audio(joint), plan.keyframe_audio(joint + 1)), n
+            end, joint = end + 13, joint + 1
+        assert n <= end + 1 < n + max(13, 14 - n + 1), n  # covered, and no segment too many
+        assert joint == plan.num_segments == plan.num_keyframes - 1, n
 
 
 def test_every_keyframe_is_made_once_by_clips_that_start_with_the_identity() -> None:

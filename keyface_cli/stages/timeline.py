@@ -87,7 +87,7 @@ class Timeline:
 
     def keyframe_audio(self, keyframe: int) -> int:
         """Frame of the sound that a keyframe hears: its own position, or the last frame."""
-        return self._within(KEYFRAME_STEP * keyframe)
+        return min(KEYFRAME_STEP * keyframe, self.num_frames - 1)
 
     def clip(self, index: int) -> Clip:
         """Return one clip, 0 <= index < `num_clips`."""
@@ -100,7 +100,9 @@ class Timeline:
     def segment(self, index: int) -> Segment:
         """Return one segment, 0 <= index < `num_segments`."""
         start = KEYFRAME_STEP * index
-        return Segment(index, tuple(self._within(start + j) for j in range(NUM_FRAMES)))
+        inside = range(start, min(start + NUM_FRAMES, self.num_frames))
+        padding = [inside[-1]] * (NUM_FRAMES - len(inside))
+        return Segment(index, (*inside, *padding))
 
     def clips(self) -> Iterator[Clip]:
         """Every clip, in the order of time."""
@@ -109,6 +111,3 @@ class Timeline:
     def segments(self) -> Iterator[Segment]:
         """Every segment, in the order of time."""
         return map(self.segment, range(self.num_segments))
-
-    def _within(self, frame: int) -> int:
-        return min(frame, self.num_frames - 1)
