@@ -6,10 +6,6 @@ token joins its time embedding, next to sinusoids of its valence and arousal. Th
 sees the identity latent beside every noisy frame. The interpolation network sees the two keyframes
 beside the first and the last frame, a learned latent beside those between, and a mask that tells
 which is which.
-
-Frames are folded into the batch, and their memory is channels-last: a latent position is then a
-row of a matrix, so that convolutions, attention over space and attention over time all read the
-same memory without a copy.
 """
 
 from __future__ import annotations
@@ -205,7 +201,7 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         embedding = self._embed(c_noise, conditioning, B, T, dtype)  # (B T, E)
         context = conditioning.audio.to(dtype)  # (B, T, D)
         x = torch.cat([x.to(dtype), self._condition_channels(conditioning, T, dtype)], dim=2)
-        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B T, C, h, w)
+        x = x.flatten(0, 1)  # (B T, C, h, w)
         run = self._checkpointed if self.gradient_checkpointing and self.training else _call
 
         x = self.conv_in(x)
@@ -309,13 +305,13 @@ class _VideoResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         added = spatial.time_emb_proj(activated)[:, :, None, None]
         x = _residual(spatial, x, added, lambda conv, y: conv(y))
 
-        # Time becomes the height of a picture of T x (h w) positions, which is the same memory.
+        # Time becomes the height of a picture of T x (h w) positions.
         BT, C, h, w = x.shape
-        clips = x.permute(0, 2, 3, 1).reshape(BT // T, T, h * w, C).permute(0, 3, 1, 2)
-        added = temporal.time_emb_proj(activated).view(BT // T, T, 1, C).permute(0, 3, 1, 2)
+        clips = x.view(BT // T, T, C, h * w).transpose(1, 2).contiguous()  # (B, C, T, h w)
+        added = temporal.time_emb_proj(activated).view(BT // T, T, C, 1).transpose(1, 2)
         moved = _residual(temporal, clips, added, _convolve_time)
-        x = _blend(self.time_mixer.mix_factor, clips, moved)
-        return x.permute(0, 2, 3, 1).reshape(BT, h, w, C).permute(0, 3, 1, 2)
+        clips = _blend(self.time_mixer.mix_factor, clips, moved)
+        return clips.transpose(1, 2).reshape(BT, C, h, w)
 
 
 def _residual(
@@ -352,7 +348,7 @@ class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
         """(B T, C, h, w), (B, T, D) -> (B T, C, h, w)."""
         B, T, _ = context.shape
         BT, C, h, w = x.shape
-        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(BT, h * w, C)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B T, h w, C)
         tokens = self.proj_in(tokens)
 
         frame = self.time_proj(torch.arange(T, device=x.device)).to(self.proj_in.weight.dtype)
@@ -366,7 +362,7 @@ class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
             tokens = _blend(self.time_mixer.mix_factor, tokens, moved)
 
         tokens = self.proj_out(tokens)
-        return tokens.reshape(BT, h, w, C).permute(0, 3, 1, 2) + x
+        return tokens.transpose(1, 2).reshape(BT, C, h, w) + x
 
 
 def _attend_space(block: BasicTransformerBlock, x: Tensor, context: Tensor) -> Tensor:
