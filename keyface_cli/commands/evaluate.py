@@ -84,9 +84,7 @@ def avatars(
 
     results = []
     choices = GenerationOptions(seed, steps, audio_guidance, identity_guidance, autoguidance)
-    for result in measure.evaluate(
-        pipeline, reader, clips, seconds, scenes_seed, choices, keep
-    ):
+    for result in measure.evaluate(pipeline, reader, clips, seconds, scenes_seed, choices, keep):
         results.append(result)
         console.say(
             f"clip {result.index + 1} of {clips} ({result.voice}): lip sync {result.lip_sync:.3f},"

@@ -166,9 +166,9 @@ def encode(
     """Encode the data's pictures and sound with the run's VAE and encoders, for the UNets."""
     config = _config(preset)
     _set_threads(threads)
+    from keyface_cli.models.vae import LatentCodec
     from keyface_cli.training.clips import encode_shard
     from keyface_cli.training.run import load_trained
-    from keyface_cli.models.vae import LatentCodec
 
     vae = load_trained(run, "vae", config)
     codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)  # type: ignore[arg-type]

@@ -31,7 +31,11 @@ class RigReader(nn.Module):
         layers: list[nn.Module] = []
         width = 3
         for out in WIDTHS:
-            layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.GELU()]
+            layers += [
+                nn.Conv2d(width, out, 3, stride=2, padding=1),
+                nn.BatchNorm2d(out),
+                nn.GELU(),
+            ]
             width = out
         self.features = nn.Sequential(*layers)
         h, w = (-(-side // 2 ** len(WIDTHS)) for side in CROP_SIZE)

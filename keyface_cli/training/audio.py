@@ -113,9 +113,7 @@ def train_audio(
     """Train the encoder `name` of `config` into `folder/NAME`; returns the updates done."""
     torch.manual_seed(options.seed)
     encoder = build(name, config)
-    width = (
-        encoder.config.hidden_size if name == "wavlm" else encoder.config.encoder_embed_dim
-    )
+    width = encoder.config.hidden_size if name == "wavlm" else encoder.config.encoder_embed_dim
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
     trainer = Trainer(name, model, folder, options, resume=resume)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from keyface_cli.errors import WeightsError
+from keyface_cli.training.optim import MuonAdamW, parameter_groups
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,12 @@ class TrainOptions:
     bfloat16: bool = True  # autocast of the forward pass; weights stay in float32
 
 
-def learning_rate_at(update: int, options: TrainOptions) -> float:
-    """Return the learning rate of an update (from 0): linear warm-up, then a cosine."""
+def rate_share_at(update: int, options: TrainOptions) -> float:
+    """Return the share of its peak that the rate has at an update: warm-up, then a cosine."""
     if update < options.warmup:
-        return options.learning_rate * (update + 1) / options.warmup
+        return (update + 1) / options.warmup
     done = min(1.0, (update - options.warmup) / max(1, options.updates - options.warmup))
-    return options.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Trainer:
@@ -56,6 +57,7 @@ class Trainer:
         options: see `TrainOptions`.
         resume: go on from `state/NAME.pt`, where weights, average, optimiser, generator and the
             number of updates are kept.
+        muon_rate: train inner matrices by Muon at this peak rate, see `optim`; None is AdamW only.
 
     Raises:
         WeightsError: the state to resume from is missing or belongs to another network.
@@ -69,16 +71,23 @@ class Trainer:
         options: TrainOptions,
         *,
         resume: bool = False,
+        muon_rate: float | None = None,
     ) -> None:
         self.name, self.model, self.folder, self.options = name, model, folder, options
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=options.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=options.weight_decay,
-        )
+        self.optimiser: torch.optim.Optimizer
+        if muon_rate is None:
+            self.optimiser = torch.optim.AdamW(
+                self.parameters,
+                lr=options.learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=options.weight_decay,
+            )
+        else:
+            groups = parameter_groups(model, muon_rate, options.learning_rate)
+            self.optimiser = MuonAdamW(groups, weight_decay=options.weight_decay)
+        self.peak_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.generator = torch.Generator().manual_seed(options.seed)
         self.update = 0
         self.state_path = folder / "state" / f"{name}.pt"
@@ -119,9 +128,9 @@ class Trainer:
         return self.update
 
     def _step(self, losses: Callable[[Trainer], dict[str, Tensor]]) -> dict[str, float]:
-        rate = learning_rate_at(self.update, self.options)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        share = rate_share_at(self.update, self.options)
+        for group, peak in zip(self.optimiser.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * share
         self.model.train()
         values = losses(self)
         self.optimiser.zero_grad(set_to_none=True)

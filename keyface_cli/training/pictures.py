@@ -60,9 +60,7 @@ def render_uint8(people: identity.Identity, poses: Tensor, size: int) -> np.ndar
 def render_pool(path: Path, count: int, size: int, seed: int) -> None:
     """Render `count` random pictures to a `.npy` file: uint8 (count, size, size, 3)."""
     generator = torch.Generator().manual_seed(seed)
-    pool = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
-    )
+    pool = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     for start in range(0, count, 64):
         n = min(64, count - start)
         people = identity.sample_identities(n, generator)

@@ -58,9 +58,7 @@ def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False)
         np.save(folder / f"{name}.npy", np.stack(arrays))
 
 
-def render_frames(
-    folder: Path, seed: int, size: int, render: RenderFrames = render_uint8
-) -> None:
+def render_frames(folder: Path, seed: int, size: int, render: RenderFrames = render_uint8) -> None:
     """Render the frames of a shard that training uses, one new identity a scene.
 
     Writes `keyframe_starts.npy` and `run_starts.npy` int64 (n,), and the pictures

@@ -210,7 +210,7 @@ class _Painter:
             tone = tone + 0.05 * smile * cheek
         brow_mark = _bump((fx / 0.035) ** 2 + ((y - p["eye_y"] + 0.10) / 0.05) ** 2)
         tone = tone - 0.10 * r["furrow"].clamp(min=0) * brow_mark
-        chin = ((fx / 0.10) ** 2 + ((y - p["mouth_y"] - 0.105 - 0.10 * r["jaw"]) / 0.02) ** 2)
+        chin = (fx / 0.10) ** 2 + ((y - p["mouth_y"] - 0.105 - 0.10 * r["jaw"]) / 0.02) ** 2
         tone = tone - 0.08 * _bump(chin)
         colour = p["skin"] * tone.unsqueeze(1)
         for side in (-1, 1):
@@ -259,7 +259,9 @@ class _Painter:
         iy = ey - 0.020 * r["gaze_y"] + 0.003
         radius = torch.sqrt(ix**2 + iy**2 + 1e-8)
         ring = p["iris_radius"]
-        iris_tone = (0.72 + 0.5 * radius / ring) * (1 - 0.45 * _bump(((radius - ring) / 0.009) ** 2))
+        iris_tone = (0.72 + 0.5 * radius / ring) * (
+            1 - 0.45 * _bump(((radius - ring) / 0.009) ** 2)
+        )
         iris = p["iris"] * iris_tone.unsqueeze(1) + 0.10 * (iy / ring).clamp(0, 1).unsqueeze(1)
         eye = torch.lerp(white, iris, self._cover(radius - ring).unsqueeze(1).expand_as(white))
         eye = eye.lerp(torch.full_like(eye, 0.03), self._spread(radius - 0.46 * ring))

@@ -27,7 +27,9 @@ CONTROLS = (
     Control("tongue", 0.0, 1.0, 0.0, "lifts the tongue tip to the teeth ('l', 'th')"),
     Control("smile", -1.0, 1.0, 0.0, "lifts (1) or lowers (-1) the mouth corners"),
     Control("brow", -1.0, 1.0, 0.0, "raises (1) or lowers (-1) the brows"),
-    Control("furrow", -1.0, 1.0, 0.0, "draws the inner brow ends down (1, anger) or up (-1, sorrow)"),
+    Control(
+        "furrow", -1.0, 1.0, 0.0, "draws the inner brow ends down (1, anger) or up (-1, sorrow)"
+    ),
     Control("lid", -0.3, 1.0, 0.05, "closes the eyelids; 1 is a blink, below 0 wide open"),
     Control("gaze_x", -1.0, 1.0, 0.0, "turns the eyes to the picture's right"),
     Control("gaze_y", -1.0, 1.0, 0.0, "turns the eyes down"),

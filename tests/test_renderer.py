@@ -1,0 +1,67 @@
+"""The renderer of the talking head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from keyface_cli.training.avatars import identity, renderer, rig
+from keyface_cli.training.pictures import random_poses, render_uint8
+
+
+def people(count: int, seed: int = 3) -> identity.Identity:
+    return identity.sample_identities(count, torch.Generator().manual_seed(seed))
+
+
+def pose(**controls: float) -> Tensor:
+    values = torch.tensor([rig.REST])
+    for name, value in controls.items():
+        values[0, rig.INDEX[name]] = value
+    return values
+
+
+def test_pictures_are_rgb_in_range() -> None:
+    image = renderer.render(people(3), random_poses(3, torch.Generator().manual_seed(1)), 64)
+    assert image.shape == (3, 3, 64, 64)
+    assert float(image.min()) >= 0
+    assert float(image.max()) <= 1
+    assert torch.isfinite(image).all()
+
+
+def test_same_seed_draws_the_same_head_and_others_differ() -> None:
+    rest = pose()
+    first = renderer.render(people(1), rest, 64)
+    assert torch.equal(first, renderer.render(people(1), rest, 64))
+    assert float((first - renderer.render(people(1, seed=4), rest, 64)).abs().mean()) > 0.02
+
+
+def test_a_batch_draws_each_head_as_alone() -> None:
+    heads, poses = people(3), random_poses(3, torch.Generator().manual_seed(2))
+    together = renderer.render(heads, poses, 64)
+    alone = renderer.render(identity.select(heads, [1]), poses[1:2], 64)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
+
+
+def test_every_control_changes_the_picture() -> None:
+    head = people(1)
+    # teeth and tongue show in an open mouth only
+    base = {"jaw": 0.6}
+    still = renderer.render(head, pose(**base), 128)
+    for control in rig.CONTROLS:
+        moved = renderer.render(head, pose(**base | {control.name: control.high}), 128)
+        assert float((moved - still).abs().max()) > 0.05, control.name
+
+
+def test_jaw_moves_the_mouth_and_spares_the_hair() -> None:
+    head = people(1)
+    change = (renderer.render(head, pose(jaw=1.0), 128) - renderer.render(head, pose(), 128)).abs()
+    assert float(change[:, :, 70:110, 40:88].mean()) > 0.05
+    assert float(change[:, :, :40].max()) < 1e-3
+
+
+def test_uint8_pictures_do_not_depend_on_the_batch() -> None:
+    heads, poses = people(6), random_poses(6, torch.Generator().manual_seed(5))
+    whole = render_uint8(heads, poses, 48)
+    part = render_uint8(identity.select(heads, slice(4, 6)), poses[4:6], 48)
+    assert whole.shape == (6, 48, 48, 3)
+    assert abs(whole[4:6].astype(int) - part.astype(int)).max() <= 1
