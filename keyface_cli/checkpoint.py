@@ -138,8 +138,6 @@ class Checkpoint:
             # one at a time, so that casting needs no second copy of them all
             tensors = {name: _cast(file.get_tensor(name), device, dtype) for name in expected}
         module.load_state_dict(tensors, strict=True, assign=True)
-        for buffer in module.buffers():  # tables that the constructor computes: no file has them
-            buffer.data = buffer.to(device)
         return module.eval().requires_grad_(False)
 
 
@@ -151,9 +149,9 @@ def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Mod
         config: the model it belongs to.
         empty: leave its parameters on the meta device, without memory, to be filled or counted.
     """
-    from accelerate import init_empty_weights
+    import torch
 
-    with init_empty_weights(include_buffers=False) if empty else nullcontext():
+    with torch.device("meta") if empty else nullcontext():
         return cast("nn.Module", _construct(component, config))
 
 

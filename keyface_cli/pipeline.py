@@ -195,7 +195,9 @@ class KeyFacePipeline:
         if sampling.autoguidance != 1 and self.guide is None:
             self._load_guide()
         run = _Run(self, Timeline(N), options, sampling, progress or _silent)
-        return run.frames(*map(torch.from_numpy, (portrait, waveform, emotion)))
+        # copied, so that read-only and reversed arrays serve too
+        arrays = (np.array(array, np.float32) for array in (portrait, waveform, emotion))
+        return run.frames(*map(torch.from_numpy, arrays))
 
     def _load_guide(self) -> None:
         name = "interpolation_guide"

@@ -20,7 +20,9 @@ State = dict[str, Tensor]
 
 # In keyframe.pt and interpolation.pt: left from training (LPIPS), and an encoder never used.
 UNUSED = re.compile(r"loss_fn\.lpips\.|conditioner\.embedders\.0\.encoder\.")
-UNET = re.compile(r"(model\.)?(diffusion_model\.|learned_mask$)|conditioner\.embedders\.\d\.linear\.")
+UNET = re.compile(
+    r"(model\.)?(diffusion_model\.|learned_mask$)|conditioner\.embedders\.\d\.linear\."
+)
 VAE = re.compile(r"first_stage_model\.")
 
 
@@ -49,7 +51,9 @@ def split(official: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def rename_unet(official: Mapping[str, Tensor], unet: nn.Module, layers_per_block: int = 2) -> State:
+def rename_unet(
+    official: Mapping[str, Tensor], unet: nn.Module, layers_per_block: int = 2
+) -> State:
     """Name the tensors of a published video UNet as `models.unet.VideoUNet` does.
 
     Args:

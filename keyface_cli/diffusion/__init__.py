@@ -1,1 +1,1 @@
-"""The diffusion method as functions of callables: preconditioning, schedules, sampling, guidance."""
+"""The diffusion method, functions of callables: preconditioning, schedule, sampler, guidance."""

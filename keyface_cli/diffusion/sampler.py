@@ -6,6 +6,8 @@ so n levels before the 0 cost n evaluations of the denoiser.
 
 from __future__ import annotations
 
+import itertools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -103,7 +105,7 @@ def sample_euler(
     """
     levels: list[float] = sigmas.tolist()
     x = noise.float() * math.sqrt(1 + levels[0] ** 2)
-    for step, (sigma, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
         slope = (x - denoise(x, sigmas[step])) / sigma
         x = x + (following - sigma) * slope
         if callback is not None:

@@ -118,7 +118,7 @@ def stretch(tokens: Tensor, frames: int) -> Tensor:
     frequency bands, not a summary of all eight; the networks were trained so.
     """
     spread = F.interpolate(tokens.transpose(1, 2), size=2 * frames, mode="nearest")
-    return spread.transpose(1, 2).unflatten(1, (frames, 2))
+    return spread.transpose(1, 2).reshape(len(tokens), frames, 2, -1)
 
 
 def fbank(waveforms: Tensor) -> Tensor:
@@ -195,12 +195,13 @@ class _Layer(nn.Module):
         return cast(Tensor, self.ffn_norm(x))
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        B, L, _ = x.shape
         q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, d)
+            project(x).view(B, L, self.heads, -1).transpose(1, 2)  # (B, heads, L, d)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         # How strongly position counts depends on the projected query; in WavLM on the input.
-        gates = self.gate(q).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        gates = self.gate(q).view(B, self.heads, L, 2, 4).sum(-1).sigmoid()
         first, second = gates.chunk(2, dim=-1)  # (B, heads, L, 1)
         gate = first * (second * self.gate_scale - 1) + 2
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=(gate * bias).to(q.dtype))

@@ -118,12 +118,14 @@ def _pad(waveforms: Tensor, multiple: int) -> Tensor:
 
 def _frames_after_first(tokens: Tensor) -> Tensor:
     """2 F - 1 tokens to (B, F, 2, D): the first is doubled (SPEC 3.2)."""
-    return torch.cat([tokens[:, :1], tokens], dim=1).unflatten(1, (-1, 2))
+    B, count, D = tokens.shape
+    return torch.cat([tokens[:, :1], tokens], dim=1).view(B, (count + 1) // 2, 2, D)
 
 
 def _frames_before_last(tokens: Tensor) -> Tensor:
     """2 F - 1 tokens to (B, F, 2, D): a token of zeros is added at the end (SPEC 3.1)."""
-    return F.pad(tokens, (0, 0, 0, 1)).unflatten(1, (-1, 2))
+    B, count, D = tokens.shape
+    return F.pad(tokens, (0, 0, 0, 1)).view(B, (count + 1) // 2, 2, D)
 
 
 def _speech_tokens(model: nn.Module, waveform: Tensor) -> Tensor:

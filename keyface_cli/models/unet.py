@@ -202,7 +202,8 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         context = conditioning.audio.to(dtype)  # (B, T, D)
         x = torch.cat([x.to(dtype), self._condition_channels(conditioning, T, dtype)], dim=2)
         x = x.flatten(0, 1)  # (B T, C, h, w)
-        run = self._checkpointed if self.gradient_checkpointing and self.training else _call
+        saving = self.gradient_checkpointing and torch.is_grad_enabled()
+        run = self._checkpointed if saving else _call
 
         x = self.conv_in(x)
         skips = [x]
@@ -236,15 +237,14 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
     ) -> Tensor:
         """Embed noise level, emotion and each frame's own audio token -> (B T, E)."""
         sinusoid = self.time_sinusoid(c_noise.flatten()).to(dtype)
-        time = self.time_embedding(sinusoid).view(B, -1, 1, self.time_embedding.linear_2.out_features)
+        time = self.time_embedding(sinusoid.view(B, c_noise.numel() // B, -1))  # (B, 1 or T, E)
         heard = conditioning.audio.to(dtype)
         if self.emotion_sinusoid is not None:
             if conditioning.emotion is None:
                 raise ValueError("this network hears valence and arousal: emotion is missing")
             emotion = self.emotion_sinusoid(conditioning.emotion.flatten())
             heard = torch.cat([emotion.view(B, T, -1).to(dtype), heard], dim=-1)
-        frames = self.add_embedding(heard)  # (B, T, E)
-        return cast(Tensor, (frames + time.squeeze(2)).flatten(0, 1))
+        return cast(Tensor, (self.add_embedding(heard) + time).flatten(0, 1))
 
     def _condition_channels(self, conditioning: Conditioning, T: int, dtype: torch.dtype) -> Tensor:
         """Lay the clean latents beside the noisy ones -> (B, T, C or C + 1, h, w)."""
