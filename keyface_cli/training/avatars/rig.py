@@ -1,6 +1,6 @@
 """The controls of the talking head: what moves, in which range, and what it does.
 
-A pose is a vector of these controls in this order, a performance a tensor (N, R) of poses at 25 fps.
+A pose is a vector of these controls in this order; a performance is (N, R), poses at 25 fps.
 """
 
 from __future__ import annotations
