@@ -79,6 +79,7 @@ def load_waveform(
             )
         if not RATES[0] <= sound.rate <= RATES[1]:
             raise AudioError(f"{path}: damaged sound file: a sample rate of {sound.rate} Hz")
+        logger.info("%s: %d Hz, %d channels", path, sound.rate, sound.channels)
         waveform = _read(path, sound, start_s, duration_s)
     if len(waveform) < SAMPLES_PER_FRAME:
         raise AudioError(
@@ -217,7 +218,7 @@ def _read(
         raise AudioError(f"{path}: holds no samples")
     if first >= position:
         raise AudioError(
-            f"{path}: --start {start_s:g} is beyond its end at {position / rate:.2f} s"
+            f"{path}: a start at {start_s:g} s is beyond its end at {position / rate:.2f} s"
         )
     if peak > LOUDEST:
         logger.warning("%s: %.3g times louder than full scale: clipped", path, peak)

@@ -233,7 +233,7 @@ def test_examples_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         done = CliRunner().invoke(app.app, ["examples"])
         assert done.exit_code == 0
-        assert done.stdout.split() == ["examples/avatar.png", "examples/speech.wav"]
+        assert done.stdout.split() == [f"examples/{name}" for name in examples.NAMES]
         assert "try: keyface animate examples/avatar.png examples/speech.wav" in done.stderr
     (tmp_path / "examples" / "speech.wav").write_text("mine")
     done = CliRunner().invoke(app.app, ["examples"])

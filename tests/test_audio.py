@@ -180,7 +180,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 def test_start_beyond_the_end_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
-    with pytest.raises(AudioError, match=r"--start 1 is beyond its end at 1\.00 s"):
+    with pytest.raises(AudioError, match=r"a start at 1 s is beyond its end at 1\.00 s"):
         load_waveform(tmp_path / "a.wav", start_s=1.0)
     with pytest.raises(AudioError, match="shorter than one video frame"):
         load_waveform(tmp_path / "a.wav", start_s=0.98)

@@ -105,4 +105,4 @@ def test_examples_of_animate_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None
     for line in lines:
         assert CliRunner().invoke(app, shlex.split(line)[1:]).exit_code == 0
         assert line in help_of(("animate",))
-    assert [str(job.output) for job in jobs] == ["talk.mp4", "me-voice.mp4"]
+    assert [str(job.output) for job in jobs] == ["talk.mp4", "avatar-speech.mp4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
     from keyface_cli.pipeline import KeyFacePipeline
 
+logger = logging.getLogger(__name__)
+
 EXAMPLES = """\
 [bold]Examples[/bold]
 
 keyface animate examples/avatar.png examples/speech.wav -o talk.mp4
 
-keyface animate me.jpg voice.m4a --emotion happy --start 2.5 --duration 10
+keyface animate examples/avatar.png examples/speech.wav -e examples/curve.csv --duration 4 --json
 """
 
 
@@ -168,6 +171,7 @@ def load_pipeline(
     note = ""
     if is_default and checkpoint.name != "keyface":
         note = " (the published weights are not installed)"
+    logger.info("model folder: %s", checkpoint.folder)
     console.say(f"model: {checkpoint.name}{note}, on {place} in {kind}")
 
     from keyface_cli.pipeline import KeyFacePipeline

@@ -1,4 +1,4 @@
-"""`keyface examples`: the portrait and the recording that every explanation uses."""
+"""`keyface examples`: the portrait, the recording and the curve that explanations use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keyface_cli.errors import KeyFaceError
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
 _PLACES = (_PACKAGE / "_examples", _PACKAGE.parent / "examples")
-NAMES = ("avatar.png", "speech.wav")
+NAMES = ("avatar.png", "speech.wav", "curve.csv")
 
 
 def find_examples() -> Path:
-    """Return the folder that holds the example portrait and recording.
+    """Return the folder that holds the example files.
 
     Raises:
         KeyFaceError: this installation lacks them.
@@ -34,7 +34,7 @@ def examples(
     ] = Path("examples"),
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
 ) -> None:
-    """Copy the example portrait and recording into a folder, and say how to use them."""
+    """Copy an example portrait, recording and emotion curve into a folder."""
     source = find_examples()
     contents = {folder / name: (source / name).read_bytes() for name in NAMES}
     try:
@@ -49,4 +49,5 @@ def examples(
             typer.echo(path)
     except OSError as error:
         raise KeyFaceError(f"{folder}: cannot be written to: {error.strerror or error}") from error
-    console.say(f"try: keyface animate {' '.join(map(str, contents))} -o talk.mp4")
+    portrait, audio, _ = contents
+    console.say(f"try: keyface animate {portrait} {audio} -o talk.mp4")
