@@ -193,6 +193,14 @@ def unet(
     learning_rate: RateOption = 4e-4,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="COMPONENT",
+            help="Start from another network of the run, such as keyframe_unet.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Train the UNet of one stage; the interpolation's weaker guide comes with it."""
@@ -215,7 +223,9 @@ def unet(
         seed=seed,
         save_every=100,
     )
-    train_unet(stage, config, data, run, options, MINI_LOSS[stage], resume=resume)
+    train_unet(
+        stage, config, data, run, options, MINI_LOSS[stage], resume=resume, start_from=start_from
+    )
     typer.echo(run)
 
 

@@ -7,7 +7,6 @@ so n levels before the 0 cost n evaluations of the denoiser.
 from __future__ import annotations
 
 import itertools
-import itertools
 import math
 from collections.abc import Callable
 

@@ -41,6 +41,9 @@ class Conditioning:
     # start and end keyframes (K = 2)
     latents: Tensor
     emotion: Tensor | None = None  # (B, T, 2) valence and arousal in [-1, 1]
+    # (B, T, C, h, w), without `latent_scale`: a guess of every frame, which an "anchored"
+    # interpolation network sees where the frames are missing; None as published
+    anchor: Tensor | None = None
 
     def without_audio(self) -> Conditioning:
         """Return the same conditions with the audio unheard."""
@@ -54,10 +57,12 @@ class Conditioning:
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """Join the clips of several conditionings into one batch, in order."""
         emotions = [part.emotion for part in parts if part.emotion is not None]
+        anchors = [part.anchor for part in parts if part.anchor is not None]
         return Conditioning(
             audio=torch.cat([part.audio for part in parts]),
             latents=torch.cat([part.latents for part in parts]),
             emotion=torch.cat(emotions) if emotions else None,
+            anchor=torch.cat(anchors) if anchors else None,
         )
 
 
@@ -253,6 +258,8 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
             return latents.expand(-1, T, -1, -1, -1)
         B, _, C, h, w = latents.shape
         missing = self.missing_frame.to(dtype).expand(B, T - 2, C, h, w)
+        if conditioning.anchor is not None:
+            missing = missing + conditioning.anchor[:, 1:-1].to(dtype)
         frames = torch.cat([latents[:, :1], missing, latents[:, 1:]], dim=1)
         known = torch.zeros(T, 1, 1, 1, dtype=dtype, device=latents.device)
         known[[0, -1]] = 1

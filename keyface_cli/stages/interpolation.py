@@ -7,7 +7,7 @@ the last are keyframes that the network sees clean; it samples all 14 again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class InterpolationStage:
         anchor = None
         if self.parameterization == "anchored":
             anchor = anchor_for(keyframes, noise.shape[1])
+            given = replace(given, anchor=anchor / self.latent_scale)
 
         def denoiser(network: VideoUNet) -> Denoiser:
             return lambda x, sigma: denoise(

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -183,7 +184,31 @@ class UNetTraining:
         given = Conditioning(audio, clean / self.config.latent_scale, emotion)
         if self.config.parameterization != "anchored":
             return given, None
-        return given, anchor_for(clean, T)
+        anchor = anchor_for(clean, T)
+        if self.stage == "interpolation":
+            given = dataclasses.replace(given, anchor=anchor / self.config.latent_scale)
+        return given, anchor
+
+
+@torch.no_grad()
+def transfer(source: VideoUNet, target: VideoUNet) -> None:
+    """Let one stage's network start from what the other's has learned.
+
+    Everything that both have is copied. The interpolation network sees one channel more, the mask,
+    which starts at zero, and hears no emotion, whose columns are left out.
+    """
+    theirs = source.state_dict()
+    for name, mine in target.state_dict().items():
+        other = theirs.get(name)
+        if other is None:
+            continue
+        if name == "add_embedding.linear_1.weight":
+            mine.copy_(other[:, -mine.shape[1] :])
+        elif name == "conv_in.weight" and mine.shape[1] > other.shape[1]:
+            mine.zero_()
+            mine[:, : other.shape[1]] = other
+        else:
+            mine.copy_(other)
 
 
 def train_unet(
@@ -195,11 +220,22 @@ def train_unet(
     options: DiffusionOptions,
     *,
     resume: bool = False,
+    start_from: str | None = None,
 ) -> int:
     """Train the UNet of a stage into `folder/keyframe_unet` or `folder/interpolation_unet`.
 
     The interpolation run also leaves `interpolation_guide`, as it was after a sixteenth of the
     updates.
+
+    Args:
+        stage: "keyframes" or "interpolation".
+        config: of the model.
+        data: folder of encoded shards.
+        folder: the run.
+        train: how long and how fast.
+        options: of the loss.
+        resume: go on from the run's saved state.
+        start_from: another component of the run, whose weights a new network starts from.
 
     Returns:
         The updates done in all.
@@ -210,6 +246,8 @@ def train_unet(
     network = VideoUNet(**dataclasses.asdict(unet))
     network.zero_output_layers()
     network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
+    if start_from is not None and not resume:
+        transfer(cast(VideoUNet, run.load_trained(folder, start_from, config)), network)
     source = ClipSource(data, "keyframes" if stage == "keyframes" else "runs")
     training = UNetTraining(stage, config, source, options, train)
     trainer = Trainer(name, network, folder, train, resume=resume, muon_rate=MUON_RATE)

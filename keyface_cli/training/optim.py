@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration; they need not converge to 1
+# first and last layers by their modules' names, and what is no matrix though it has two dimensions
+OUTER = {"conv_in", "conv_out", "time_conv_out", "quant_conv", "missing_frame"}
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
@@ -96,7 +98,7 @@ def parameter_groups(model: nn.Module, muon_rate: float, adam_rate: float) -> li
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        outer = name.startswith(("conv_in", "conv_out", "missing_frame"))
+        outer = not OUTER.isdisjoint(name.split("."))
         (rest if outer or p.dim() < 2 else matrices).append(p)
     groups = [
         {"params": matrices, "muon": True, "lr": muon_rate},

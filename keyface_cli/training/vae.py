@@ -24,6 +24,7 @@ FACE_ROWS, FACE_COLUMNS = (0.28, 0.85), (0.2, 0.8)  # where eyes and mouth are, 
 FACE_WEIGHT = 3.0
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 1.0
+MUON_RATE = 0.005  # of the inner matrices
 NORM_OFFSET = 64.0  # K, see `prime`
 FREE_CHANNELS = 0.3  # scale of the channels that training may use, at the start
 LOG_VARIANCE = -6.0  # of the posterior, at the start
@@ -211,7 +212,7 @@ def train_vae(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
-    trainer = Trainer("vae", vae, folder, options, resume=resume)
+    trainer = Trainer("vae", vae, folder, options, resume=resume, muon_rate=MUON_RATE)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
