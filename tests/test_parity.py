@@ -1,0 +1,333 @@
+"""Equality with the published modules, on recorded cases (SPEC 16).
+
+The directory is $KEYFACE_PARITY_DIR, else ../shared/parity beside the checkout where that exists,
+else the copy in tests/data/parity. Sizes come from its manifest alone, so that a set of other
+sizes is a test as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
+    AutoencoderKLTemporalDecoder,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
+
+from keyface_cli.config import ModelConfig
+from keyface_cli.diffusion.sampler import ays_sigmas
+from keyface_cli.models.beats import BEATs, fbank
+from keyface_cli.models.speech import encode, wav2vec2_features, wavlm_features
+from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.vae import LatentCodec
+from keyface_cli.renaming import rename_beats, rename_unet, rename_vae, rename_wavlm, split
+from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
+from keyface_cli.stages.keyframes import KeyframeStage
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+LATENT_SCALE = ModelConfig().latent_scale  # SPEC 2; the manifest names it in words only
+ONE_PASS = 1e-4  # greatest difference after one pass of a network
+SAMPLED = 1e-3  # after all updates of a sampling
+
+
+@dataclass(frozen=True)
+class ParitySet:
+    """A directory of the manifest's format."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    cases: dict[str, Tensor]
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        return {k: v.float() for k, v in load_file(self.folder / name).items()}
+
+    @property
+    def frames(self) -> int:
+        return int(self.manifest["num_frames_sampling"])
+
+
+def parity_folder() -> Path:
+    named = os.environ.get("KEYFACE_PARITY_DIR")
+    if named is not None:
+        return Path(named)
+    checkout = Path(__file__).parents[1]
+    beside = checkout.parent / "shared" / "parity"
+    return beside if beside.is_dir() else checkout / "tests" / "data" / "parity"
+
+
+@pytest.fixture(scope="module")
+def parity() -> ParitySet:
+    folder = parity_folder()
+    if not (folder / "manifest.json").is_file():
+        pytest.fail(f"no parity set: {folder}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return ParitySet(folder, manifest, load_file(folder / manifest["files"]["cases"]))
+
+
+@pytest.fixture(scope="module")
+def no_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def build_unet(parity: ParitySet, stage: str, weights: dict[str, Tensor]) -> VideoUNet:
+    sizes = parity.manifest[f"unet_config_{stage}"]
+    multipliers = sizes["channel_mult"]
+    missing = (sizes["out_channels"], *parity.manifest["latent_hw"])
+    unet = VideoUNet(
+        in_channels=sizes["in_channels"],
+        out_channels=sizes["out_channels"],
+        block_out_channels=[sizes["model_channels"] * m for m in multipliers],
+        attention_levels=[2**n in sizes["attention_resolutions"] for n in range(len(multipliers))],
+        layers_per_block=sizes["num_res_blocks"],
+        attention_head_dim=sizes["num_head_channels"],
+        context_dim=sizes["context_dim"],
+        audio_dim=parity.manifest["audio_linear_in"],
+        emotion_dim=sizes["adm_in_channels"] // 2,
+        missing_frame_shape=missing if stage == "interpolation" else None,
+    )
+    tensors = rename_unet(split(weights)["unet"], unet, sizes["num_res_blocks"])
+    unet.load_state_dict(tensors)
+    return unet.eval()
+
+
+@pytest.fixture(scope="module")
+def keyframe_unet(parity: ParitySet) -> VideoUNet:
+    return build_unet(parity, "keyframe", parity.weights("keyframe_weights.safetensors"))
+
+
+def interpolation_weights(parity: ParitySet) -> dict[str, Tensor]:
+    shared = parity.weights("keyframe_weights.safetensors")
+    model = {name: tensor for name, tensor in shared.items() if name.startswith("model.")}
+    return model | parity.weights("interpolation_weights_overlay.safetensors")
+
+
+@pytest.fixture(scope="module")
+def interpolation_unet(parity: ParitySet) -> VideoUNet:
+    return build_unet(parity, "interpolation", interpolation_weights(parity))
+
+
+@pytest.fixture(scope="module")
+def interpolation_guide(parity: ParitySet) -> VideoUNet:
+    overlay = parity.weights("interpolation_bad_weights_overlay.safetensors")
+    return build_unet(parity, "interpolation", interpolation_weights(parity) | overlay)
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    assert found.shape == expected.shape, what
+    error = (found.double() - expected.double()).abs().max().item()
+    assert error <= tolerance, f"{what}: {error:.2e}"
+
+
+def test_a_keyframe_unet(parity: ParitySet, keyframe_unet: VideoUNet) -> None:
+    cases, (B, T) = parity.cases, parity.manifest["unet_case_BT"]
+    given = Conditioning(cases["a.crossattn"], cases["a.concat"][:, None], torch.zeros(B, T, 2))
+    assert keyframe_unet.emotion_sinusoid is not None
+    # the case records random numbers in the place of the sinusoids of valence and arousal
+    with keyframe_unet.emotion_sinusoid.register_forward_hook(lambda *_: cases["a.vector"]):
+        found = keyframe_unet(
+            cases["a.x"].unflatten(0, (B, T)), cases["a.c_noise"].view(B, T), given
+        )
+    assert_close(found.flatten(0, 1), cases["a.out"], ONE_PASS, "a.out")
+
+
+def test_b_interpolation_unet(parity: ParitySet, interpolation_unet: VideoUNet) -> None:
+    cases, (B, T) = parity.cases, parity.manifest["unet_case_BT"]
+    given = Conditioning(cases["b.crossattn"], cases["b.concat"].unflatten(1, (2, -1)))
+    found = interpolation_unet(
+        cases["b.x"].unflatten(0, (B, T)), cases["b.c_noise"].view(B, T), given
+    )
+    assert_close(found.flatten(0, 1), cases["b.out"], ONE_PASS, "b.out")
+
+
+def test_c_keyframe_conditioning(parity: ParitySet, keyframe_unet: VideoUNet) -> None:
+    cases = parity.cases
+    audio = keyframe_unet.project_audio(cases["c.audio"])
+    assert_close(audio, cases["c.cond_crossattn"], ONE_PASS, "c.cond_crossattn")
+    assert keyframe_unet.emotion_sinusoid is not None
+    emotion = torch.stack([cases["c.valence"], cases["c.arousal"]], dim=-1)
+    sinusoids = keyframe_unet.emotion_sinusoid(emotion.flatten()).view(parity.frames, -1)
+    assert_close(sinusoids, cases["c.cond_vector"], ONE_PASS, "c.cond_vector")
+
+
+def test_c_keyframe_sampling(parity: ParitySet, keyframe_unet: VideoUNet) -> None:
+    cases, guidance = parity.cases, parity.manifest["guidance"]
+    stage = KeyframeStage(
+        keyframe_unet,
+        latent_scale=LATENT_SCALE,
+        parameterization="v",
+        sigmas=ays_sigmas(guidance["num_steps"]),
+        audio_guidance=guidance["audio_ratio"],
+        identity_guidance=guidance["ref_ratio"],
+    )
+    updates: list[Tensor] = []
+    found = stage.sample(
+        cases["c.portrait_latent"],
+        keyframe_unet.project_audio(cases["c.audio"]),
+        torch.stack([cases["c.valence"], cases["c.arousal"]], dim=-1),
+        cases["c.noise"].unflatten(0, (-1, parity.frames)),
+        callback=lambda _, x: updates.append(x),
+    )
+    assert len(updates) == guidance["euler_updates"]
+    for step, expected in zip((1, 5, 10), cases["c.steps"], strict=True):
+        # early latents are hundreds in size: hold the error against it
+        scale = max(1.0, float(expected.std()))
+        assert_close(updates[step - 1][0], expected, SAMPLED * scale, f"c.steps {step}")
+    assert_close(found.flatten(0, 1), cases["c.out"], SAMPLED, "c.out")
+
+
+def test_d_interpolation_sampling(
+    parity: ParitySet, interpolation_unet: VideoUNet, interpolation_guide: VideoUNet
+) -> None:
+    cases, guidance = parity.cases, parity.manifest["guidance"]
+    stage = InterpolationStage(
+        interpolation_unet,
+        interpolation_guide,
+        latent_scale=LATENT_SCALE,
+        parameterization="v",
+        sigmas=ays_sigmas(guidance["num_steps"]),
+        autoguidance=guidance["karras_scale"],
+    )
+    keyframes = cases["d.keyframe_latents"]
+    audio = interpolation_unet.project_audio(cases["d.audio"])
+    assert_close(audio, cases["d.cond_crossattn"], ONE_PASS, "d.cond_crossattn")
+    updates: list[Tensor] = []
+    found = stage.sample(
+        torch.stack([keyframes[:-1], keyframes[1:]], dim=1),
+        audio,
+        cases["d.noise"].unflatten(0, (-1, parity.frames)),
+        callback=lambda _, x: updates.append(x),
+    )
+    assert len(updates) == guidance["euler_updates"]
+    assert_close(updates[5].flatten(0, 1), cases["d.step6"], SAMPLED, "d.step6")
+    assert_close(found.flatten(0, 1), cases["d.out"], SAMPLED, "d.out")
+
+
+def test_merge(parity: ParitySet) -> None:
+    found = torch.cat(list(merge_segments(parity.cases["merge.segments"])))
+    assert_close(found, parity.cases["merge.out"], 1e-6, "merge.out")
+    assert torch.equal((parity.cases["merge.out"] * 255).byte(), parity.cases["merge.uint8"])
+    np.testing.assert_array_equal((found * 255).byte(), parity.cases["merge.uint8"])
+
+
+def test_e_vae(parity: ParitySet) -> None:
+    cases, sizes = parity.cases, parity.manifest["vae_config"]
+    levels = len(sizes["ch_mult"])
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=[sizes["ch"] * m for m in sizes["ch_mult"]],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        layers_per_block=sizes["num_res_blocks"],
+        latent_channels=sizes["z_channels"],
+    ).eval()
+    official = split(parity.weights(parity.manifest["files"]["vae"]))["vae"]
+    vae.load_state_dict(rename_vae(official, vae, levels))
+    codec = LatentCodec(vae, LATENT_SCALE)
+
+    moments = vae.encode(cases["e.pixels"]).latent_dist.parameters
+    assert_close(moments, cases["e.moments"], ONE_PASS, "e.moments")
+    assert_close(codec.encode(cases["e.pixels"]), cases["e.latent"], ONE_PASS, "e.latent")
+    decoded = codec.decode(cases["e.latent"])
+    assert_close(decoded, cases["e.decoded_1"], ONE_PASS, "e.decoded_1")
+    together = codec.decode(cases["e.latent"], frames_per_call=len(cases["e.latent"]))
+    assert_close(together, cases["e.decoded_3"], ONE_PASS, "e.decoded_3")
+
+
+def conv_layers(expression: str) -> list[tuple[int, int, int]]:
+    """Read fairseq's (width, kernel, stride) list: a sum of lists, some of them times a number."""
+    layers: list[tuple[int, int, int]] = []
+    for part, times in re.findall(r"(\[[^\]]*\])\s*(?:\*\s*(\d+))?", expression):
+        layers += ast.literal_eval(part) * int(times or 1)
+    return layers
+
+
+def build_wavlm(parity: ParitySet) -> WavLMModel:
+    cfg = parity.manifest["wavlm_cfg"]
+    widths, kernels, strides = zip(*conv_layers(cfg["conv_feature_layers"]), strict=True)
+    wavlm = WavLMModel(
+        WavLMConfig(
+            hidden_size=cfg["encoder_embed_dim"],
+            num_hidden_layers=cfg["encoder_layers"],
+            num_attention_heads=cfg["encoder_attention_heads"],
+            intermediate_size=cfg["encoder_ffn_embed_dim"],
+            conv_dim=widths,
+            conv_kernel=kernels,
+            conv_stride=strides,
+            conv_bias=cfg["conv_bias"],
+            num_conv_pos_embeddings=cfg["conv_pos"],
+            num_conv_pos_embedding_groups=cfg["conv_pos_groups"],
+            num_buckets=cfg["num_buckets"],
+            max_bucket_distance=cfg["max_distance"],
+            feat_extract_norm="group" if cfg["extractor_mode"] == "default" else "layer",
+            do_stable_layer_norm=cfg["layer_norm_first"],
+        )
+    ).eval()
+    wavlm.load_state_dict(rename_wavlm(parity.weights(parity.manifest["files"]["wavlm"]), wavlm))
+    return wavlm
+
+
+def build_beats(parity: ParitySet) -> BEATs:
+    cfg = parity.manifest["beats_cfg"]
+    names = inspect.signature(BEATs.__init__).parameters.keys() & cfg.keys()
+    beats = BEATs(**{name: cfg[name] for name in names}).eval()
+    beats.load_state_dict(rename_beats(parity.weights("beats_weights.safetensors"), beats))
+    return beats
+
+
+def build_wav2vec2(parity: ParitySet) -> Wav2Vec2Model:
+    wav2vec2 = Wav2Vec2Model(Wav2Vec2Config(**parity.manifest["wav2vec2_config"])).eval()
+    wav2vec2.load_state_dict(parity.weights("wav2vec2_weights.safetensors"))
+    return wav2vec2
+
+
+@pytest.mark.parametrize("case", ["f0", "f1"])
+def test_f_audio_encoders(parity: ParitySet, case: str) -> None:
+    cases = parity.cases
+    encoders = {
+        "wavlm": build_wavlm(parity),
+        "beats": build_beats(parity),
+        "wav2vec2": build_wav2vec2(parity),
+    }
+    wave = cases[f"{case}.wave"]
+    found = {
+        "wavlm": wavlm_features(encoders["wavlm"], wave[None])[0],
+        "beats": encoders["beats"](wave[None])[0],
+        "wav2vec2": wav2vec2_features(encoders["wav2vec2"], wave[None])[0],
+    }
+    N = int(cases[f"{case}.n_frames"])
+    encoded = encode(encoders, wave)
+    for name, features in found.items():
+        assert_close(features, cases[f"{case}.{name}"], ONE_PASS, f"{case}.{name}")
+        assert_close(encoded[name], cases[f"{case}.{name}"][:N], ONE_PASS, f"{case} {name}")
+
+
+@pytest.mark.parametrize("case", ["f0", "f1"])
+def test_f_fbank(parity: ParitySet, case: str) -> None:
+    wave = parity.cases[f"{case}.wave"]
+    padded = nn.functional.pad(wave, (0, -len(wave) % 1280))
+    assert_close(fbank(padded[None])[0], parity.cases[f"{case}.fbank"], ONE_PASS, "fbank")
+
+
+def test_sigmas(parity: ParitySet) -> None:
+    recorded = {name: t for name, t in parity.cases.items() if name.startswith("sigmas.")}
+    assert recorded
+    for name, expected in recorded.items():
+        found = ays_sigmas(int(name.removeprefix("sigmas.")))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_a_named_directory_has_to_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KEYFACE_PARITY_DIR", str(tmp_path / "absent"))
+    assert parity_folder() == tmp_path / "absent"
