@@ -1,0 +1,276 @@
+"""Checkpoint folders: saving and loading are inverse, and every fault is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from keyface_cli import checkpoint
+from keyface_cli.checkpoint import (
+    COMPONENTS,
+    Checkpoint,
+    build,
+    needed_components,
+    resolve_model,
+    save_component,
+    write_manifest,
+)
+from keyface_cli.config import PRESETS
+from keyface_cli.errors import ConfigError, WeightsError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint folder that a test may damage."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: torch.Tensor | None) -> None:
+    """Replace, add or (None) remove tensors of a file, and renew the manifest beside it."""
+    tensors = {k: v for k, v in (load_file(path) | changes).items() if v is not None}
+    save_file(tensors, path, metadata={"format": "pt"})
+    write_manifest(path.parents[1], PRESETS["tiny"])
+
+
+def test_all_components_are_there_and_verified(tiny_checkpoint: Path) -> None:
+    opened = Checkpoint.open(tiny_checkpoint)
+    assert opened.components == COMPONENTS
+    assert opened.config == PRESETS["tiny"]
+    assert opened.name == "tiny"
+    opened.verify()
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_saving_and_loading_is_the_identity(component: str, tmp_path: Path) -> None:
+    module = build(component, PRESETS["tiny"])
+    save_component(tmp_path, component, module)
+    write_manifest(tmp_path, PRESETS["tiny"])
+    opened = Checkpoint.open(tmp_path)
+    loaded = opened.load(component)
+    expected, found = module.state_dict(), loaded.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert opened.count(component) == sum(p.numel() for p in module.parameters())
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_files_load_as_any_type(tiny_checkpoint: Path, dtype: torch.dtype) -> None:
+    loaded = Checkpoint.open(tiny_checkpoint).load("keyframe_unet", dtype=dtype)
+    stored = load_file(tiny_checkpoint / "keyframe_unet" / WEIGHTS)
+    for name, tensor in loaded.state_dict().items():
+        assert stored[name].dtype == torch.float16
+        assert torch.equal(tensor, stored[name].to(dtype))
+
+
+def test_nothing_is_left_without_memory(tiny_checkpoint: Path) -> None:
+    opened = Checkpoint.open(tiny_checkpoint)
+    for component in opened.components:
+        module = opened.load(component)
+        held = [*module.parameters(), *module.buffers()]
+        assert {tensor.device.type for tensor in held} == {"cpu"}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_libraries_read_the_folders_themselves(tiny_checkpoint: Path, component: str) -> None:
+    ours = Checkpoint.open(tiny_checkpoint).load(component, dtype=torch.float32)
+    theirs = type(ours).from_pretrained(tiny_checkpoint / component)  # type: ignore[attr-defined]
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor.float(), ours.state_dict()[name])
+
+
+def test_published_architecture_is_counted_without_memory() -> None:
+    config = PRESETS["keyface"]
+    for name, core in (("keyframe_unet", 1_525_606_122), ("interpolation_unet", 1_524_953_642)):
+        unet = build(name, config, empty=True)
+        assert {p.device.type for p in unet.parameters()} == {"meta"}
+        assert unet.core_parameters == core
+
+
+def test_bundled_model_is_small_enough() -> None:
+    config = PRESETS["mini"]
+    numbers = {
+        name: sum(p.numel() for p in build(name, config, empty=True).parameters())
+        for name in needed_components(config, guide=True)
+    }
+    assert 2 * sum(numbers.values()) <= 80e6
+    assert 2 * max(numbers.values()) <= 45e6
+
+
+def test_needed_components_follow_the_configuration() -> None:
+    mini = PRESETS["mini"]
+    assert needed_components(mini, guide=False) == (
+        "keyframe_unet",
+        "interpolation_unet",
+        "vae",
+        "wavlm",
+        "beats",
+    )
+    assert needed_components(PRESETS["keyface"], guide=True) == COMPONENTS
+
+
+def test_missing_folder_and_missing_manifest(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"model folder not found: .*nowhere"):
+        Checkpoint.open(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=f"not a model folder: {tmp_path}"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 1, "config": {}}', "\xff"])
+def test_damaged_manifest(text: str, copy: Path) -> None:
+    (copy / "keyface.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(WeightsError, match=r"not a model manifest: .*keyface\.json"):
+        Checkpoint.open(copy)
+
+
+def test_manifest_of_a_later_version(copy: Path) -> None:
+    path = copy / "keyface.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    with pytest.raises(WeightsError, match="unknown format version: 2"):
+        Checkpoint.open(copy)
+
+
+def test_manifest_with_an_unknown_key(copy: Path) -> None:
+    path = copy / "keyface.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["resolutoin"] = 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"keyface\.json: config: unknown key: resolutoin"):
+        Checkpoint.open(copy)
+
+
+def test_missing_file(copy: Path) -> None:
+    (copy / "vae" / WEIGHTS).unlink()
+    with pytest.raises(WeightsError, match=rf"missing file: .*vae/{WEIGHTS}"):
+        Checkpoint.open(copy)
+
+
+def test_component_that_was_never_written(copy: Path) -> None:
+    shutil.rmtree(copy / "interpolation_guide")
+    write_manifest(copy, PRESETS["tiny"])
+    opened = Checkpoint.open(copy)
+    assert "interpolation_guide" not in opened.components
+    with pytest.raises(WeightsError, match=rf"missing file: .*interpolation_guide/{WEIGHTS}"):
+        opened.load("interpolation_guide")
+
+
+def test_truncated_file_is_found_by_its_size(copy: Path) -> None:
+    path = copy / "keyframe_unet" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=f"the file is damaged: {path}"):
+        Checkpoint.open(copy)
+
+
+def test_truncated_file_that_the_manifest_agrees_with(copy: Path) -> None:
+    path = copy / "beats" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1000])
+    write_manifest(copy, PRESETS["tiny"])
+    with pytest.raises(WeightsError, match=f"cannot read weights: {path}"):
+        Checkpoint.open(copy).load("beats")
+
+
+def test_changed_byte_is_found_by_verify(copy: Path) -> None:
+    path = copy / "wavlm" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    opened = Checkpoint.open(copy)
+    with pytest.raises(WeightsError, match=f"the file is damaged: {path}"):
+        opened.verify()
+
+
+def test_missing_tensor(copy: Path) -> None:
+    path = copy / "keyframe_unet" / WEIGHTS
+    edit(path, **{"conv_in.weight": None})
+    with pytest.raises(WeightsError, match=rf"{path}: missing tensor: conv_in\.weight"):
+        Checkpoint.open(copy).load("keyframe_unet")
+
+
+def test_unexpected_tensor(copy: Path) -> None:
+    path = copy / "vae" / WEIGHTS
+    edit(path, surplus=torch.zeros(1))
+    with pytest.raises(WeightsError, match=f"{path}: unexpected tensor: surplus"):
+        Checkpoint.open(copy).load("vae")
+
+
+def test_misshapen_tensor(copy: Path) -> None:
+    path = copy / "interpolation_unet" / WEIGHTS
+    edit(path, missing_frame=torch.zeros(4, 8, 9))
+    expected = rf"{path}: tensor missing_frame has shape \(4, 8, 9\), not \(4, 8, 8\)"
+    with pytest.raises(WeightsError, match=expected):
+        Checkpoint.open(copy).load("interpolation_unet")
+
+
+def test_unknown_component() -> None:
+    with pytest.raises(ConfigError, match="no such component: unet"):
+        build("unet", PRESETS["tiny"])
+
+
+def test_saving_replaces_a_component_and_leaves_nothing_else(tmp_path: Path) -> None:
+    config = PRESETS["tiny"]
+    first, second = build("beats", config), build("beats", config)
+    save_component(tmp_path, "beats", first)
+    save_component(tmp_path, "beats", second, dtype=torch.float16)
+    assert {p.name for p in (tmp_path / "beats").iterdir()} == {"config.json", WEIGHTS}
+    assert next(second.parameters()).dtype == torch.float32
+    write_manifest(tmp_path, config)
+    loaded = Checkpoint.open(tmp_path).load("beats")
+    assert torch.equal(next(loaded.parameters()), next(second.parameters()).half())
+
+
+def test_manifest_tells_how_the_model_was_made(tmp_path: Path) -> None:
+    config = dataclasses.replace(PRESETS["tiny"], latent_scale=0.7)
+    write_manifest(tmp_path, config, licence="CC-BY-4.0", source="here", training={"hours": 2})
+    opened = Checkpoint.open(tmp_path)
+    assert opened.config.latent_scale == 0.7
+    assert opened.manifest["licence"] == "CC-BY-4.0"
+    assert opened.manifest["source"] == "here"
+    assert opened.manifest["training"] == {"hours": 2}
+
+
+class TestResolveModel:
+    """What `--model` may be."""
+
+    @pytest.fixture(autouse=True)
+    def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Look for models only below `tmp_path`."""
+        monkeypatch.setenv("KEYFACE_HOME", str(tmp_path / "home"))
+        monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "site" / "checkpoint.py"))
+
+    @staticmethod
+    def put(folder: Path) -> Path:
+        """Make what looks like a checkpoint folder."""
+        folder.mkdir(parents=True)
+        (folder / "keyface.json").touch()
+        return folder
+
+    def test_default_is_bundled_until_the_published_is_installed(self, tmp_path: Path) -> None:
+        bundled = self.put(tmp_path / "weights" / "mini")
+        assert resolve_model(None) == bundled
+        published = self.put(tmp_path / "home" / "models" / "keyface")
+        assert resolve_model(None) == published
+        assert resolve_model("mini") == bundled
+        assert resolve_model("keyface") == published
+
+    def test_bundled_inside_a_wheel(self, tmp_path: Path) -> None:
+        bundled = self.put(tmp_path / "site" / "_weights" / "mini")
+        assert resolve_model(None) == bundled
+
+    def test_any_folder(self, tmp_path: Path) -> None:
+        run = self.put(tmp_path / "runs" / "mine")
+        assert resolve_model(str(run)) == run
+        assert resolve_model(run) == run
+
+    @pytest.mark.parametrize("name", ["maxi", "runs/maxi", "../weights/maxi"])
+    def test_unknown(self, name: str) -> None:
+        with pytest.raises(WeightsError, match=f"no such model: {name}"):
+            resolve_model(name)

@@ -1,0 +1,249 @@
+"""The stream of frames: exact lengths, the same frames for the same seed, and every refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from keyface_cli import KeyFacePipeline, device
+from keyface_cli.checkpoint import Checkpoint
+from keyface_cli.config import SamplingConfig
+from keyface_cli.errors import ConfigError, DeviceError, WeightsError
+from keyface_cli.pipeline import GenerationOptions
+from keyface_cli.stages.interpolation import InterpolationStage
+
+FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autoguidance=1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint: Path) -> KeyFacePipeline:
+    return KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+
+
+def inputs(num_frames: int) -> tuple[NDArray[np.float32], ...]:
+    """A portrait, sound that ends inside the last frame, and a changing emotion."""
+    random = np.random.default_rng(num_frames)
+    portrait = random.uniform(-1, 1, (3, 64, 64)).astype(np.float32)
+    waveform = random.normal(0, 0.1, 640 * num_frames - 100).astype(np.float32)
+    emotion = np.linspace((-1, 0), (1, 0.5), num_frames, dtype=np.float32)
+    return portrait, waveform, emotion
+
+
+def make(
+    tiny: KeyFacePipeline, num_frames: int, options: GenerationOptions | None = None, **more: Any
+) -> NDArray[np.uint8]:
+    return np.concatenate(list(tiny.stream(*inputs(num_frames), options, **more)))
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    error = np.mean((a.astype(float) - b) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 13, 14, 15, 27, 28])
+def test_every_length_has_exactly_its_frames(tiny: KeyFacePipeline, num_frames: int) -> None:
+    frames = make(tiny, num_frames, FAST)
+    assert frames.shape == (num_frames, 64, 64, 3)
+    assert frames.dtype == np.uint8
+    assert frames.std() > 0
+
+
+def test_model_defaults_run_all_networks(tiny: KeyFacePipeline) -> None:
+    assert tiny.config.sampling == SamplingConfig(2, "ays", 5.0, 2.0, 2.0)
+    guided = make(tiny, 3)
+    assert tiny.guide is not None
+    assert not np.array_equal(guided, make(tiny, 3, GenerationOptions(autoguidance=1)))
+
+
+def test_same_seed_same_frames_and_another_seed_others(tiny: KeyFacePipeline) -> None:
+    first = make(tiny, 15, FAST)
+    assert np.array_equal(first, make(tiny, 15, FAST))
+    assert not np.array_equal(first, make(tiny, 15, dataclasses.replace(FAST, seed=1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_chunk_size_changes_rounding_only(tiny_checkpoint: Path, dtype: str) -> None:
+    loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", dtype)
+    options = GenerationOptions(steps=2, autoguidance=1, chunk=1)
+    single = make(loaded, 41, options)
+    for chunk in (3, 50):
+        together = make(loaded, 41, dataclasses.replace(options, chunk=chunk))
+        assert psnr(single, together) >= 55
+
+
+def test_each_input_is_heard(tiny: KeyFacePipeline) -> None:
+    options = GenerationOptions(steps=2, autoguidance=1)
+    given = inputs(14)
+    before = np.concatenate(list(tiny.stream(*given, options)))
+    for which in range(3):
+        changed = list(given)
+        changed[which] = given[which][::-1]
+        after = np.concatenate(list(tiny.stream(*changed, options)))
+        assert not np.array_equal(before, after)
+
+
+def test_keyframes_are_made_when_they_are_needed(tiny: KeyFacePipeline) -> None:
+    made = []
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == "keyframes":
+            made.append((done, total))
+
+    options = dataclasses.replace(FAST, chunk=1)
+    frames = tiny.stream(*inputs(13 * 13 + 1), options, watch)  # 14 keyframes, two clips
+    for _ in range(12):
+        next(frames)
+    assert made == [(13, 14)]
+    next(frames)
+    assert made == [(13, 14), (14, 14)]
+
+
+def test_progress_of_each_stage_rises_to_its_total(tiny: KeyFacePipeline) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def watch(stage: str, done: int, total: int) -> None:
+        told.setdefault(stage, []).append((done, total))
+
+    make(tiny, 30, GenerationOptions(steps=3, autoguidance=1), progress=watch)
+    assert list(told) == ["audio", "keyframes", "interpolation", "decode"]
+    for stage, calls in told.items():
+        counts = [done for done, _ in calls]
+        assert counts == sorted(counts)
+        assert {total for _, total in calls} == {4 if stage == "keyframes" else 30}
+        assert counts[-1] == calls[-1][1]
+
+
+def test_timings_are_of_the_last_stream(tiny: KeyFacePipeline) -> None:
+    loading = tiny.timings["load"]
+    for _ in range(2):
+        make(tiny, 1, FAST)
+        assert set(tiny.timings) == {"load", "audio", "keyframes", "interpolation", "decode"}
+        assert all(seconds > 0 for seconds in tiny.timings.values())
+    assert tiny.timings["load"] == loading
+
+
+def test_inference_mode_stays_inside(tiny: KeyFacePipeline) -> None:
+    frames = tiny.stream(*inputs(15), FAST)
+    next(frames)
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+
+
+def test_pixels_are_cut_and_not_rounded(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, expected in ((0.999 / 127.5 - 1, 0), (254.9 / 127.5 - 1, 254), (1.5, 255), (-2, 0)):
+        decoded = torch.full((1, 3, 64, 64), value)
+        monkeypatch.setattr(
+            tiny.codec,
+            "decode",
+            lambda latents, decoded=decoded: decoded.expand(len(latents), -1, -1, -1),
+        )
+        assert set(make(tiny, 1, FAST).flat) == {expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("chunk", 0),
+        ("audio_guidance", -1.0),
+        ("identity_guidance", float("nan")),
+        ("autoguidance", float("inf")),
+    ],
+)
+def test_options_out_of_range(tiny: KeyFacePipeline, name: str, value: float) -> None:
+    options = dataclasses.replace(FAST, **{name: value})
+    with pytest.raises(ConfigError, match=f"{name} must be [01] or more: {value}"):
+        tiny.stream(*inputs(1), options)
+
+
+def test_arrays_of_other_shapes(tiny: KeyFacePipeline) -> None:
+    portrait, waveform, emotion = inputs(2)
+    with pytest.raises(ValueError, match=r"portrait has shape \(3, 64, 63\), not \(3, 64, 64\)"):
+        tiny.stream(portrait[..., 1:], waveform, emotion)
+    with pytest.raises(ValueError, match="waveform has shape"):
+        tiny.stream(portrait, waveform[None], emotion)
+    with pytest.raises(ValueError, match=r"emotion has shape \(1, 2\), not \(2, 2\)"):
+        tiny.stream(portrait, waveform, emotion[1:])
+    with pytest.raises(ValueError, match="at least one frame"):
+        tiny.stream(portrait, waveform[:0], emotion[:0])
+
+
+def test_guide_is_loaded_only_when_it_guides(tiny_checkpoint: Path) -> None:
+    loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+    make(loaded, 1, FAST)
+    assert loaded.guide is None
+    before = loaded.timings["load"]
+    make(loaded, 1, dataclasses.replace(FAST, autoguidance=1.5))
+    assert loaded.guide is not None
+    assert loaded.timings["load"] > before
+
+
+def test_model_without_a_guide(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for part in tiny_checkpoint.iterdir():
+        if part.name != "interpolation_guide":
+            (tmp_path / part.name).symlink_to(part)
+    opened = Checkpoint.open(tiny_checkpoint)
+    loaded = KeyFacePipeline.load(dataclasses.replace(opened, folder=tmp_path), "cpu", "float32")
+    assert len(make(loaded, 1, FAST)) == 1
+    with pytest.raises(WeightsError, match="the model has no interpolation_guide") as error:
+        loaded.stream(*inputs(1))
+    assert error.value.hint == "use --autoguidance 1"
+
+
+def test_anchored_model(tiny_checkpoint: Path) -> None:
+    opened = Checkpoint.open(tiny_checkpoint)
+    config = dataclasses.replace(opened.config, parameterization="anchored")
+    anchored = dataclasses.replace(opened, config=config)
+    loaded = KeyFacePipeline.load(anchored, "cpu", "float32")
+    plain = KeyFacePipeline.load(opened, "cpu", "float32")
+    options = GenerationOptions(steps=2)
+    assert not np.array_equal(make(loaded, 3, options), make(plain, 3, options))
+
+
+def test_audio_encoders_stay_in_float32(tiny_checkpoint: Path) -> None:
+    loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "bfloat16")
+    assert next(loaded.keyframe_unet.parameters()).dtype == torch.bfloat16
+    assert set(loaded.encoders) == {"wavlm", "wav2vec2", "beats"}
+    for encoder in loaded.encoders.values():
+        assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+
+
+def test_model_that_does_not_fit(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "available_memory", lambda _: 1_000_000)
+    with pytest.raises(DeviceError, match="not enough memory on cpu: the model needs"):
+        KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+
+
+def test_memory_that_runs_out_on_the_way(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(InterpolationStage, "sample", fail)
+    with pytest.raises(DeviceError, match="not enough memory on cpu"):
+        make(tiny, 1, FAST)
+
+
+def held() -> int:
+    """Bytes of all tensors that are alive."""
+    tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def test_memory_does_not_grow_as_frames_come(tiny: KeyFacePipeline) -> None:
+    frames = tiny.stream(*inputs(10 * 13 + 1), dataclasses.replace(FAST, chunk=1))
+    before = [held() for _ in frames]
+    assert len(before) == 11
+    # the first has no frame to be merged with; the last holds no segment
+    assert len(set(before[1:-1])) == 1
