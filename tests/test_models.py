@@ -145,6 +145,17 @@ def test_interpolation_network_sees_keyframes_missing_frames_and_mask() -> None:
 
 
 @torch.no_grad()
+def test_a_guess_of_every_frame_joins_the_missing_ones() -> None:
+    unet, given = build(INTERPOLATION), conditions(INTERPOLATION)
+    guess = torch.randn(2, T, 4, 8, 8)
+    plain = unet._condition_channels(given, T, torch.float32)
+    guessed = unet._condition_channels(dataclasses.replace(given, anchor=guess), T, torch.float32)
+    torch.testing.assert_close(guessed[:, 1:-1, :4], plain[:, 1:-1, :4] + guess[:, 1:-1])
+    assert torch.equal(guessed[:, [0, -1]], plain[:, [0, -1]])
+    assert torch.equal(guessed[:, :, 4], plain[:, :, 4])
+
+
+@torch.no_grad()
 def test_emotion_has_to_be_given_where_it_is_heard() -> None:
     given = dataclasses.replace(conditions(KEYFRAMES), emotion=None)
     with pytest.raises(ValueError, match="emotion is missing"):
@@ -573,9 +584,24 @@ def test_frames_are_decoded_one_by_one(codec: LatentCodec) -> None:
 
 
 @torch.no_grad()
+def test_leaving_out_zeros_changes_no_picture(codec: LatentCodec) -> None:
+    torch.manual_seed(8)
+    untouched = AutoencoderKLTemporalDecoder(**PRESETS["tiny"].vae).eval()
+    latents = torch.randn(3, 4, 8, 8)
+    for frames in (1, 3):
+        expected = untouched.decode(latents, num_frames=frames).sample
+        found = codec.vae.decode(latents, num_frames=frames).sample
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_patches_keep_every_pixel_in_its_square() -> None:
     class Copy(nn.Module):
         dtype = torch.float32
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.Identity()
 
         def encode(self, x: Tensor) -> SimpleNamespace:
             return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: x))

@@ -27,6 +27,9 @@ class LatentCodec(nn.Module):
         self, vae: AutoencoderKLTemporalDecoder, latent_scale: float, patch_size: int = 1
     ) -> None:
         super().__init__()
+        for module in vae.decoder.modules():
+            if isinstance(module, nn.Conv3d):
+                module.__class__ = _TimeConv
         self.vae = vae
         self.latent_scale = latent_scale
         self.patch_size = patch_size
@@ -52,3 +55,13 @@ class LatentCodec(nn.Module):
         unscaled = (latents / self.latent_scale).to(self.vae.dtype)
         patches = self.vae.decode(unscaled, num_frames=frames_per_call).sample
         return F.pixel_shuffle(patches.float(), self.patch_size)
+
+
+class _TimeConv(nn.Conv3d):
+    """A convolution over three frames that leaves out the zeros beside a frame on its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, h, w) -> (B, C', T, h, w); for T = 1 only the middle of the kernel counts."""
+        if x.shape[2] > 1:
+            return super().forward(x)
+        return F.conv3d(x, self.weight[:, :, 1:2], self.bias)
