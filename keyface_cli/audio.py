@@ -11,7 +11,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -112,10 +112,15 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Sound]:
-    """Open by content, not by name: libsndfile first, ffmpeg for what it does not know."""
-    try:
-        file = soundfile.SoundFile(os.fspath(path))
-    except (soundfile.SoundFileError, TypeError):  # TypeError: a .raw file, which says no rate
+    """Open by content, not by name: libsndfile first, ffmpeg for what it does not know.
+
+    An mp3 goes to ffmpeg at once: libsndfile's decoder writes its own remarks to stderr.
+    """
+    file = None
+    if path.suffix.lower() != ".mp3":
+        with suppress(soundfile.SoundFileError, TypeError):  # TypeError: .raw, which says no rate
+            file = soundfile.SoundFile(os.fspath(path))
+    if file is None:
         with _open_ffmpeg(path) as sound:
             yield sound
         return

@@ -179,6 +179,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _parse_header(path: Path, line: int, cells: list[str]) -> dict[str, int]:
     columns: dict[str, int] = {}
+    unknown: dict[int, str] = {}
     for index, cell in enumerate(cells):
         name = cell.lower()
         if name in columns:
@@ -186,13 +187,15 @@ def _parse_header(path: Path, line: int, cells: list[str]) -> dict[str, int]:
         if name in COLUMNS:
             columns[name] = index
         elif name:
-            logger.warning("%s: column ignored: %s", _place(path, line, index), cell)
+            unknown[index] = cell
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise EmotionError(
             f"{path}:{line}: the header lacks: {', '.join(missing)}",
             "the first line is: time,valence,arousal",
         )
+    for index, cell in unknown.items():
+        logger.warning("%s: column ignored: %s", _place(path, line, index), cell)
     return columns
 
 
