@@ -13,14 +13,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from keyface_cli import __version__, device, video
+from keyface_cli.errors import KeyFaceError
 from keyface_cli.ffmpeg import find_ffmpeg
+from keyface_cli.pipeline import GenerationOptions, KeyFacePipeline
 
 Main = Callable[..., tuple[int, str, str]]
 Animate = Callable[..., tuple[int, str, str]]
@@ -124,22 +128,42 @@ def test_json_object_and_metadata_say_how_it_was_made(animate: Animate) -> None:
     }
 
 
-def test_what_changes_the_video_and_what_does_not(animate: Animate, tmp_path: Path) -> None:
-    curve = tmp_path / "curve.csv"
-    curve.write_text("time,valence,arousal\n0,0,0\n1,1,1\n")
-    videos = {}
-    for name, options in {
-        "same": (),
-        "again": (),
-        "seed": ("--seed", 1),
-        "name": ("--emotion", "sad"),
-        "curve": ("--emotion", curve),
-    }.items():
-        assert animate("-o", f"{name}.mp4", "-q", *options)[0] == 0
+def test_same_command_gives_the_same_frames_and_another_seed_others(animate: Animate) -> None:
+    videos = []
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        assert animate("-o", f"{name}.mp4", "-q", "--seed", seed)[0] == 0
         command = [find_ffmpeg(), "-v", "error", "-i", f"{name}.mp4", "-map", "0:v", "-f", "md5"]
-        videos[name] = subprocess.run([*command, "-"], check=True, capture_output=True).stdout
-    assert videos.pop("again") == videos["same"]
-    assert len(set(videos.values())) == len(videos)
+        videos.append(subprocess.run([*command, "-"], check=True, capture_output=True).stdout)
+    assert videos[0] == videos[1] != videos[2]
+
+
+def test_choices_reach_the_model(
+    animate: Animate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def stream(*arguments: Any) -> None:
+        calls.append(arguments)
+        raise KeyFaceError("stopped here")
+
+    monkeypatch.setattr(KeyFacePipeline, "stream", stream)
+    curve = tmp_path / "curve.csv"
+    curve.write_text("time,valence,arousal\n0,0,0\n0.8,1,-0.5\n")
+    assert animate("--emotion", curve, "--start", 0.25, "--duration", 0.7)[2].endswith(
+        "error: stopped here\n"
+    )
+    animate(
+        *("--seed", 3, "--steps", 4, "--audio-guidance", 1.5, "--identity-guidance", 2.5),
+        *("--autoguidance", 3.5, "--chunk", 6, "--emotion", "angry"),
+    )
+    (_, picture, waveform, emotion, _, _), (_, _, _, angry, choices, _) = calls
+    assert picture.shape == (3, 64, 64)
+    assert len(waveform) == 0.7 * 16000
+    assert emotion.shape == (18, 2)
+    np.testing.assert_allclose(emotion[10], [0.5, -0.25])
+    np.testing.assert_allclose(angry, [[-0.443, 0.908]] * 25, rtol=1e-6)
+    assert choices == GenerationOptions(3, 4, 1.5, 2.5, 3.5, 6)
+    assert files() == []
 
 
 @pytest.mark.parametrize("samples", [640, 641, 22_400])
@@ -185,7 +209,7 @@ def assert_refused(outcome: tuple[int, str, str], message: str) -> None:
         (("-o", "/proc/self/a.mp4"), "cannot be written to"),
         (("--emotion", "hapy"), "unknown emotion: hapy"),
         (("--emotion", "no.csv"), r"no\.csv: no such emotion file"),
-        (("--start", 1), "--start 1 is beyond its end"),
+        (("--start", 1), "a start at 1 s is beyond its end"),
         (("--device", "cuda:99"), "this machine has no cuda:99 device"),
     ],
 )
@@ -256,8 +280,12 @@ def test_ffmpeg_is_looked_for_first(animate: Animate, monkeypatch: pytest.Monkey
 def test_interruption_leaves_the_old_file_alone(
     animate: Animate, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    def interrupt(writer: video.VideoWriter, frames: np.ndarray) -> None:
-        assert len(files()) == 2  # the temporary file
+    write = video.VideoWriter.write
+
+    def interrupt(writer: video.VideoWriter, frames: NDArray[np.uint8]) -> None:
+        write(writer, frames)
+        while len(files()) < 2:  # the temporary file is there as soon as ffmpeg is
+            time.sleep(0.01)
         signal.raise_signal(number)
 
     monkeypatch.setattr(video.VideoWriter, "write", interrupt)
@@ -284,7 +312,7 @@ def test_program_that_is_ended_while_it_works_leaves_nothing(
             assert process.poll() is None
             time.sleep(0.02)
         process.terminate()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert out == b""
     assert b"Traceback" not in err
