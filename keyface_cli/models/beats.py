@@ -36,7 +36,7 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
     The arguments have the names of the published file's `cfg`; the defaults are its values.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         input_patch_size: int = 16,
@@ -134,7 +134,7 @@ def fbank(waveforms: Tensor) -> Tensor:
     frames = frames - frames.mean(-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     frames = (frames - 0.97 * previous) * _povey_window().to(frames.device)
-    power = torch.fft.rfft(frames, n=FFT_SIZE).abs() ** 2
+    power: Tensor = torch.fft.rfft(frames, n=FFT_SIZE).abs() ** 2
     mel = power @ _mel_filters().to(frames.device)
     return (mel.clamp(min=LOG_FLOOR).log() - FBANK_MEAN) / (2 * FBANK_STD)
 

@@ -71,7 +71,7 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Tensor) -> dict[str, Ten
 
     Args:
         encoders: models by name: "wavlm", "wav2vec2" (transformers) or "beats" (`BEATs`).
-        waveform: (S,) at 16 kHz in [-1, 1], at least one sample.
+        waveform: (S,) at 16 kHz in [-1, 1], two samples or more.
 
     Returns:
         For each encoder (N, 2, D) float32 on its own device, N = ceil(S / 640) video frames.

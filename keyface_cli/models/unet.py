@@ -71,12 +71,13 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
 
     The arguments are the fields of `config.UNetConfig`, whose defaults are the published keyframe
     network. `missing_frame_shape` makes it an interpolation network. Widths are multiples of 32;
-    h and w are divisible by 2 to the number of levels less one.
+    h and w are divisible by 2 to the number of levels less one. In half precision or under
+    autocast, norms still take their statistics in float32, as published: torch's kernels do.
     """
 
     _supports_gradient_checkpointing = True
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         in_channels: int = 8,
@@ -158,10 +159,8 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         It leaves out the audio projection, which the published code keeps in the conditioner, and
         the learned missing frame, which it keeps in the wrapper.
         """
-        outside = sum(p.numel() for p in self.audio_projection.parameters())
-        if self.missing_frame is not None:
-            outside += self.missing_frame.numel()
-        return sum(p.numel() for p in self.parameters()) - outside
+        outside = ("audio_projection.", "missing_frame")
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith(outside))
 
     def zero_output_layers(self) -> None:
         """Zero the last layer of every residual branch and of the network: how training begins.
@@ -355,7 +354,7 @@ class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
         """(B T, C, h, w), (B, T, D) -> (B T, C, h, w)."""
         B, T, _ = context.shape
         BT, C, h, w = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B T, h w, C)
+        tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # (B T, h w, C)
         tokens = self.proj_in(tokens)
 
         frame = self.time_proj(torch.arange(T, device=x.device)).to(self.proj_in.weight.dtype)
@@ -369,7 +368,8 @@ class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
             tokens = _blend(self.time_mixer.mix_factor, tokens, moved)
 
         tokens = self.proj_out(tokens)
-        return tokens.transpose(1, 2).reshape(BT, C, h, w) + x
+        # x first: the sum then has its memory layout, not that of the transposed tokens
+        return x + cast(Tensor, tokens.transpose(1, 2).reshape(BT, C, h, w))
 
 
 def _attend_space(block: BasicTransformerBlock, x: Tensor, context: Tensor) -> Tensor:
