@@ -204,6 +204,8 @@ def test_quiet_says_neither_progress_nor_notices(capsys: pytest.CaptureFixture[s
     with console.StageProgress() as progress:
         progress("audio", 1, 1)
     console.say("notice")
+    with console.waiting("loading"):
+        pass
     assert capsys.readouterr().err == ""
     console.report("warning", "heard")
     assert capsys.readouterr().err == "warning: heard\n"
@@ -214,6 +216,9 @@ def test_progress_is_a_bar_for_each_stage_on_a_terminal(monkeypatch: pytest.Monk
     file = io.StringIO()
     shown = Console(file=file, force_terminal=True, width=100, color_system=None)
     monkeypatch.setattr(console, "stderr", lambda: shown)
+    with console.waiting("loading"):
+        pass
+    assert "loading" in file.getvalue()
     with console.StageProgress() as progress:
         for stage in console.STAGES:
             progress(stage, 0, 20)

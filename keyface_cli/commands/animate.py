@@ -174,9 +174,10 @@ def load_pipeline(
     logger.info("model folder: %s", checkpoint.folder)
     console.say(f"model: {checkpoint.name}{note}, on {place} in {kind}")
 
-    from keyface_cli.pipeline import KeyFacePipeline
+    with console.waiting("loading the model"):
+        from keyface_cli.pipeline import KeyFacePipeline
 
-    pipeline = KeyFacePipeline.load(checkpoint, str(place), kind)
+        pipeline = KeyFacePipeline.load(checkpoint, str(place), kind)
     pipeline.timings["load"] = time.perf_counter() - started  # with the imports
     return pipeline
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -70,6 +71,13 @@ def say(message: str) -> None:
 def hush() -> None:
     """Keep notices and progress to ourselves from now on; warnings and errors are still said."""
     state.quiet = True
+
+
+def waiting(message: str) -> AbstractContextManager[object]:
+    """Show on a terminal that something takes its time, as long as the context lasts."""
+    if state.quiet or not stderr().is_terminal:
+        return nullcontext()
+    return stderr().status(message)
 
 
 class _Handler(logging.Handler):
@@ -187,4 +195,5 @@ def _make_bars(console: Console) -> Progress:
         SpeedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
+        speed_estimate_period=300,  # seconds: a step of a large model may take half a minute
     )
