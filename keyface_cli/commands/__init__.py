@@ -1,0 +1,1 @@
+"""One file for each command: parse, check, call, report; no tensor here."""
