@@ -68,13 +68,16 @@ def parity_folder() -> Path:
     return beside if beside.is_dir() else checkout / "tests" / "data" / "parity"
 
 
-@pytest.fixture(scope="module")
-def parity() -> ParitySet:
-    folder = parity_folder()
+def open_set(folder: Path) -> ParitySet:
     if not (folder / "manifest.json").is_file():
         pytest.fail(f"no parity set: {folder}")
     manifest = json.loads((folder / "manifest.json").read_text())
     return ParitySet(folder, manifest, load_file(folder / manifest["files"]["cases"]))
+
+
+@pytest.fixture(scope="module")
+def parity() -> ParitySet:
+    return open_set(parity_folder())
 
 
 @pytest.fixture(scope="module")
@@ -330,4 +333,5 @@ def test_sigmas(parity: ParitySet) -> None:
 
 def test_a_named_directory_has_to_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KEYFACE_PARITY_DIR", str(tmp_path / "absent"))
-    assert parity_folder() == tmp_path / "absent"
+    with pytest.raises(pytest.fail.Exception, match=r"no parity set: .*absent"):
+        open_set(parity_folder())

@@ -18,8 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-SAMPLE_RATE = 16_000
-SAMPLES_PER_FRAME = 640  # of video, 25 fps
+from keyface_cli.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 WINDOW = 400  # samples of one spectrum, 25 ms
 HOP = 160  # samples from one spectrum to the next, 10 ms
