@@ -147,7 +147,7 @@ def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Mod
     Args:
         component: one of `COMPONENTS`.
         config: the model it belongs to.
-        empty: leave its parameters on the meta device, without memory, to be filled or counted.
+        empty: leave its tensors on the meta device, without memory, to be filled or counted.
     """
     import torch
 

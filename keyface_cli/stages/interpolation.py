@@ -72,6 +72,7 @@ class InterpolationStage:
         anchor = None
         if self.parameterization == "anchored":
             anchor = anchor_for(keyframes, noise.shape[1])
+            # such a network also sees it, in place of nothing, where the frames are missing
             given = replace(given, anchor=anchor / self.latent_scale)
 
         def denoiser(network: VideoUNet) -> Denoiser:
