@@ -47,15 +47,18 @@ MOUTH_ROWS, MOUTH_COLUMNS = (0.56, 0.88), (0.28, 0.72)  # where it is, of the pi
 MUON_RATE = 0.01  # of the inner matrices; the other parameters' rate is an option
 # what the bundled model was trained with
 MINI_LOSS = {
-    stage: DiffusionOptions(
+    "keyframes": DiffusionOptions(
+        wide_sigmas=0.25, weight_limit=5.0, mouth=4.0, drop_identity=0.02, drop_audio=0.1
+    ),
+    # its guidance is autoguidance, which hears every condition: none need be dropped
+    "interpolation": DiffusionOptions(
         wide_sigmas=0.25,
         weight_limit=5.0,
-        lower_half=lower_half,
+        lower_half=2.0,
         mouth=4.0,
-        drop_identity=0.05,
-        drop_audio=0.1,
-    )
-    for stage, lower_half in (("keyframes", 3.0), ("interpolation", 2.0))
+        drop_identity=0.0,
+        drop_audio=0.0,
+    ),
 }
 
 
