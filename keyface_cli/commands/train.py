@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ app = typer.Typer(
 
 keyface train data -o runs/data --scenes 2000
 
-keyface train vae --data runs/data -o runs/mine && keyface train wavlm --data runs/data -o runs/mine
+keyface train vae --data runs/data -o runs/mine
+
+keyface train audio wavlm --data runs/data -o runs/mine
 """,
 )
 
@@ -170,8 +172,8 @@ def encode(
     from keyface_cli.training.clips import encode_shard
     from keyface_cli.training.run import load_trained
 
-    vae = load_trained(run, "vae", config)
-    codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)  # type: ignore[arg-type]
+    vae: Any = load_trained(run, "vae", config)
+    codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
     encoders = {name: load_trained(run, name, config) for name in names}
     for runs in sorted(data.glob("*/runs.npy")):
