@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keyface_cli.config import FPS
 from keyface_cli.evaluation.reader import CONTROLS, RigReader
 from keyface_cli.pipeline import GenerationOptions, KeyFacePipeline
 from keyface_cli.training.avatars import identity, rig
@@ -107,7 +106,7 @@ def compare(
     lags = {lag: correlation(*_shifted(tracks["jaw"], jaw, lag)) for lag in _lags()}
     best = max(lags, key=lambda lag: (lags[lag], -abs(lag)))
     shut = (torch.nn.functional.max_pool1d(jaw[None, None], 5, 1, 2)[0, 0] < 0.03).numpy()
-    error = np.mean((frames.astype(np.float32) - truth.astype(np.float32)) ** 2)
+    error = float(np.mean((frames.astype(np.float32) - truth.astype(np.float32)) ** 2))
     return ClipResult(
         index=index,
         voice=f"{scene.voice.engine}:{scene.voice.name}",
@@ -164,8 +163,3 @@ def strip(frames: NDArray[np.uint8], count: int = 8) -> NDArray[np.uint8]:
     """Lay frames of a video side by side, evenly spaced: (H, count W, 3)."""
     picked = np.linspace(0, len(frames) - 1, count).round().astype(int)
     return np.concatenate([frames[i] for i in picked], axis=1)
-
-
-def seconds_of(frames: NDArray[np.uint8]) -> float:
-    """Duration of frames at the model's rate."""
-    return len(frames) / FPS

@@ -51,7 +51,7 @@ class RigReader(nn.Module):
     def read(self, frames: Tensor, batch: int = 64) -> Tensor:
         """Read pictures: uint8 (N, H, W, 3) -> (N, len(CONTROLS))."""
         self.eval()
-        return torch.cat([self(crop(part)) for part in frames.split(batch)])
+        return torch.cat([self(crop(part)) for part in torch.split(frames, batch)])
 
 
 def crop(frames: Tensor) -> Tensor:

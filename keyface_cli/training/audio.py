@@ -8,7 +8,7 @@ tell these from the sound, through linear heads that are thrown away afterwards.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class AudioEncoderTraining(nn.Module):
     def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) -> phone logits (B, F', 2, P), mouth and loudness per frame (B, F', M + 1)."""
         if self.name == "wavlm":
-            features = speech.wavlm_features(self.encoder, waveforms)  # type: ignore[arg-type]
+            features = speech.wavlm_features(cast(Any, self.encoder), waveforms)
         else:
             features = self.encoder(waveforms)
         return self.phone_head(features), self.mouth_head(features.mean(2))
@@ -88,7 +88,7 @@ class AudioTraining:
 
     def losses(self, trainer: Trainer) -> dict[str, Tensor]:
         wave, phones, mouth = self.batch(trainer.generator)
-        blocks = wave.unflatten(1, (-1, SAMPLES_PER_FRAME))
+        blocks = wave.view(len(wave), -1, SAMPLES_PER_FRAME)
         loudness = (blocks.square().mean(-1) + 1e-6).log()[..., None] / 4 + 1.5
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bfloat16):
             logits, shapes = trainer.model(wave)
@@ -113,7 +113,8 @@ def train_audio(
     """Train the encoder `name` of `config` into `folder/NAME`; returns the updates done."""
     torch.manual_seed(options.seed)
     encoder = build(name, config)
-    width = encoder.config.hidden_size if name == "wavlm" else encoder.config.encoder_embed_dim
+    settings = cast(Any, encoder).config
+    width = settings.hidden_size if name == "wavlm" else settings.encoder_embed_dim
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
     trainer = Trainer(name, model, folder, options, resume=resume)

@@ -51,8 +51,8 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
         for frames in pictures:
             x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
             both = torch.cat([x, x.flip(-1)])
-            parts = [codec.encode(part) for part in both.split(ENCODE_BATCH)]
-            latents.append(torch.cat(parts).unflatten(0, (2, -1)).half().numpy())
+            parts = [codec.encode(part) for part in torch.split(both, ENCODE_BATCH)]
+            latents.append(torch.stack(torch.cat(parts).chunk(2)).half().numpy())
         np.save(folder / f"latents_{name}.npy", np.stack(latents))
     partial = folder / "features.part.npy"
     np.save(partial, np.stack(features))

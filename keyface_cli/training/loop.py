@@ -146,10 +146,11 @@ class Trainer:
     def _update_average(self) -> None:
         # the average of a short run must forget its random beginning
         decay = min(self.options.ema_decay, (1 + self.update) / (10 + self.update))
-        theirs = list(self.model.parameters())
-        torch._foreach_lerp_(list(self.average.parameters()), theirs, 1 - decay)
-        for mine, other in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mine.copy_(other)
+        mine: list[Tensor] = list(self.average.parameters())
+        theirs: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for kept, other in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(other)
 
     def _log(self, values: dict[str, float], elapsed: float) -> None:
         row = {"update": float(self.update), "seconds": round(elapsed, 1)} | values

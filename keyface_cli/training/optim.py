@@ -27,8 +27,8 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.to(matrix.dtype)
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    result: Tensor = x.to(matrix.dtype)
+    return result if matrix.shape[0] <= matrix.shape[1] else result.T
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -94,7 +94,8 @@ def parameter_groups(model: nn.Module, muon_rate: float, adam_rate: float) -> li
         muon_rate: learning rate of matrices, in units of their spectral norm.
         adam_rate: learning rate of the rest.
     """
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class VAETraining:
     def losses(self, trainer: Trainer) -> dict[str, Tensor]:
         x = self.batch(trainer.generator)
         patch = self.config.vae_patch_size
-        vae = trainer.model
+        vae = cast(Any, trainer.model)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bfloat16):
             packed = F.pixel_unshuffle(x, patch)
             posterior = vae.encode(packed).latent_dist
