@@ -1,0 +1,153 @@
+"""The measurement of lip sync: correlation, lag, the reader of the mouth and the report."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import Tensor
+
+from keyface_cli.evaluation import avatars, reader
+from keyface_cli.training.avatars import rig
+from keyface_cli.training.avatars.performance import Scene
+from keyface_cli.training.avatars.voices import Voice
+
+FRAMES = 120
+
+
+class ScriptedReader(reader.RigReader):
+    """Answers with tracks that were prepared, whatever it is shown."""
+
+    def __init__(self, **tracks: Tensor) -> None:
+        super().__init__()
+        columns = [tracks.get(name, torch.zeros(FRAMES)) for name in reader.CONTROLS]
+        self.tracks = torch.stack(columns, 1)
+
+    def read(self, frames: Tensor, batch: int = 64) -> Tensor:
+        return self.tracks
+
+
+def opening(generator_seed: int = 0) -> Tensor:
+    """A mouth that opens and closes at random, and rests now and then."""
+    noise = torch.randn(FRAMES, generator=torch.Generator().manual_seed(generator_seed))
+    smooth = torch.nn.functional.avg_pool1d(noise[None], 5, 1, 2)[0]
+    return smooth.clamp(0, 1)
+
+
+def scene(jaw: Tensor, **controls: Tensor) -> Scene:
+    tracks = torch.tensor([rig.REST]).repeat(FRAMES, 1)
+    for name, track in {"jaw": jaw, **controls}.items():
+        tracks[:, rig.INDEX[name]] = track
+    return Scene(
+        waveform=torch.zeros(FRAMES * 640),
+        phones=[],
+        emotion=torch.zeros(FRAMES, 2),
+        rig=tracks,
+        text="a sentence",
+        voice=Voice("flite", "awb", held_out=True),
+    )
+
+
+def pictures(level: int = 100) -> np.ndarray:
+    return np.full((FRAMES, 8, 8, 3), level, np.uint8)
+
+
+def test_correlation_of_tracks() -> None:
+    a = opening()
+    assert avatars.correlation(a, 3 * a + 1) == pytest.approx(1, abs=1e-5)
+    assert avatars.correlation(a, -a) == pytest.approx(-1, abs=1e-5)
+    assert abs(avatars.correlation(a, opening(9))) < 0.35
+    assert avatars.correlation(a, torch.full((FRAMES,), 0.7)) == 0
+    expected = np.corrcoef(a.numpy(), opening(4).numpy())[0, 1]
+    assert avatars.correlation(a, opening(4)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("late", [-3, -1, 0, 2, 5])
+def test_lag_is_positive_where_the_mouth_comes_late(late: int) -> None:
+    jaw = opening()
+    result = avatars.compare(
+        7, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw.roll(late))
+    )
+    assert result.lag == late
+    if late == 0:
+        assert result.lip_sync == pytest.approx(1, abs=1e-5)
+    else:
+        assert result.lip_sync < 0.95
+
+
+def test_figures_of_a_clip() -> None:
+    jaw, width = opening(), opening(1)
+    read = ScriptedReader(jaw=jaw + 0.25, width=-width)
+    result = avatars.compare(3, scene(jaw, width=width), pictures(100), pictures(110), read)
+    assert (result.index, result.voice, result.text) == (3, "flite:awb", "a sentence")
+    assert result.lip_width == pytest.approx(-1, abs=1e-5)
+    assert result.lip_rounding == 0
+    assert result.silence_opening == pytest.approx(0.25, abs=0.02)
+    assert result.psnr == pytest.approx(20 * math.log10(255 / 10), abs=1e-6)
+
+
+def test_silence_is_not_scored_where_there_is_none() -> None:
+    jaw = torch.full((FRAMES,), 0.5)
+    result = avatars.compare(0, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw))
+    assert math.isnan(result.silence_opening)
+    summary = avatars.summarise([result])
+    assert "silence_opening" not in summary
+    assert summary["lip_sync"] == {"median": 0.0, "low10": 0.0, "n": 1}
+
+
+def test_summary_and_table(tmp_path: Path) -> None:
+    jaw = opening()
+    results = [
+        avatars.compare(i, scene(jaw), pictures(), pictures(90 + i), ScriptedReader(jaw=jaw))
+        for i in range(3)
+    ]
+    summary = avatars.summarise(results)
+    assert summary["psnr"]["n"] == 3
+    assert summary["psnr"]["median"] == pytest.approx(results[1].psnr)
+    assert results[0].psnr < summary["psnr"]["low10"] < results[1].psnr
+    avatars.write_csv(tmp_path / "clips.csv", results)
+    table = (tmp_path / "clips.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [int(row["index"]) for row in rows] == [0, 1, 2]
+    assert float(rows[2]["psnr"]) == pytest.approx(results[2].psnr)
+
+
+def test_strip_is_evenly_spaced_from_first_to_last() -> None:
+    frames = np.arange(101, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    assert avatars.strip(frames, 5)[0, :, 0].tolist() == [0, 25, 50, 75, 100]
+
+
+def test_reader_learns_the_jaw_from_rendered_frames() -> None:
+    few = reader.train_reader(updates=60, seed=5, pictures=96)
+    shuffled = torch.Generator().manual_seed(5)
+    crops, targets = reader.rendered_examples(96, shuffled)
+    with torch.inference_mode():
+        read = few(crops.float())
+    assert avatars.correlation(read[:, 0], targets[:, 0]) > 0.8
+
+
+def test_crop_holds_the_mouth_at_any_size() -> None:
+    for side in (64, 256):
+        frames = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+        frames[:, int(0.7 * side), side // 2] = 255
+        cut = reader.crop(frames)
+        assert cut.shape == (2, 3, *reader.CROP_SIZE)
+        y, x = divmod(int(cut[0, 0].argmax()), reader.CROP_SIZE[1])
+        assert abs(y / reader.CROP_SIZE[0] - 0.2 / 0.44) < 0.06
+        assert abs(x / reader.CROP_SIZE[1] - 0.5) < 0.06
+
+
+def test_a_saved_reader_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = reader.RigReader()
+    save_model(kept, str(tmp_path / "reader.safetensors"))
+    monkeypatch.delattr(reader, "train_reader")
+    loaded = reader.load_or_train(tmp_path / "reader.safetensors")
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
