@@ -268,9 +268,11 @@ def resolve_model(model: str | Path | None) -> Path:
 
 
 def home() -> Path:
-    """Return the folder for installed models: KEYFACE_HOME, else ~/.cache/keyface."""
+    """Return the folder for installed models: KEYFACE_HOME, else this system's user cache."""
+    from platformdirs import user_cache_path
+
     chosen = os.environ.get("KEYFACE_HOME")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "keyface"
+    return Path(chosen) if chosen else user_cache_path("keyface", appauthor=False)
 
 
 def _construct(component: str, config: ModelConfig) -> Any:
