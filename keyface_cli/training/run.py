@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from keyface_cli.checkpoint import COMPONENTS, MANIFEST, Checkpoint, save_component, write_manifest
@@ -19,6 +20,8 @@ def save(
 ) -> None:
     """Write one network into a run and note how it was trained.
 
+    Stages that train side by side in one run take turns.
+
     Args:
         folder: the run.
         component: one of `checkpoint.COMPONENTS`.
@@ -26,9 +29,11 @@ def save(
         config: of the whole model.
         facts: numbers worth keeping, such as the updates done; kept under the component's name.
     """
-    save_component(folder, component, module)
-    training = training_facts(folder) | {component: facts}
-    write_manifest(folder, config, training=training)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        save_component(folder, component, module)
+        training = training_facts(folder) | {component: facts}
+        write_manifest(folder, config, training=training)
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
