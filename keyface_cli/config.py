@@ -84,7 +84,7 @@ class ModelConfig:
     vae: dict[str, Any] = field(default_factory=dict)  # diffusers.AutoencoderKLTemporalDecoder
     wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
     wav2vec2: dict[str, Any] = field(default_factory=dict)  # transformers.Wav2Vec2Config
-    beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATsConfig
+    beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATs
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def vae(
     updates: UpdatesOption = 8000,
     minutes: MinutesOption = None,
     batch_size: BatchOption = 4,
-    learning_rate: RateOption = 3e-4,
+    learning_rate: RateOption = 4e-4,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
     train_encoder: Annotated[
@@ -192,7 +192,7 @@ def unet(
     updates: UpdatesOption = 4000,
     minutes: MinutesOption = None,
     batch_size: BatchOption = 4,
-    learning_rate: RateOption = 4e-4,
+    learning_rate: RateOption = 1e-3,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
     start_from: Annotated[
