@@ -29,6 +29,7 @@ from keyface_cli.training.optim import orthogonalise
 from keyface_cli.training.vae import prime, principal_components
 
 TINY = PRESETS["tiny"]
+ENCODERS = ("wavlm", "beats")
 
 
 def quadratic(trainer: Trainer) -> dict[str, Tensor]:
@@ -233,19 +234,24 @@ def encoded_shard(tmp_path: Path) -> Path:
     np.save(shard / "emotions.npy", rng.uniform(-1, 1, (3, 175, 2)).astype(np.float16))
     np.save(shard / "keyframe_starts.npy", np.array([0, 3, 5]))
     np.save(shard / "run_starts.npy", np.array([0, 100, 148]))
-    features = np.arange(3 * 175, dtype=np.float32).reshape(3, 175, 1, 1)
-    width = TINY.keyframe_unet.audio_dim
-    np.save(shard / "features.npy", np.broadcast_to(features, (3, 175, 2, width)))
+    # the first encoder tells the frame's number, the others tell which they are
+    width = TINY.keyframe_unet.audio_dim // 2
+    for position, name in enumerate(("wavlm", "wav2vec2", "beats")):
+        numbers = np.arange(3 * 175) if position == 0 else np.full(3 * 175, position)
+        features = numbers.astype(np.float32).reshape(3, 175, 1, 1)
+        np.save(shard / f"features_{name}.npy", np.broadcast_to(features, (3, 175, 2, width)))
     return shard.parent
 
 
 def test_clips_pair_frames_with_their_own_sound(encoded_shard: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    keyframes = ClipSource(encoded_shard, "keyframes").batch(16, generator)
+    keyframes = ClipSource(encoded_shard, "keyframes", ENCODERS).batch(16, generator)
     assert keyframes.latents.shape[:3] == (16, 14, TINY.latent_channels)
     times = keyframes.features[:, :, 0, 0]
     assert (times.diff(dim=1) == 13).all()
-    runs = ClipSource(encoded_shard, "runs").batch(64, generator)
+    assert keyframes.features.shape[2:] == (2, TINY.keyframe_unet.audio_dim)
+    assert (keyframes.features[..., -1] == 2).all()  # the encoder asked for last
+    runs = ClipSource(encoded_shard, "runs", ENCODERS).batch(64, generator)
     times = runs.features[:, :, 0, 0]
     assert (times.diff(dim=1) == 1).all()
     stored = np.load(encoded_shard / "000" / "latents_runs.npy")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +37,15 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
     """Encode the pictures and the sound of a shard that `scenes.render_frames` has finished.
 
     Writes `latents_keyframes.npy` and `latents_runs.npy`, float16 (n, 2, T, C, h, w) with the
-    mirrored frames second, and `features.npy`, float16 (n, N, 2, A).
+    mirrored frames second, and for each encoder `features_NAME.npy`, float16 (n, N, 2, D).
     """
-    waveforms = np.load(folder / "waveforms.npy", mmap_mode="r")
-    features = []
-    for samples in waveforms:
+    heard: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    for samples in np.load(folder / "waveforms.npy", mmap_mode="r"):
         wave = torch.from_numpy(np.array(samples)).float() / 32768
-        heard = encode(encoders, wave)
-        features.append(torch.cat([heard[name] for name in encoders], -1).half().numpy())
+        for name, features in encode(encoders, wave).items():
+            heard[name].append(features.half().numpy())
+    for name, each in heard.items():
+        np.save(folder / f"features_{name}.npy", np.stack(each))
     for name in ("keyframes", "runs"):
         pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
         latents = []
@@ -53,11 +54,15 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
             both = torch.cat([x, x.flip(-1)])
             parts = [codec.encode(part) for part in torch.split(both, ENCODE_BATCH)]
             latents.append(torch.stack(torch.cat(parts).chunk(2)).half().numpy())
-        np.save(folder / f"latents_{name}.npy", np.stack(latents))
-    partial = folder / "features.part.npy"
-    np.save(partial, np.stack(features))
-    os.replace(partial, folder / "features.npy")  # last: it says that the shard is complete
+        partial = folder / f"latents_{name}.part.npy"
+        np.save(partial, np.stack(latents))
+        os.replace(partial, folder / f"latents_{name}.npy")
     logger.info("encoded %s", folder)
+
+
+def encoded_shards(data: Path) -> list[Path]:
+    """Return the shards in a folder that `encode_shard` has finished."""
+    return sorted(path.parent for path in data.glob("*/latents_runs.npy"))
 
 
 class ClipSource:
@@ -66,13 +71,14 @@ class ClipSource:
     Args:
         data: the folder of shards.
         kind: "keyframes" for clips of fourteen frames 13 apart, "runs" for consecutive ones.
+        encoders: whose features the clips hold, side by side in this order.
 
     Raises:
         FileNotFoundError: there is no complete shard yet.
     """
 
-    def __init__(self, data: Path, kind: str) -> None:
-        self.data, self.kind = data, kind
+    def __init__(self, data: Path, kind: str, encoders: Sequence[str]) -> None:
+        self.data, self.kind, self.encoders = data, kind, encoders
         self.shards: dict[Path, dict[str, np.ndarray]] = {}
         self.refresh()
         if not self.shards:
@@ -80,17 +86,17 @@ class ClipSource:
 
     def refresh(self) -> None:
         """Take in shards that have been completed since."""
-        for path in sorted(self.data.glob("*/features.npy")):
-            folder = path.parent
+        for folder in encoded_shards(self.data):
             if folder in self.shards:
                 continue
             starts = "keyframe_starts" if self.kind == "keyframes" else "run_starts"
             self.shards[folder] = {
                 "latents": np.load(folder / f"latents_{self.kind}.npy", mmap_mode="r"),
-                "features": np.load(path, mmap_mode="r"),
                 "emotions": np.load(folder / "emotions.npy"),
                 "starts": np.load(folder / f"{starts}.npy"),
-            }
+                **{name: np.load(folder / f"features_{name}.npy", mmap_mode="r")
+                   for name in self.encoders},
+            }  # fmt: skip
 
     def batch(self, size: int, generator: torch.Generator) -> Clips:
         """Draw clips, mirrored half of the time."""
@@ -111,7 +117,7 @@ class ClipSource:
                 frames = frames + draw(shard["latents"].shape[2] - NUM_FRAMES + 1)
                 times = start + frames
             latents.append(shard["latents"][scene, mirrored, frames[0] : frames[-1] + 1])
-            features.append(shard["features"][scene, times])
+            features.append(np.concatenate([shard[e][scene, times] for e in self.encoders], -1))
             emotions.append(shard["emotions"][scene, times])
         return Clips(*(torch.from_numpy(np.stack(part)).float()
                        for part in (latents, features, emotions)))  # fmt: skip

@@ -251,7 +251,10 @@ def train_unet(
     network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
     if start_from is not None and not resume:
         transfer(cast(VideoUNet, run.load_trained(folder, start_from, config)), network)
-    source = ClipSource(data, "keyframes" if stage == "keyframes" else "runs")
+    if stage == "keyframes":
+        source = ClipSource(data, "keyframes", config.keyframe_encoders)
+    else:
+        source = ClipSource(data, "runs", config.interpolation_encoders)
     training = UNetTraining(stage, config, source, options, train)
     trainer = Trainer(name, network, folder, train, resume=resume, muon_rate=MUON_RATE)
 
