@@ -125,7 +125,7 @@ def vae(
 
 @app.command()
 def audio(
-    encoder: Annotated[str, typer.Argument(help="wavlm or beats.")],
+    encoder: Annotated[str, typer.Argument(help="wavlm, wav2vec2 or beats.")],
     data: DataOption,
     run: RunOption,
     preset: PresetOption = "mini",
@@ -138,9 +138,10 @@ def audio(
     threads: ThreadsOption = None,
 ) -> None:
     """Train one audio encoder on the phones and mouth shapes of synthetic speech."""
-    if encoder not in ("wavlm", "beats"):
-        raise typer.BadParameter("use wavlm or beats", param_hint="ENCODER")
     config = _config(preset)
+    heard = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
+    if encoder not in heard:
+        raise typer.BadParameter(f"{preset} has {', '.join(heard)}", param_hint="ENCODER")
     _set_threads(threads)
     from keyface_cli.training.audio import train_audio
     from keyface_cli.training.loop import TrainOptions
@@ -169,17 +170,17 @@ def encode(
     config = _config(preset)
     _set_threads(threads)
     from keyface_cli.models.vae import LatentCodec
-    from keyface_cli.training.clips import encode_shard
+    from keyface_cli.training.clips import encode_shard, encoded_shards
     from keyface_cli.training.run import load_trained
 
     vae: Any = load_trained(run, "vae", config)
     codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
     encoders = {name: load_trained(run, name, config) for name in names}
-    for runs in sorted(data.glob("*/runs.npy")):
-        if not (runs.parent / "features.npy").exists():
-            console.say(f"encoding {runs.parent}")
-            encode_shard(runs.parent, codec, encoders)
+    rendered = {path.parent for path in data.glob("*/runs.npy")}
+    for shard in sorted(rendered.difference(encoded_shards(data))):
+        console.say(f"encoding {shard}")
+        encode_shard(shard, codec, encoders)
     typer.echo(data)
 
 
@@ -210,10 +211,11 @@ def unet(
         raise typer.BadParameter("use keyframes or interpolation", param_hint="STAGE")
     config = _config(preset)
     _set_threads(threads)
+    from keyface_cli.training.clips import encoded_shards
     from keyface_cli.training.diffusion import MINI_LOSS, train_unet
     from keyface_cli.training.loop import TrainOptions
 
-    if not any(data.glob("*/features.npy")):
+    if not encoded_shards(data):
         raise KeyFaceError(f"nothing is encoded in {data}", "run keyface train encode first")
     options = TrainOptions(
         updates,

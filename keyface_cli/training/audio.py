@@ -7,6 +7,7 @@ tell these from the sound, through linear heads that are thrown away afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +26,18 @@ from keyface_cli.training.loop import Trainer, TrainOptions
 
 MOUTH = tuple(rig.INDEX[name] for name in ("jaw", "width", "round", "press", "teeth", "tongue"))
 WINDOW_FRAMES = 4 * 25  # of one training example; a multiple of 4 keeps BEATs' patches aligned
+FEATURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "wavlm": speech.wavlm_features,
+    "wav2vec2": speech.wav2vec2_features,
+    "beats": lambda encoder, waveforms: encoder(waveforms),
+}
 
 
 class AudioEncoderTraining(nn.Module):
     """One encoder with the heads that it is trained through.
 
     Args:
-        name: "wavlm" or "beats".
+        name: "wavlm", "wav2vec2" or "beats".
         encoder: the model to train.
         width: D of its features.
     """
@@ -45,10 +51,7 @@ class AudioEncoderTraining(nn.Module):
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) -> phone logits (B, F', 2, P), mouth and loudness per frame (B, F', M + 1)."""
-        if self.name == "wavlm":
-            features = speech.wavlm_features(cast(Any, self.encoder), waveforms)
-        else:
-            features = self.encoder(waveforms)
+        features = FEATURES[self.name](cast(Any, self.encoder), waveforms)
         return self.phone_head(features), self.mouth_head(features.mean(2))
 
 
@@ -114,7 +117,7 @@ def train_audio(
     torch.manual_seed(options.seed)
     encoder = build(name, config)
     settings = cast(Any, encoder).config
-    width = settings.hidden_size if name == "wavlm" else settings.encoder_embed_dim
+    width = settings.encoder_embed_dim if name == "beats" else settings.hidden_size
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
     trainer = Trainer(name, model, folder, options, resume=resume)

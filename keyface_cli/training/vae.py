@@ -202,14 +202,17 @@ def train_vae(
 ) -> int:
     """Train the VAE of `config` into `folder/vae`; returns the updates done in all.
 
-    With `freeze_encoder` the code stays the linear one that it starts as and only the decoder
-    learns, so that latents made early in the training remain valid.
+    A VAE of one level starts as a linear code (see `prime`). With `freeze_encoder` it stays that
+    code and only the decoder learns, so that latents made early in the training remain valid. A
+    deeper one starts at random and is trained whole.
     """
     torch.manual_seed(options.seed)
     vae = AutoencoderKLTemporalDecoder(**config.vae)
     training = VAETraining(config, pools, options)
-    prime(vae, training.weights, training.bias)
-    if freeze_encoder:
+    one_level = config.vae_patch_size * config.latent_size == config.resolution
+    if one_level:
+        prime(vae, training.weights, training.bias)
+    if one_level and freeze_encoder:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
