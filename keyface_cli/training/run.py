@@ -30,7 +30,7 @@ def save(
         facts: numbers worth keeping, such as the updates done; kept under the component's name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with FileLock(str(folder / ".lock")):
         save_component(folder, component, module)
         training = training_facts(folder) | {component: facts}
         write_manifest(folder, config, training=training)
