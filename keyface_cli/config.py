@@ -68,8 +68,8 @@ class ModelConfig:
     latent_scale: float = 0.18215  # VAE latents times this is what is diffused
     # pixels of an s x s square are stacked as channels before the VAE (1: the published VAE)
     vae_patch_size: int = 1
-    # "v": the published v-prediction. "anchored": D = anchor + F, with the identity latent
-    # (keyframes) or the blend of both keyframes (interpolation) as the anchor
+    # "v": the published v-prediction. "anchored": the same of the difference to an anchor, the
+    # identity latent (keyframes) or the blend of both keyframes (interpolation)
     parameterization: str = "v"
     keyframe_encoders: tuple[str, ...] = ("wavlm", "beats")
     interpolation_encoders: tuple[str, ...] = ("wav2vec2", "beats")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from keyface_cli.diffusion.denoiser import precondition
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
@@ -32,6 +33,20 @@ class Fake:
         self.emotions.append(given.emotion)
         heard = given.audio.mean(dim=-1)[:, :, None, None, None]  # (B, T, 1, 1, 1)
         return self.slope * x + heard + given.latents.mean(dim=1, keepdim=True) + self.bias
+
+
+class Certain(Fake):
+    """An anchored network that knows at every noise level: D is the anchor, the sound, the bias."""
+
+    def __call__(self, x: Tensor, c_noise: Tensor, given: Conditioning) -> Tensor:
+        self.batches.append(len(x))
+        anchor = anchor_for("anchored", given.latents * SCALE, x.shape[1])
+        assert anchor is not None
+        factors = precondition((4 * c_noise).exp(), anchor.spread)
+        c_skip, c_out, c_in, _ = (factor.view(-1, 1, 1, 1, 1) for factor in factors)
+        heard = given.audio.mean(dim=-1)[:, :, None, None, None]
+        moved = x / c_in - anchor.latents
+        return (heard + self.bias - c_skip * moved) / c_out
 
 
 def as_network(fake: Fake) -> VideoUNet:
@@ -83,16 +98,28 @@ def test_noise_is_unit_gaussian_and_leaves_the_global_generator_alone() -> None:
 
 def test_anchor_of_one_latent_stands_still() -> None:
     latents = torch.randn(2, 1, 4, 3, 3)
-    assert torch.equal(anchor_for(latents, 14), latents.expand(-1, 14, -1, -1, -1))
+    anchor = anchor_for("anchored", latents, 14)
+    assert anchor is not None
+    assert torch.equal(anchor.latents, latents.expand(-1, 14, -1, -1, -1))
 
 
 def test_anchor_of_two_latents_is_a_straight_line_between_them() -> None:
     latents = torch.randn(2, 2, 4, 3, 3)
-    anchor = anchor_for(latents, 14)
-    assert torch.equal(anchor[:, 0], latents[:, 0])
-    assert torch.equal(anchor[:, -1], latents[:, 1])
-    steps = anchor.diff(dim=1)
-    assert torch.allclose(steps, steps[:, :1].expand_as(steps), atol=1e-6)
+    anchor = anchor_for("anchored", latents, 14)
+    still = anchor_for("anchored", latents[:, :1], 14)
+    assert anchor is not None
+    assert still is not None
+    first, last = latents[:, 0], latents[:, 1]
+    torch.testing.assert_close(anchor.latents[:, 0], first)
+    torch.testing.assert_close(anchor.latents[:, 13], last)
+    torch.testing.assert_close(anchor.latents[:, 4], first + (last - first) * 4 / 13)
+    assert anchor.spread < still.spread  # a better guess
+
+
+def test_only_an_anchored_model_has_an_anchor() -> None:
+    assert anchor_for("v", torch.zeros(1, 1, 4, 3, 3), 14) is None
+    with pytest.raises(ValueError, match="unknown parameterization: eps"):
+        anchor_for("eps", torch.zeros(1, 1, 4, 3, 3), 14)
 
 
 def test_merging_averages_shared_frames_and_keeps_the_others() -> None:
@@ -148,7 +175,7 @@ def test_guidance_of_one_is_the_plain_network() -> None:
 def test_guidance_pushes_along_what_is_heard() -> None:
     identity, _, emotion, noise = clips(1)
     audio = torch.ones(1, 14, 4)
-    fake = Fake(slope=0)
+    fake = Certain()
     weak = keyframe_stage(fake, 1, 1, "anchored").sample(identity, audio, emotion, noise)
     strong = keyframe_stage(fake, 3, 1, "anchored").sample(identity, audio, emotion, noise)
     # the last update returns D: its audio term, 1, counts three times instead of once
@@ -199,17 +226,16 @@ def test_what_is_sampled_together_changes_nothing(parameterization: str) -> None
 
 
 def test_anchored_networks_predict_the_difference_to_what_they_see() -> None:
-    identity, audio, emotion, noise = clips(1)
-
-    class Zero(Fake):
-        def __call__(self, x: Tensor, c_noise: Tensor, given: Conditioning) -> Tensor:
-            return torch.zeros_like(x)
-
-    made = keyframe_stage(Zero(), 1, 1, "anchored").sample(identity, audio, emotion, noise)
-    assert torch.allclose(made, identity[:, None].expand_as(made), atol=1e-4)
+    identity, _, emotion, noise = clips(1)
+    silence = torch.zeros(1, 14, 4)
+    sure = Certain(0.25)
+    made = keyframe_stage(sure, 1, 1, "anchored").sample(identity, silence, emotion, noise)
+    assert torch.allclose(made, identity[:, None].expand_as(made) + 0.25, atol=1e-3)
     pair = torch.stack([identity, -identity], dim=1)
-    made = interpolation_stage(Zero(), None, 1, "anchored").sample(pair, audio, noise)
-    assert torch.allclose(made, anchor_for(pair, 14), atol=1e-4)
+    made = interpolation_stage(sure, None, 1, "anchored").sample(pair, silence, noise)
+    between = anchor_for("anchored", pair, 14)
+    assert between is not None
+    assert torch.allclose(made, between.latents + 0.25, atol=1e-3)
 
 
 def test_autoguidance_of_one_never_runs_the_guide() -> None:
@@ -226,13 +252,13 @@ def test_autoguidance_goes_away_from_the_guide() -> None:
     pair = torch.stack([identity, identity], dim=1)
 
     def sample(guide: Fake | None, scale: float) -> Tensor:
-        stage = interpolation_stage(Fake(slope=0), guide, scale, "anchored")
+        stage = interpolation_stage(Certain(), guide, scale, "anchored")
         return stage.sample(pair, audio, noise)
 
     plain = sample(None, 1)
-    assert torch.allclose(sample(Fake(slope=0), 2), plain, atol=1e-3)
+    assert torch.allclose(sample(Certain(), 2), plain, atol=1e-3)
     # D = guide + 2 (good - guide): the network's answer, and the difference once more
-    away = sample(Fake(-0.5, slope=0), 2)
+    away = sample(Certain(-0.5), 2)
     assert torch.allclose(away - plain, torch.full_like(plain, 0.5), atol=1e-3)
 
 

@@ -69,18 +69,16 @@ class InterpolationStage:
             Scaled latents, float32, (B, T, C, h, w).
         """
         given = Conditioning(audio, keyframes / self.latent_scale)
-        anchor = None
-        if self.parameterization == "anchored":
-            anchor = anchor_for(keyframes, noise.shape[1])
+        anchor = anchor_for(self.parameterization, keyframes, noise.shape[1])
+        if anchor is not None:
             # such a network also sees it, in place of nothing, where the frames are missing
-            given = replace(given, anchor=anchor / self.latent_scale)
+            given = replace(given, anchor=anchor.latents / self.latent_scale)
 
         def denoiser(network: VideoUNet) -> Denoiser:
             return lambda x, sigma: denoise(
                 lambda x, c_noise: network(x, c_noise, given),
                 x,
                 sigma,
-                parameterization=self.parameterization,
                 anchor=anchor,
             )
 

@@ -71,14 +71,11 @@ class KeyframeStage:
 
         def evaluate(x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> Sequence[Tensor]:
             given = Conditioning.cat([conditions[branch] for branch in branches])
-            anchor = None
-            if self.parameterization == "anchored":
-                anchor = anchor_for(given.latents * self.latent_scale, T)
+            anchor = anchor_for(self.parameterization, given.latents * self.latent_scale, T)
             denoised = denoise(
                 lambda x, c_noise: self.network(x, c_noise, given),
                 torch.cat([x] * len(branches)),
                 sigma,
-                parameterization=self.parameterization,
                 anchor=anchor,
             )
             return denoised.chunk(len(branches))

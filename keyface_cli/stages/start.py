@@ -7,6 +7,12 @@ import hashlib
 import torch
 from torch import Tensor
 
+from keyface_cli.diffusion.denoiser import Anchor
+
+# rounded, of the drawn avatars' latents: 0.58 between keyframes and the identity, 0.22 between
+# frames and the blend of their keyframes
+IDENTITY_SPREAD, BLEND_SPREAD = 0.5, 0.2
+
 
 def noise_for(kind: str, index: int, shape: tuple[int, ...], seed: int) -> Tensor:
     """Draw the unit Gaussian noise of one clip or segment.
@@ -28,18 +34,27 @@ def noise_for(kind: str, index: int, shape: tuple[int, ...], seed: int) -> Tenso
     return torch.randn(shape, generator=generator)
 
 
-def anchor_for(latents: Tensor, frames: int) -> Tensor:
-    """Guess a clip from its clean latents: what an "anchored" network predicts the difference to.
+def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Anchor | None:
+    """Guess a clip from its clean latents, for a network that denoises the difference to a guess.
 
     One latent, the identity's, stands still. Two, the keyframes at both ends, blend linearly.
 
     Args:
-        latents: (B, 1, C, h, w) or (B, 2, C, h, w), in any domain; zeros where they are dropped.
+        parameterization: of the model, "anchored", or "v" for one without.
+        latents: (B, 1, C, h, w) or (B, 2, C, h, w), scaled; zeros where they are dropped.
         frames: T, 2 or more.
 
     Returns:
-        (B, T, C, h, w) in the same domain.
+        The anchor, its latents (B, T, C, h, w); None for "v".
+
+    Raises:
+        ValueError: another parameterization.
     """
+    if parameterization == "v":
+        return None
+    if parameterization != "anchored":
+        raise ValueError(f"unknown parameterization: {parameterization}")
     first, last = latents[:, :1], latents[:, -1:]
     along = torch.linspace(0, 1, frames, dtype=latents.dtype, device=latents.device)
-    return torch.lerp(first, last, along.view(1, -1, 1, 1, 1))
+    guess = torch.lerp(first, last, along.view(1, -1, 1, 1, 1))
+    return Anchor(guess, IDENTITY_SPREAD if latents.shape[1] == 1 else BLEND_SPREAD)

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
-from keyface_cli.diffusion.denoiser import denoise
+from keyface_cli.diffusion.denoiser import Anchor, denoise
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.start import anchor_for
 from keyface_cli.training import run
@@ -48,12 +48,12 @@ MUON_RATE = 0.01  # of the inner matrices; the other parameters' rate is an opti
 # what the bundled model was trained with
 MINI_LOSS = {
     "keyframes": DiffusionOptions(
-        wide_sigmas=0.25, weight_limit=5.0, mouth=4.0, drop_identity=0.02, drop_audio=0.1
+        wide_sigmas=0.25, weight_limit=10.0, mouth=4.0, drop_identity=0.02, drop_audio=0.1
     ),
     # its guidance is autoguidance, which hears every condition: none need be dropped
     "interpolation": DiffusionOptions(
         wide_sigmas=0.25,
-        weight_limit=5.0,
+        weight_limit=10.0,
         lower_half=2.0,
         mouth=4.0,
         drop_identity=0.0,
@@ -140,7 +140,6 @@ class UNetTraining:
                 lambda x, c_noise: network(x, c_noise, given),
                 clips.latents + sigma.view(-1, 1, 1, 1, 1) * noise,
                 sigma,
-                parameterization=self.config.parameterization,
                 anchor=anchor,
             )
         per_frame = latent_loss(
@@ -156,7 +155,7 @@ class UNetTraining:
             error = (denoised - clips.latents).square().mean((1, 2, 3, 4))
             values["mse"] = error.mean()
             if anchor is not None:
-                still = (anchor - clips.latents).square().mean()
+                still = (anchor.latents - clips.latents).square().mean()
                 values["explained"] = 1 - error.mean() / still
                 h, w = clips.latents.shape[-2:]
                 rows, columns = (
@@ -165,14 +164,14 @@ class UNetTraining:
                 )
                 left, move = (
                     (d - clips.latents)[..., rows, columns].square().mean()
-                    for d in (denoised, anchor)
+                    for d in (denoised, anchor.latents)
                 )
                 values["mouth_explained"] = 1 - left / move
         return values
 
     def _conditions(
         self, network: VideoUNet, clips: Clips, generator: torch.Generator
-    ) -> tuple[Conditioning, Tensor | None]:
+    ) -> tuple[Conditioning, Anchor | None]:
         """Bind the conditions of a batch, some of them dropped, and the anchor they give."""
         z = clips.latents
         B, T = z.shape[:2]
@@ -185,11 +184,9 @@ class UNetTraining:
         clean = clean * kept(self.options.drop_identity, 1, 1, 1, 1)
         emotion = clips.emotion if self.stage == "keyframes" else None
         given = Conditioning(audio, clean / self.config.latent_scale, emotion)
-        if self.config.parameterization != "anchored":
-            return given, None
-        anchor = anchor_for(clean, T)
-        if self.stage == "interpolation":
-            given = dataclasses.replace(given, anchor=anchor / self.config.latent_scale)
+        anchor = anchor_for(self.config.parameterization, clean, T)
+        if self.stage == "interpolation" and anchor is not None:
+            given = dataclasses.replace(given, anchor=anchor.latents / self.config.latent_scale)
         return given, anchor
 
 
