@@ -280,8 +280,8 @@ def _construct(component: str, config: ModelConfig) -> Any:
     if component in ("keyframe_unet", "interpolation_unet", "interpolation_guide"):
         from keyface_cli.models.unet import VideoUNet
 
-        unet = config.keyframe_unet if component == "keyframe_unet" else config.interpolation_unet
-        return VideoUNet(**dataclasses.asdict(unet))
+        stage = "keyframes" if component == "keyframe_unet" else "interpolation"
+        return VideoUNet(**dataclasses.asdict(config.unet(stage)))
     if component == "vae":
         from diffusers import AutoencoderKLTemporalDecoder
 

@@ -68,8 +68,8 @@ class ModelConfig:
     latent_scale: float = 0.18215  # VAE latents times this is what is diffused
     # pixels of an s x s square are stacked as channels before the VAE (1: the published VAE)
     vae_patch_size: int = 1
-    # "v": the published v-prediction. "anchored": the same of the difference to an anchor, the
-    # identity latent (keyframes) or the blend of both keyframes (interpolation)
+    # "v": the published v-prediction. "anchored": the difference to the identity latent (keyframes)
+    # or to the blend of both keyframes (interpolation), and a gate (see diffusion/denoiser.py)
     parameterization: str = "v"
     keyframe_encoders: tuple[str, ...] = ("wavlm", "beats")
     interpolation_encoders: tuple[str, ...] = ("wav2vec2", "beats")
@@ -85,6 +85,16 @@ class ModelConfig:
     wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
     wav2vec2: dict[str, Any] = field(default_factory=dict)  # transformers.Wav2Vec2Config
     beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATs
+
+    def unet(self, stage: str) -> UNetConfig:
+        """Return what the UNet of "keyframes" or "interpolation" is built from.
+
+        An anchored network gives a gate beside its answer: twice the channels.
+        """
+        unet = self.keyframe_unet if stage == "keyframes" else self.interpolation_unet
+        if self.parameterization == "anchored":
+            return dataclasses.replace(unet, out_channels=2 * unet.out_channels)
+        return unet
 
 
 def to_dict(config: Any) -> dict[str, Any]:

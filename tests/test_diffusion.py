@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from keyface_cli.diffusion.denoiser import Anchor, denoise, precondition
+from keyface_cli.diffusion.denoiser import denoise, precondition
 from keyface_cli.diffusion.guidance import Branch, audio_identity_guidance, autoguidance
 from keyface_cli.diffusion.sampler import (
     AYS_SIGMAS,
@@ -29,18 +29,12 @@ def noise(seed: int = 0, shape: Sequence[int] = SHAPE) -> Tensor:
 # preconditioning
 
 
-@pytest.mark.parametrize("spread", [1.0, 0.5])
 @pytest.mark.parametrize("sigma", [0.002, 0.4, 1.0, 54.5, 700.0])
-def test_input_has_unit_variance_and_a_perfect_network_needs_unit_variance(
-    sigma: float, spread: float
-) -> None:
-    level = torch.tensor(sigma, dtype=torch.float64)
-    c_skip, c_out, c_in, c_noise = precondition(level, spread)
+def test_input_has_unit_variance_and_a_perfect_network_needs_unit_variance(sigma: float) -> None:
+    c_skip, c_out, c_in, c_noise = precondition(torch.tensor(sigma, dtype=torch.float64))
     assert float(c_in**2 * (1 + sigma**2)) == pytest.approx(1)
-    # What is denoised is d, of variance spread^2, seen as d + sigma n: the network's target
-    # (d - c_skip (d + sigma n)) / c_out has variance 1.
-    target = ((1 - c_skip) * spread) ** 2 + (c_skip * sigma) ** 2
-    assert float(target / c_out**2) == pytest.approx(1)
+    # The target (z - c_skip x) / c_out of unit-variance z and x = z + sigma n has variance 1 too.
+    assert float(((1 - c_skip) ** 2 + (c_skip * sigma) ** 2) / c_out**2) == pytest.approx(1)
     assert float(c_noise) == pytest.approx(math.log(sigma) / 4)
 
 
@@ -58,23 +52,23 @@ def test_v_prediction_recovers_the_clean_latents() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.5, 3.0, 700.0])
-def test_anchored_network_predicts_the_difference_to_the_anchor(sigma: float) -> None:
-    anchor, difference, n = noise(1), noise(2) / 2, noise(3)
-    x = anchor + difference + sigma * n
+def test_anchored_network_adds_to_its_anchor_and_lets_x_pass_where_its_gate_is_open(
+    sigma: float,
+) -> None:
+    anchor, difference, x = noise(1), noise(2), noise(3)
     seen = {}
 
     def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
         seen["scaled"] = scaled
-        # v-prediction of a difference of standard deviation 1/2
-        angle = math.atan2(sigma, 0.5)
-        return math.cos(angle) * n - math.sin(angle) * 2 * difference
+        gate = torch.full_like(scaled, -100.0)
+        gate[:, :, :2] = 0.0  # half open
+        gate[:, :, 2:3] = 100.0
+        return torch.cat([difference, gate], dim=2)
 
-    level = torch.tensor(sigma)
-    found = denoise(network, x, level, anchor=Anchor(anchor, 0.5))
-    torch.testing.assert_close(found, anchor + difference, atol=2e-4, rtol=1e-4)
+    found = denoise(network, x, torch.tensor(sigma), anchor=anchor)
+    passed = torch.tensor([0.5, 0.5, 1.0, 0.0]).view(4, 1, 1) / (1 + sigma**2)
+    torch.testing.assert_close(found, anchor + passed * (x - anchor) + difference)
     torch.testing.assert_close(seen["scaled"], x / math.sqrt(1 + sigma**2))
-    still = denoise(lambda x, _: 0 * x, anchor, level, anchor=Anchor(anchor, 0.5))
-    torch.testing.assert_close(still, anchor)
 
 
 def test_network_hears_one_noise_level_per_clip() -> None:

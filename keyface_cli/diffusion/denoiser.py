@@ -13,14 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""F(c_in x (B, T, C, h, w), c_noise (B,)) -> (B, T, C, h, w), of any floating type."""
-
-
-class Anchor(NamedTuple):
-    """A guess of the clean latents; an anchored network denoises the difference to it."""
-
-    latents: Tensor  # (B, T, C, h, w), or broadcastable to it, in the scaled domain
-    spread: float  # the standard deviation that the difference is taken to have
+"""F(c_in x (B, T, C, h, w), c_noise (B,)) -> (B, T, C, h, w), or 2 C channels: any float type."""
 
 
 class Preconditioning(NamedTuple):
@@ -32,44 +25,48 @@ class Preconditioning(NamedTuple):
     c_noise: Tensor
 
 
-def precondition(sigma: Tensor, spread: float = 1.0) -> Preconditioning:
+def precondition(sigma: Tensor) -> Preconditioning:
     """Return the factors that surround the network at a noise level (SPEC 8).
+
+    They are those of v-prediction for a data variance of 1.
 
     Args:
         sigma: noise levels > 0 of any shape; the factors keep its type (float64 stays float64).
-        spread: standard deviation of what is denoised: 1 of latents, as published, less of their
-            difference to an anchor. The network's input has unit variance and so has its target.
     """
-    share = spread / (sigma**2 + spread**2).sqrt()
-    c_in = 1 / (sigma**2 + 1).sqrt()  # the network sees whole latents in either case
-    return Preconditioning(share**2, -sigma * share, c_in, sigma.log() / 4)
+    c_in = 1 / (sigma**2 + 1).sqrt()
+    return Preconditioning(c_in**2, -sigma * c_in, c_in, sigma.log() / 4)
 
 
-def denoise(network: Network, x: Tensor, sigma: Tensor, *, anchor: Anchor | None = None) -> Tensor:
+def denoise(network: Network, x: Tensor, sigma: Tensor, *, anchor: Tensor | None = None) -> Tensor:
     """Estimate the clean latents of x with one call of the network.
 
-    D = c_skip x + c_out F(c_in x, c_noise), the published v-prediction; with an anchor a the same
-    of the difference to it, D = a + c_skip (x - a) + c_out F(c_in x, c_noise). All but the network
-    is computed in float32, whatever type F returns. Gradients flow, so that training uses this
-    function too.
+    As published, D = c_skip x + c_out F(c_in x, c_noise). An anchored network has twice the
+    channels, (F, G), and adds to an anchor a, a guess of the clean latents,
+
+        D = a + sigmoid(G) c_skip (x - a) + F.
+
+    Where nothing moves away from a, the gate keeps the noise out; where something does, it lets
+    what is clean already pass, and the network need not copy it through its own channels.
+
+    All but the network is computed in float32, whatever type it returns. Gradients flow, so that
+    training uses this function too.
 
     Args:
-        network: F, with its conditioning already bound.
+        network: with its conditioning already bound.
         x: noisy latents (B, T, C, h, w).
         sigma: one noise level per clip (B,), or 0-d for all clips.
-        anchor: for a network that was trained with one.
+        anchor: a, in x's shape or broadcastable to it, for a network that was trained with one.
 
     Returns:
         D, float32 (B, T, C, h, w).
     """
     x = x.float()
-    spread = 1.0 if anchor is None else anchor.spread
     # Factors are computed at sigma's own precision and rounded once, to x's.
-    factors = precondition(sigma.expand(x.shape[0]), spread)
-    c = Preconditioning(*(value.to(x) for value in factors))
+    c = Preconditioning(*(value.to(x) for value in precondition(sigma.expand(x.shape[0]))))
     c_skip, c_out, c_in = (value.view(-1, 1, 1, 1, 1) for value in c[:3])
-    predicted = c_out * network(c_in * x, c.c_noise).float()
+    answer = network(c_in * x, c.c_noise).float()
     if anchor is None:
-        return c_skip * x + predicted
-    guess = anchor.latents.float()
-    return guess + c_skip * (x - guess) + predicted
+        return c_skip * x + c_out * answer
+    anchor = anchor.float()
+    difference, gate = answer.chunk(2, dim=2)
+    return anchor + gate.sigmoid() * c_skip * (x - anchor) + difference

@@ -72,7 +72,7 @@ class InterpolationStage:
         anchor = anchor_for(self.parameterization, keyframes, noise.shape[1])
         if anchor is not None:
             # such a network also sees it, in place of nothing, where the frames are missing
-            given = replace(given, anchor=anchor.latents / self.latent_scale)
+            given = replace(given, anchor=anchor / self.latent_scale)
 
         def denoiser(network: VideoUNet) -> Denoiser:
             return lambda x, sigma: denoise(

@@ -7,12 +7,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-from keyface_cli.diffusion.denoiser import Anchor
-
-# rounded, of the drawn avatars' latents: 0.58 between keyframes and the identity, 0.22 between
-# frames and the blend of their keyframes
-IDENTITY_SPREAD, BLEND_SPREAD = 0.5, 0.2
-
 
 def noise_for(kind: str, index: int, shape: tuple[int, ...], seed: int) -> Tensor:
     """Draw the unit Gaussian noise of one clip or segment.
@@ -34,8 +28,8 @@ def noise_for(kind: str, index: int, shape: tuple[int, ...], seed: int) -> Tenso
     return torch.randn(shape, generator=generator)
 
 
-def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Anchor | None:
-    """Guess a clip from its clean latents, for a network that denoises the difference to a guess.
+def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Tensor | None:
+    """Guess a clip from its clean latents: what an "anchored" network starts from.
 
     One latent, the identity's, stands still. Two, the keyframes at both ends, blend linearly.
 
@@ -45,7 +39,7 @@ def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Anchor | 
         frames: T, 2 or more.
 
     Returns:
-        The anchor, its latents (B, T, C, h, w); None for "v".
+        (B, T, C, h, w); None for "v".
 
     Raises:
         ValueError: another parameterization.
@@ -56,5 +50,4 @@ def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Anchor | 
         raise ValueError(f"unknown parameterization: {parameterization}")
     first, last = latents[:, :1], latents[:, -1:]
     along = torch.linspace(0, 1, frames, dtype=latents.dtype, device=latents.device)
-    guess = torch.lerp(first, last, along.view(1, -1, 1, 1, 1))
-    return Anchor(guess, IDENTITY_SPREAD if latents.shape[1] == 1 else BLEND_SPREAD)
+    return torch.lerp(first, last, along.view(1, -1, 1, 1, 1))

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
-from keyface_cli.diffusion.denoiser import Anchor, denoise
+from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.start import anchor_for
 from keyface_cli.training import run
@@ -155,7 +155,7 @@ class UNetTraining:
             error = (denoised - clips.latents).square().mean((1, 2, 3, 4))
             values["mse"] = error.mean()
             if anchor is not None:
-                still = (anchor.latents - clips.latents).square().mean()
+                still = (anchor - clips.latents).square().mean()
                 values["explained"] = 1 - error.mean() / still
                 h, w = clips.latents.shape[-2:]
                 rows, columns = (
@@ -164,14 +164,14 @@ class UNetTraining:
                 )
                 left, move = (
                     (d - clips.latents)[..., rows, columns].square().mean()
-                    for d in (denoised, anchor.latents)
+                    for d in (denoised, anchor)
                 )
                 values["mouth_explained"] = 1 - left / move
         return values
 
     def _conditions(
         self, network: VideoUNet, clips: Clips, generator: torch.Generator
-    ) -> tuple[Conditioning, Anchor | None]:
+    ) -> tuple[Conditioning, Tensor | None]:
         """Bind the conditions of a batch, some of them dropped, and the anchor they give."""
         z = clips.latents
         B, T = z.shape[:2]
@@ -186,7 +186,7 @@ class UNetTraining:
         given = Conditioning(audio, clean / self.config.latent_scale, emotion)
         anchor = anchor_for(self.config.parameterization, clean, T)
         if self.stage == "interpolation" and anchor is not None:
-            given = dataclasses.replace(given, anchor=anchor.latents / self.config.latent_scale)
+            given = dataclasses.replace(given, anchor=anchor / self.config.latent_scale)
         return given, anchor
 
 
@@ -242,8 +242,7 @@ def train_unet(
     """
     torch.manual_seed(train.seed)
     name = "keyframe_unet" if stage == "keyframes" else "interpolation_unet"
-    unet = config.keyframe_unet if stage == "keyframes" else config.interpolation_unet
-    network = VideoUNet(**dataclasses.asdict(unet))
+    network = VideoUNet(**dataclasses.asdict(config.unet(stage)))
     network.zero_output_layers()
     network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
     if start_from is not None and not resume:
