@@ -29,6 +29,9 @@ MUON_RATE = 0.005  # of the inner matrices
 NORM_OFFSET = 64.0  # K, see `prime`
 FREE_CHANNELS = 0.3  # scale of the channels that training may use, at the start
 LOG_VARIANCE = -6.0  # of the posterior, at the start
+# Sampled latents are a little off those of any picture. The decoder learns to forgive that: it
+# sees latents with noise of up to this standard deviation, more on some pictures than on others.
+LATENT_NOISE = 0.25
 
 
 def principal_components(
@@ -111,7 +114,9 @@ class VAETraining:
             packed = F.pixel_unshuffle(x, patch)
             posterior = vae.encode(packed).latent_dist
             latents = posterior.sample(trainer.generator)
-            decoded = vae.decode(latents, num_frames=1).sample
+            strength = LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=trainer.generator)
+            noise = torch.randn(latents.shape, generator=trainer.generator)
+            decoded = vae.decode(latents + strength * noise, num_frames=1).sample
         y = F.pixel_shuffle(decoded.float(), patch)
         error = ((y - x).abs() * self.emphasis).mean()
         edges = sum(
