@@ -17,14 +17,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from keyface_cli.config import ModelConfig, from_dict, to_dict
 from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.tensorfiles import TensorReader, move, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,7 @@ COMPONENTS = (
     "wav2vec2",
     "beats",
 )
+SPEECH_ENCODERS = ("wavlm", "wav2vec2")  # of transformers; the other networks are of diffusers
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,8 @@ class Checkpoint:
         Raises:
             WeightsError: the component is absent or its file is damaged.
         """
-        with _open_weights(self.folder / component) as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-        return sum(math.prod(shape) for shape in shapes)
+        with open_tensors(self.folder / component, _stem(component)) as reader:
+            return sum(math.prod(reader.shape(name)) for name in reader.names)
 
     def verify(self) -> None:
         """Compare every file with its recorded sha256.
@@ -131,12 +131,12 @@ class Checkpoint:
             WeightsError: the component is absent, its file is damaged, or a tensor is missing,
                 unexpected or of another shape; file and tensor are named.
         """
-        with _open_weights(self.folder / component) as file:
+        with open_tensors(self.folder / component, _stem(component)) as reader:
             module = build(component, self.config, empty=True)
             expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-            _check_tensors(_weights_file(self.folder / component), file, expected)
+            _check_tensors(reader, expected)
             # one at a time, so that casting needs no second copy of them all
-            tensors = {name: _cast(file.get_tensor(name), device, dtype) for name in expected}
+            tensors = {name: move(reader.get(name), device, dtype) for name in expected}
         module.load_state_dict(tensors, strict=True, assign=True)
         return module.eval().requires_grad_(False)
 
@@ -168,22 +168,13 @@ def save_component(
         module: the network, of the class that `build` constructs.
         dtype: number format in the file; None keeps the module's. The module is left as it is.
     """
-    from safetensors.torch import save_file
-
     target = folder / component
     target.mkdir(parents=True, exist_ok=True)
-    if component in ("wavlm", "wav2vec2"):
+    if component in SPEECH_ENCODERS:
         cast(Any, module).config.save_pretrained(target)
     else:
         cast(Any, module).save_config(target)
-    state = {
-        key: _cast(value.detach(), "cpu", dtype).contiguous()
-        for key, value in module.state_dict().items()
-    }
-    path = _weights_file(target)
-    temporary = path.with_suffix(".partial")
-    save_file(state, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    write_tensors(target, _stem(component), module.state_dict(), dtype)
 
 
 def write_manifest(
@@ -301,44 +292,24 @@ def _construct(component: str, config: ModelConfig) -> Any:
     raise ConfigError(f"no such component: {component}", f"one of {', '.join(COMPONENTS)}")
 
 
-def _weights_file(folder: Path) -> Path:
-    # the names under which diffusers and transformers look for weights
-    speech = folder.name in ("wavlm", "wav2vec2")
-    return folder / ("model.safetensors" if speech else "diffusion_pytorch_model.safetensors")
+def _stem(component: str) -> str:
+    # the names under which transformers and diffusers look for weights
+    return "model" if component in SPEECH_ENCODERS else "diffusion_pytorch_model"
 
 
-@contextmanager
-def _open_weights(folder: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    path = _weights_file(folder)
-    if not path.is_file():
-        raise WeightsError(f"missing file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"cannot read weights: {path}", str(error)) from error
-
-
-def _check_tensors(path: Path, file: Any, expected: dict[str, torch.Size]) -> None:
-    found = set(file.keys())
+def _check_tensors(reader: TensorReader, expected: dict[str, torch.Size]) -> None:
     for problem, names in (
-        ("missing tensor", expected.keys() - found),
-        ("unexpected tensor", found - expected.keys()),
+        ("missing tensor", expected.keys() - reader.names),
+        ("unexpected tensor", reader.names - expected.keys()),
     ):
         if names:
-            raise WeightsError(f"{path}: {problem}: {min(names)}", f"{len(names)} in all")
+            raise WeightsError(f"{reader.path}: {problem}: {min(names)}", f"{len(names)} in all")
     for name, shape in expected.items():
-        stored = tuple(file.get_slice(name).get_shape())
-        if stored != tuple(shape):
-            raise WeightsError(f"{path}: tensor {name} has shape {stored}, not {tuple(shape)}")
-
-
-def _cast(
-    tensor: torch.Tensor, device: torch.device | str, dtype: torch.dtype | None
-) -> torch.Tensor:
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if reader.shape(name) != tuple(shape):
+            raise WeightsError(
+                f"{reader.file(name)}: tensor {name} has shape {reader.shape(name)}, "
+                f"not {tuple(shape)}"
+            )
 
 
 def _check_size(path: Path, size: int) -> None:
