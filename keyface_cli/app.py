@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.commands import animate, console, evaluate, examples, train
+from keyface_cli.commands import animate, console, evaluate, examples, train, weights
 from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(epilog=animate.EXAMPLES)(animate.animate)
 app.command()(examples.examples)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)
+app.add_typer(weights.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from keyface_cli.tensorfiles import TensorReader, move, open_tensors, write_tens
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 MANIFEST = "keyface.json"
 FORMAT_VERSION = 1
@@ -98,6 +99,15 @@ class Checkpoint:
         with open_tensors(self.folder / component, _stem(component)) as reader:
             return sum(math.prod(reader.shape(name)) for name in reader.names)
 
+    def dtypes(self, component: str) -> list[str]:
+        """Return the number formats in a component's files, as safetensors names them ("F16").
+
+        Raises:
+            WeightsError: the component is absent or its file is damaged.
+        """
+        with open_tensors(self.folder / component, _stem(component)) as reader:
+            return sorted({reader.dtype(name) for name in reader.names})
+
     def verify(self) -> None:
         """Compare every file with its recorded sha256.
 
@@ -156,7 +166,12 @@ def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Mod
 
 
 def save_component(
-    folder: Path, component: str, module: nn.Module, *, dtype: torch.dtype | None = None
+    folder: Path,
+    component: str,
+    module: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write one network into a checkpoint folder; `write_manifest` has to follow.
 
@@ -166,7 +181,11 @@ def save_component(
         folder: the checkpoint folder, made where it is missing.
         component: one of `COMPONENTS`.
         module: the network, of the class that `build` constructs.
-        dtype: number format in the file; None keeps the module's. The module is left as it is.
+        dtype: number format in the file; None keeps the tensors' own.
+        state: its tensors, for a module of meta tensors; None is the module's own.
+
+    Raises:
+        WeightsError: the disk is full or cannot be written.
     """
     target = folder / component
     target.mkdir(parents=True, exist_ok=True)
@@ -174,7 +193,7 @@ def save_component(
         cast(Any, module).config.save_pretrained(target)
     else:
         cast(Any, module).save_config(target)
-    write_tensors(target, _stem(component), module.state_dict(), dtype)
+    write_tensors(target, _stem(component), module.state_dict() if state is None else state, dtype)
 
 
 def write_manifest(
@@ -184,6 +203,7 @@ def write_manifest(
     licence: str = "Apache-2.0",
     source: str = "trained with keyface",
     training: dict[str, Any] | None = None,
+    origins: Iterable[dict[str, Any]] = (),
 ) -> None:
     """Write keyface.json for the components that a folder holds now, with sizes and hashes.
 
@@ -193,6 +213,7 @@ def write_manifest(
         licence: of the weights, an SPDX name.
         source: where the weights come from, one sentence.
         training: free facts about how they were trained (data, steps, hours).
+        origins: facts about each file that they were made of: its name, address, licence.
     """
     files = sorted(
         path
@@ -206,6 +227,7 @@ def write_manifest(
         "licence": licence,
         "source": source,
         "training": training or {},
+        "origins": list(origins),
         "config": to_dict(config),
         "files": {
             path.relative_to(folder).as_posix(): {
@@ -244,18 +266,26 @@ def resolve_model(model: str | Path | None) -> Path:
     Raises:
         WeightsError: there is no such folder or model.
     """
-    installed = home() / "models"
-    if model is None:
-        model = "keyface" if (installed / "keyface" / MANIFEST).is_file() else "mini"
-    elif Path(model).is_dir():
+    if model is not None and Path(model).is_dir():
         return Path(model)
+    named = installed_models()
+    if model is None:
+        model = "keyface" if "keyface" in named else "mini"
+    if str(model) not in named:
+        raise WeightsError(
+            f"no such model: {model}", f"name a model folder, or put it in {home() / 'models'}"
+        )
+    return named[str(model)]
+
+
+def installed_models() -> dict[str, Path]:
+    """Return every model that has a name, and its folder: installed ones, then the bundled."""
     package = Path(__file__).parent
-    places = [installed / model, package / "_weights" / model, package.parent / "weights" / model]
-    if len(Path(model).parts) == 1:
-        for place in places:
-            if (place / MANIFEST).is_file():
-                return place
-    raise WeightsError(f"no such model: {model}", f"name a model folder, or put it in {installed}")
+    models: dict[str, Path] = {}
+    for place in (home() / "models", package / "_weights", package.parent / "weights"):
+        for manifest in sorted(place.glob(f"*/{MANIFEST}")):
+            models.setdefault(manifest.parent.name, manifest.parent)
+    return models
 
 
 def home() -> Path:

@@ -20,6 +20,12 @@ State = dict[str, Tensor]
 
 # In keyframe.pt and interpolation.pt: left from training (LPIPS), and an encoder never used.
 UNUSED = re.compile(r"loss_fn\.lpips\.|conditioner\.embedders\.0\.encoder\.")
+# In the encoders' files: what pre-training masked with, and heads for other tasks.
+UNUSED_BY_ENCODER = {
+    "wavlm": re.compile(r"mask_emb$"),
+    "wav2vec2": re.compile(r"masked_spec_embed$|lm_head\."),
+    "beats": re.compile(r"predictor\."),
+}
 UNET = re.compile(
     r"(model\.)?(diffusion_model\.|learned_mask$)|conditioner\.embedders\.\d\.linear\."
 )
@@ -33,20 +39,22 @@ def split(official: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         official: the file's `module` (SPEC 11), DeepSpeed's name prefix or not.
 
     Returns:
-        "unet", with the audio projection and the learned missing frame, and "vae"; what only
-        training used is left out.
+        "unet", with the audio projection and the learned missing frame, "vae", and "unused", which
+        only training needed.
 
     Raises:
         WeightsError: a name belongs to neither.
     """
-    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}}
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "unused": {}}
     for full_name, tensor in official.items():
         name = full_name.removeprefix("_forward_module.")
         if UNET.match(name):
             parts["unet"][name] = tensor
         elif VAE.match(name):
             parts["vae"][name] = tensor
-        elif not UNUSED.match(name):
+        elif UNUSED.match(name):
+            parts["unused"][name] = tensor
+        else:
             raise WeightsError(f"unexpected tensor: {full_name}")
     return parts
 
@@ -71,19 +79,38 @@ def rename_unet(
     return _rename(official, _unet_rules(layers_per_block), unet.state_dict())
 
 
-def rename_vae(official: Mapping[str, Tensor], vae: nn.Module, levels: int = 4) -> State:
+def rename_vae(
+    official: Mapping[str, Tensor],
+    vae: nn.Module,
+    levels: int = 4,
+    encoder: Mapping[str, Tensor] | None = None,
+) -> State:
     """Name the tensors of a published autoencoder as diffusers' AutoencoderKLTemporalDecoder does.
 
-    The published autoencoder has no `quant_conv`; ours becomes the identity. Arguments, result and
-    errors are as in `rename_unet`; `levels` is the number of resolutions.
+    Args:
+        official: `split(...)["vae"]`; its encoder may be absent where another is given.
+        vae: the autoencoder that they are for; meta tensors will do.
+        levels: number of its resolutions.
+        encoder: the encoder and its `quant_conv` under diffusers' names, in the place of the
+            published file's, which has no `quant_conv`: then ours becomes the identity.
+
+    Returns:
+        Tensors for `vae.load_state_dict`, none missing, none left over.
+
+    Raises:
+        WeightsError: a tensor is unexpected, missing or of another shape.
     """
     expected = vae.state_dict()
-    width = len(expected["quant_conv.bias"])
-    identity = {
-        "quant_conv.weight": torch.eye(width)[:, :, None, None],
-        "quant_conv.bias": torch.zeros(width),
-    }
-    return _rename({**identity, **official}, _vae_rules(levels), expected)
+    if encoder is None:
+        width = len(expected["quant_conv.bias"])
+        encoder = {
+            "quant_conv.weight": torch.eye(width)[:, :, None, None],
+            "quant_conv.bias": torch.zeros(width),
+        }
+    else:
+        ours = re.compile(r"first_stage_model\.encoder\.")
+        official = {name: t for name, t in official.items() if not ours.match(name)}
+    return _rename({**encoder, **official}, _vae_rules(levels), expected)
 
 
 def rename_wavlm(official: Mapping[str, Tensor], wavlm: nn.Module) -> State:
@@ -91,10 +118,16 @@ def rename_wavlm(official: Mapping[str, Tensor], wavlm: nn.Module) -> State:
 
     The embedding that masks in pre-training is dropped where the model has none.
     """
-    expected = wavlm.state_dict()
-    if "masked_spec_embed" not in expected:
-        official = {name: t for name, t in official.items() if name != "mask_emb"}
-    return _rename(official, _WAVLM_RULES, expected)
+    return _rename_encoder("wavlm", official, _WAVLM_RULES, wavlm)
+
+
+def rename_wav2vec2(official: Mapping[str, Tensor], wav2vec2: nn.Module) -> State:
+    """Name the tensors of a Wav2Vec2ForCTC, old or new, as Wav2Vec2Model does; see `rename_unet`.
+
+    The head that spells is dropped, and the embedding that masks where the model has none.
+    """
+    bare = {name.removeprefix("wav2vec2."): tensor for name, tensor in official.items()}
+    return _rename_encoder("wav2vec2", bare, _WAV2VEC2_RULES, wav2vec2)
 
 
 def rename_beats(official: Mapping[str, Tensor], beats: nn.Module) -> State:
@@ -106,13 +139,26 @@ def rename_beats(official: Mapping[str, Tensor], beats: nn.Module) -> State:
     Raises:
         WeightsError: as in `rename_unet`, or those tables differ.
     """
-    kept = {name: t for name, t in official.items() if not name.startswith("predictor.")}
+    kept = dict(official)
     table = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.relative_attention_bias\.weight")
     tables = [name for name in kept if table.fullmatch(name)]
     for name in tables[1:]:
         if not torch.equal(kept.pop(name), kept[tables[0]]):
             raise WeightsError(f"the layers' tables of relative positions differ: {name}")
-    return _rename(kept, _BEATS_RULES, beats.state_dict())
+    return _rename_encoder("beats", kept, _BEATS_RULES, beats)
+
+
+def _rename_encoder(
+    name: str, official: Mapping[str, Tensor], rules: Sequence[Rule], module: nn.Module
+) -> State:
+    expected, unused = module.state_dict(), UNUSED_BY_ENCODER[name]
+    masks = expected.keys() & {"masked_spec_embed"}  # some models keep it
+    kept = {
+        key: tensor
+        for key, tensor in official.items()
+        if not unused.match(key) or (masks and "mask" in key)
+    }
+    return _rename(kept, rules, expected)
 
 
 def _rename(
@@ -235,6 +281,11 @@ _WAVLM_RULES: tuple[Rule, ...] = (  # SPEC 3.2
     (r"self_attn\.", "attention."),
     (r"\bfc1", "feed_forward.intermediate_dense"),
     (r"\bfc2", "feed_forward.output_dense"),
+)
+
+_WAV2VEC2_RULES: tuple[Rule, ...] = (  # files from before torch's parametrizations
+    (r"pos_conv_embed\.conv\.weight_g", "pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"pos_conv_embed\.conv\.weight_v", "pos_conv_embed.conv.parametrizations.weight.original1"),
 )
 
 _BEATS_RULES: tuple[Rule, ...] = (  # SPEC 3.3

@@ -7,11 +7,8 @@ sizes is a test as well.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 from keyface_cli.config import ModelConfig
+from keyface_cli.conversion import beats_config, wavlm_config
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.beats import BEATs, fbank
 from keyface_cli.models.speech import encode, wav2vec2_features, wavlm_features
@@ -248,43 +246,15 @@ def test_e_vae(parity: ParitySet) -> None:
     assert_close(together, cases["e.decoded_3"], ONE_PASS, "e.decoded_3")
 
 
-def conv_layers(expression: str) -> list[tuple[int, int, int]]:
-    """Read fairseq's (width, kernel, stride) list: a sum of lists, some of them times a number."""
-    layers: list[tuple[int, int, int]] = []
-    for part, times in re.findall(r"(\[[^\]]*\])\s*(?:\*\s*(\d+))?", expression):
-        layers += ast.literal_eval(part) * int(times or 1)
-    return layers
-
-
 def build_wavlm(parity: ParitySet) -> WavLMModel:
-    cfg = parity.manifest["wavlm_cfg"]
-    widths, kernels, strides = zip(*conv_layers(cfg["conv_feature_layers"]), strict=True)
-    wavlm = WavLMModel(
-        WavLMConfig(
-            hidden_size=cfg["encoder_embed_dim"],
-            num_hidden_layers=cfg["encoder_layers"],
-            num_attention_heads=cfg["encoder_attention_heads"],
-            intermediate_size=cfg["encoder_ffn_embed_dim"],
-            conv_dim=widths,
-            conv_kernel=kernels,
-            conv_stride=strides,
-            conv_bias=cfg["conv_bias"],
-            num_conv_pos_embeddings=cfg["conv_pos"],
-            num_conv_pos_embedding_groups=cfg["conv_pos_groups"],
-            num_buckets=cfg["num_buckets"],
-            max_bucket_distance=cfg["max_distance"],
-            feat_extract_norm="group" if cfg["extractor_mode"] == "default" else "layer",
-            do_stable_layer_norm=cfg["layer_norm_first"],
-        )
-    ).eval()
+    config = wavlm_config(parity.manifest["wavlm_cfg"], parity.folder)
+    wavlm = WavLMModel(WavLMConfig(**config)).eval()
     wavlm.load_state_dict(rename_wavlm(parity.weights(parity.manifest["files"]["wavlm"]), wavlm))
     return wavlm
 
 
 def build_beats(parity: ParitySet) -> BEATs:
-    cfg = parity.manifest["beats_cfg"]
-    names = inspect.signature(BEATs.__init__).parameters.keys() & cfg.keys()
-    beats = BEATs(**{name: cfg[name] for name in names}).eval()
+    beats = BEATs(**beats_config(parity.manifest["beats_cfg"], parity.folder)).eval()
     beats.load_state_dict(rename_beats(parity.weights("beats_weights.safetensors"), beats))
     return beats
 

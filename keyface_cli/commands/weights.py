@@ -1,0 +1,214 @@
+"""`keyface weights`: the models that are there, and published files made into one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from keyface_cli.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    installed_models,
+    needed_components,
+    resolve_model,
+)
+from keyface_cli.commands import console, options
+from keyface_cli.errors import ConfigError, KeyFaceError
+
+app = typer.Typer(
+    name="weights",
+    no_args_is_help=True,
+    help="Look after models: list, show, verify and convert them.",
+    epilog="""\
+[bold]Examples[/bold]
+
+keyface weights list
+
+keyface weights verify mini
+""",
+)
+_CONVERT_EXAMPLE = """\
+[bold]Example[/bold]
+
+keyface weights convert --keyframe keyframe.pt --interpolation interpolation.pt
+--guide interpolation_bad.pt --wavlm WavLM-Base+.pt --beats BEATs.pt
+--wav2vec2 wav2vec2-base-960h --vae stable-video-diffusion/vae -o keyface
+"""
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="NAME|FOLDER", help="A model's name, or its folder.")
+]
+
+
+@app.callback()
+def weights() -> None:
+    """Look after models."""
+
+
+@app.command("list")
+def list_models(as_json: options.JsonOption = False) -> None:
+    """List the models that are installed and the bundled one."""
+    rows: list[dict[str, Any]] = []
+    for name, folder in installed_models().items():
+        try:
+            checkpoint = Checkpoint.open(folder)
+        except KeyFaceError as error:
+            rows.append({"name": name, "folder": str(folder), "error": str(error)})
+            continue
+        rows.append(
+            {
+                "name": name,
+                "folder": str(folder),
+                "resolution": checkpoint.config.resolution,
+                "bytes": _bytes(checkpoint),
+                "licence": checkpoint.manifest.get("licence"),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        if "error" in row:
+            typer.echo(f"{row['name']}: damaged: {row['error']}")
+        else:
+            size = f"{row['resolution']} x {row['resolution']} pixels, {row['bytes'] / 1e6:.0f} MB"
+            typer.echo(f"{row['name']}: {size}, {row['folder']}")
+    if not any(row["name"] == "keyface" for row in rows):
+        console.say("the published weights are not installed; keyface weights convert makes them")
+
+
+@app.command()
+def show(model: ModelArgument, as_json: options.JsonOption = False) -> None:
+    """Say what a model holds, where it comes from and how it was trained."""
+    checkpoint = Checkpoint.open(resolve_model(model))
+    description = describe(checkpoint)
+    if as_json:
+        typer.echo(json.dumps(description))
+        return
+    for key in ("name", "folder", "preset", "resolution", "licence", "source"):
+        typer.echo(f"{key}: {description[key]}")
+    typer.echo(f"sampling: {_facts(description['sampling'])}")
+    for name, facts in description["components"].items():
+        formats = ", ".join(facts["dtypes"])
+        typer.echo(
+            f"{name}: {facts['parameters']:,} parameters, {formats}, {facts['bytes']:,} bytes"
+        )
+    for name, facts in description["training"].items():
+        typer.echo(f"training of {name}: {_facts(facts) if isinstance(facts, dict) else facts}")
+    for origin in description["origins"]:
+        typer.echo(f"made of: {_facts(origin)}")
+
+
+@app.command()
+def verify(model: ModelArgument) -> None:
+    """Check a model's files, its tensors, and what its networks answer to a small input."""
+    checkpoint = Checkpoint.open(resolve_model(model))
+    from keyface_cli.verification import verify as check
+
+    for line in check(checkpoint):
+        console.say(line)
+    typer.echo(f"{checkpoint.folder}: whole")
+
+
+@app.command(epilog=_CONVERT_EXAMPLE)
+def convert(
+    keyframe: Annotated[Path, typer.Option(metavar="FILE", help="keyframe.pt")],
+    interpolation: Annotated[Path, typer.Option(metavar="FILE", help="interpolation.pt")],
+    wavlm: Annotated[Path, typer.Option(metavar="FILE", help="WavLM-Base+.pt")],
+    beats: Annotated[
+        Path, typer.Option(metavar="FILE", help="BEATs, iteration 3+, fine-tuned on AudioSet.")
+    ],
+    wav2vec2: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder of facebook/wav2vec2-base-960h.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model to write.")
+    ],
+    guide: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="interpolation_bad.pt", show_default="no autoguidance"),
+    ] = None,
+    vae: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The VAE of Stable Video Diffusion, whose encoder is used.",
+            show_default="the keyframe file's own encoder",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"],
+        typer.Option(help="Number format of the UNets; the small networks keep their own."),
+    ] = "float16",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Sizes of the UNets where they are not the published ones, as `config` in a "
+            f"{MANIFEST}.",
+            show_default="the published model",
+        ),
+    ] = None,
+    force: options.ForceOption = False,
+) -> None:
+    """Make a model of the published checkpoint files; nothing in them is ever run."""
+    import torch
+
+    from keyface_cli.conversion import Sources
+    from keyface_cli.conversion import convert as write
+
+    sources = Sources(keyframe, interpolation, wavlm, beats, wav2vec2, guide, vae)
+    if not folder.absolute().parent.is_dir():
+        raise KeyFaceError(f"folder not found: {folder.absolute().parent}", "make it first")
+    sizes = None if config is None else _read_config(config)
+    write(sources, folder, sizes, getattr(torch, dtype), force=force, report=console.say)
+    typer.echo(folder)
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what `show` prints, as plain data."""
+    manifest, config = checkpoint.manifest, checkpoint.config
+    from dataclasses import asdict
+
+    components = {}
+    for name in checkpoint.components:
+        files = [path for path in manifest["files"] if path.startswith(f"{name}/")]
+        components[name] = {
+            "parameters": checkpoint.count(name),
+            "dtypes": checkpoint.dtypes(name),
+            "bytes": sum(manifest["files"][path]["bytes"] for path in files),
+            "needed": name in needed_components(config, guide=True),
+        }
+    return {
+        "name": checkpoint.folder.name,
+        "folder": str(checkpoint.folder),
+        "preset": config.preset,
+        "resolution": config.resolution,
+        "licence": manifest.get("licence"),
+        "source": manifest.get("source"),
+        "sampling": asdict(config.sampling),
+        "components": components,
+        "training": manifest.get("training", {}),
+        "origins": manifest.get("origins", []),
+    }
+
+
+def _read_config(path: Path) -> Any:
+    from keyface_cli.config import ModelConfig, from_dict
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return from_dict(ModelConfig, data, str(path))
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    return sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
