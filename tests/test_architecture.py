@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "renaming": {"config", "errors", "models"},
     "tensorfiles": {"errors"},
     "foreign": {"errors"},
+    "hub": {"conversion", "checkpoint", "errors"},
     "verification": {"checkpoint", "device", "models", "config", "errors"},
     "conversion": {"checkpoint", "foreign", "renaming", "models", "config", "errors"},
     "checkpoint": {"tensorfiles", "models", "config", "errors"},

@@ -6,18 +6,15 @@ what only training needed, half precision.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 import os
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from published import write_files
 from safetensors.torch import save_file
 from test_parity import (
     LATENT_SCALE,
@@ -25,15 +22,13 @@ from test_parity import (
     SAMPLED,
     ParitySet,
     assert_close,
-    interpolation_weights,
     open_set,
     parity_folder,
 )
 from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from keyface_cli.checkpoint import Checkpoint, build
-from keyface_cli.config import PRESETS, ModelConfig, UNetConfig, to_dict
+from keyface_cli.config import PRESETS
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
@@ -44,144 +39,24 @@ from keyface_cli.stages.keyframes import KeyframeStage
 Main = Callable[..., tuple[int, str, str]]
 State = dict[str, Tensor]
 
-LPIPS = {f"loss_fn.lpips.lin{i}.model.1.weight": torch.rand(1, 8, 1, 1) for i in range(5)}
-UNUSED_ENCODER = {"conditioner.embedders.0.encoder.encoder.conv_in.weight": torch.rand(8, 3, 3, 3)}
-
-
-class LossScaler:
-    """An object of a training framework, as DeepSpeed leaves beside the tensors."""
-
-
-LossScaler.__module__ = "deepspeed.runtime.fp16.loss_scaler"
-
 
 @pytest.fixture(scope="module")
 def parity() -> ParitySet:
     return open_set(parity_folder())
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
-def deepspeed(path: Path, tensors: State, **more: Any) -> None:
-    """Write a `.pt` file as DeepSpeed does."""
-    module = {f"_forward_module.{name}": t.half() for name, t in tensors.items()}
-    words = LossScaler.__module__.split(".")
-    with pytest.MonkeyPatch.context() as patch:  # pickle looks for the class; reading must not
-        for i in range(len(words)):
-            name = ".".join(words[: i + 1])
-            patch.setitem(sys.modules, name, types.ModuleType(name))
-        patch.setattr(sys.modules[LossScaler.__module__], "LossScaler", LossScaler, raising=False)
-        facts = {"global_steps": 7, "args": argparse.Namespace(a=1)}
-        torch.save({"module": module} | facts | more, path)
-
-
-def unet_config(parity: ParitySet, stage: str) -> UNetConfig:
-    sizes = parity.manifest[f"unet_config_{stage}"]
-    multipliers = sizes["channel_mult"]
-    missing = (sizes["out_channels"], *parity.manifest["latent_hw"])
-    return UNetConfig(
-        in_channels=sizes["in_channels"],
-        out_channels=sizes["out_channels"],
-        block_out_channels=tuple(sizes["model_channels"] * m for m in multipliers),
-        attention_levels=tuple(2**n in sizes["attention_resolutions"] for n in range(4)),
-        layers_per_block=sizes["num_res_blocks"],
-        attention_head_dim=sizes["num_head_channels"],
-        context_dim=sizes["context_dim"],
-        audio_dim=parity.manifest["audio_linear_in"],
-        emotion_dim=sizes["adm_in_channels"] // 2,
-        missing_frame_shape=missing if stage == "interpolation" else None,
-    )
-
-
-def model_config(parity: ParitySet) -> ModelConfig:
-    """The parity set's model; what the encoders' own files say is left as published."""
-    sizes = parity.manifest["vae_config"]
-    size = parity.manifest["latent_hw"][0]
-    widths = [sizes["ch"] * m for m in sizes["ch_mult"]]
-    return dataclasses.replace(
-        PRESETS["keyface"],
-        resolution=size * 2 ** (len(widths) - 1),
-        latent_size=size,
-        keyframe_unet=unet_config(parity, "keyframe"),
-        interpolation_unet=unet_config(parity, "interpolation"),
-        vae=PRESETS["keyface"].vae
-        | {"block_out_channels": widths, "down_block_types": ["DownEncoderBlock2D"] * len(widths)},
-    )
-
-
 @pytest.fixture(scope="module")
 def files(parity: ParitySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every published file of the parity set's model."""
     folder = tmp_path_factory.mktemp("published")
-    autoencoder = parity.weights(parity.manifest["files"]["vae"])
-    autoencoder = {
-        name if name.startswith("first_stage_model.") else f"first_stage_model.{name}": tensor
-        for name, tensor in autoencoder.items()
-    }
-    decoder = {n: t for n, t in autoencoder.items() if ".decoder." in n}
-    keyframe = parity.weights("keyframe_weights.safetensors")
-    interpolation = interpolation_weights(parity)
-    deepspeed(
-        folder / "keyframe.pt",
-        keyframe | decoder | LPIPS | UNUSED_ENCODER,
-        lr_scheduler={"loss_scaler": LossScaler()},
-    )
-    deepspeed(folder / "interpolation.pt", interpolation | decoder | LPIPS)
-    guide = interpolation | parity.weights("interpolation_bad_weights_overlay.safetensors")
-    # its own audio projection is not used: as published, it hears through the other's
-    projection = {n: t + 1 for n, t in guide.items() if n.startswith("conditioner.")}
-    deepspeed(folder / "interpolation_bad.pt", guide | projection)
-    deepspeed(folder / "whole_keyframe.pt", keyframe | autoencoder)
-    torch.save(
-        {
-            "cfg": parity.manifest["wavlm_cfg"],
-            "model": parity.weights("wavlm_weights.safetensors") | {"mask_emb": torch.rand(48)},
-        },
-        folder / "WavLM-Base+.pt",
-    )
-    torch.save(
-        {
-            "cfg": parity.manifest["beats_cfg"],
-            "model": parity.weights("beats_weights.safetensors")
-            | {"predictor.weight": torch.rand(7, 48), "predictor.bias": torch.rand(7)},
-        },
-        folder / "BEATs.pt",
-    )
-    write_wav2vec2(parity, folder / "wav2vec2")
-    write_vae(parity, folder / "vae", autoencoder)
-    (folder / "config.json").write_text(json.dumps(to_dict(model_config(parity))))
+    write_files(parity, folder)
     return folder
 
 
-def write_wav2vec2(parity: ParitySet, folder: Path) -> None:
-    """Write a folder of facebook/wav2vec2-base-960h's kind, under the names of its age."""
-    config = Wav2Vec2Config(**parity.manifest["wav2vec2_config"])
-    head = {n: t for n, t in Wav2Vec2ForCTC(config).state_dict().items() if "lm_head" in n}
-    weights = parity.weights("wav2vec2_weights.safetensors")
-    old = {
-        f"wav2vec2.{name}".replace("parametrizations.weight.original0", "weight_g").replace(
-            "parametrizations.weight.original1", "weight_v"
-        ): tensor
-        for name, tensor in weights.items()
-    }
-    config.save_pretrained(folder)
-    save_file(old | head, folder / "model.safetensors")
-
-
-def write_vae(parity: ParitySet, folder: Path, autoencoder: State) -> None:
-    """Write a folder of Stable Video Diffusion's VAE: the encoder, and another decoder."""
-    config = model_config(parity)
-    levels = len(config.vae["block_out_channels"])
-    state = rename_vae(split(autoencoder)["vae"], build("vae", config, empty=True), levels)
-    other = {n: t + 1 if n.startswith("decoder.") else t for n, t in state.items()}
-    folder.mkdir()
-    settings = config.vae | {"scaling_factor": LATENT_SCALE, "_class_name": "any"}
-    (folder / "config.json").write_text(json.dumps(settings))
-    save_file(other, folder / "diffusion_pytorch_model.fp16.safetensors")
+@pytest.fixture(autouse=True)
+def no_gradients() -> Any:
+    with torch.no_grad():
+        yield
 
 
 def arguments(files: Path, output: Path, **replaced: Path | None) -> list[object]:

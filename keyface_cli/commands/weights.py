@@ -1,4 +1,4 @@
-"""`keyface weights`: the models that are there, and published files made into one."""
+"""`keyface weights`: the models that are there, and the published one fetched or converted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from keyface_cli.errors import ConfigError, KeyFaceError
 app = typer.Typer(
     name="weights",
     no_args_is_help=True,
-    help="Look after models: list, show, verify and convert them.",
+    help="Look after models: fetch, list, show, verify and convert them.",
     epilog="""\
 [bold]Examples[/bold]
 
-keyface weights list
+keyface weights pull
 
 keyface weights verify mini
 """,
@@ -77,7 +77,7 @@ def list_models(as_json: options.JsonOption = False) -> None:
             size = f"{row['resolution']} x {row['resolution']} pixels, {row['bytes'] / 1e6:.0f} MB"
             typer.echo(f"{row['name']}: {size}, {row['folder']}")
     if not any(row["name"] == "keyface" for row in rows):
-        console.say("the published weights are not installed; keyface weights convert makes them")
+        console.say("the published weights are not installed; keyface weights pull fetches them")
 
 
 @app.command()
@@ -111,6 +111,32 @@ def verify(model: ModelArgument) -> None:
     for line in check(checkpoint):
         console.say(line)
     typer.echo(f"{checkpoint.folder}: whole")
+
+
+@app.command()
+def pull(
+    model: Annotated[
+        Literal["keyface"], typer.Argument(help="Which model; there is one.")
+    ] = "keyface",
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Branch, tag or commit of the model's repository.",
+            show_default="the newest",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the fetched files beside the model.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Fetch and make an installed model again.")
+    ] = False,
+) -> None:
+    """Fetch the published weights and make a model of them; a cut fetch is continued."""
+    from keyface_cli.hub import pull as fetch
+
+    typer.echo(fetch(revision, keep=keep, force=force, report=console.say))
 
 
 @app.command(epilog=_CONVERT_EXAMPLE)
