@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.commands import animate, console, evaluate, examples, train, weights
+from keyface_cli.commands import animate, console, embed, evaluate, examples, train, weights
 from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 # one line for each command or group of commands; their modules import nothing heavy
 app.command(epilog=animate.EXAMPLES)(animate.animate)
+app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)

@@ -249,11 +249,15 @@ def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
         config: the model.
         guide: whether autoguidance is on, so that the weaker network is needed too.
     """
-    encoders = {*config.keyframe_encoders, *config.interpolation_encoders}
-    wanted = {"keyframe_unet", "interpolation_unet", "vae", *encoders}
+    wanted = {"keyframe_unet", "interpolation_unet", "vae", *encoder_names(config)}
     if guide:
         wanted.add("interpolation_guide")
     return tuple(name for name in COMPONENTS if name in wanted)
+
+
+def encoder_names(config: ModelConfig) -> tuple[str, ...]:
+    """Name the audio encoders that a model hears through, each once."""
+    return tuple(dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders)))
 
 
 def resolve_model(model: str | Path | None) -> Path:

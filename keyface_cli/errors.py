@@ -26,6 +26,10 @@ class AudioError(KeyFaceError):
     """An audio file that cannot be read or holds less than one video frame."""
 
 
+class FeaturesError(KeyFaceError):
+    """A file of audio features that cannot be used, or not with this recording and model."""
+
+
 class PortraitError(KeyFaceError):
     """A portrait that cannot be read as a picture."""
 

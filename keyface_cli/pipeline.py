@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import Checkpoint, needed_components, resolve_model
+from keyface_cli.checkpoint import Checkpoint, encoder_names, needed_components, resolve_model
 from keyface_cli.config import (
     KEYFRAME_STEP,
     NUM_FRAMES,
@@ -121,7 +121,7 @@ class KeyFacePipeline:
         self.guide: VideoUNet | None = None  # loaded by the first stream that is guided by it
         vae = cast(Any, parts["vae"])
         self.codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
-        self.encoders = {name: parts[name] for name in AUDIO_ENCODERS if name in parts}
+        self.encoders = {name: parts[name] for name in encoder_names(config) if name in parts}
         self.timings: dict[str, float] = {}
 
     @classmethod
@@ -130,6 +130,8 @@ class KeyFacePipeline:
         checkpoint: Checkpoint | Path | str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        *,
+        hear: bool = True,
     ) -> KeyFacePipeline:
         """Load a model.
 
@@ -139,6 +141,7 @@ class KeyFacePipeline:
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: of the UNets and the VAE: "auto", "float32", "bfloat16" or "float16". The audio
                 encoders stay in float32.
+            hear: load the audio encoders too; without them every stream needs `features`.
 
         Raises:
             WeightsError: the folder or a file in it is missing or damaged.
@@ -150,6 +153,8 @@ class KeyFacePipeline:
         where = resolve_device(device)
         precision = resolve_dtype(dtype, where)
         names = needed_components(checkpoint.config, guide=False)
+        if not hear:
+            names = tuple(name for name in names if name not in AUDIO_ENCODERS)
         parts = _load(checkpoint, names, where, precision)
         pipeline = cls(checkpoint, parts, where, precision)
         pipeline.timings["load"] = time.perf_counter() - started
@@ -162,6 +167,7 @@ class KeyFacePipeline:
         emotion: NDArray[np.float32],
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
+        features: Mapping[str, Tensor] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make a talking video, frame by frame.
 
@@ -171,6 +177,7 @@ class KeyFacePipeline:
             emotion: (N, 2) valence and arousal in [-1, 1] of each video frame, N = ceil(S / 640).
             options: the choices of this run.
             progress: told how far each stage is.
+            features: what each encoder hears in the sound, as from `listen`; None is to listen now.
 
         Returns:
             RGB frames (n, R, R, 3) as soon as they are final, N in all.
@@ -194,7 +201,12 @@ class KeyFacePipeline:
         self.timings = dict.fromkeys(STAGES, 0.0) | {"load": self.timings.get("load", 0.0)}
         if sampling.autoguidance != 1 and self.guide is None:
             self._load_guide()
-        run = _Run(self, Timeline(N), options, sampling, progress or _silent)
+        for name in encoder_names(self.config):
+            if features is None and name not in self.encoders:
+                raise ValueError(f"loaded without {name}: features are needed")
+            if features is not None and features[name].shape[:2] != (N, 2):
+                raise ValueError(f"features of {name} have shape {tuple(features[name].shape)}")
+        run = _Run(self, Timeline(N), options, sampling, progress or _silent, features)
         # copied, so that read-only and reversed arrays serve too
         arrays = (np.array(array, np.float32) for array in (portrait, waveform, emotion))
         return run.frames(*map(torch.from_numpy, arrays))
@@ -221,8 +233,10 @@ class _Run:
         options: GenerationOptions,
         sampling: SamplingConfig,
         progress: Progress,
+        features: Mapping[str, Tensor] | None,
     ) -> None:
         config = pipeline.config
+        self.features = features
         sigmas = sigmas_for(sampling.schedule, sampling.steps)
         self.pipeline, self.plan, self.options, self.progress = pipeline, plan, options, progress
         self.updates = len(sigmas) - 1
@@ -267,9 +281,9 @@ class _Run:
         """Encode the sound -> the context (N, D) of each stage."""
         pipeline, N = self.pipeline, self.plan.num_frames
         self.progress("audio", 0, N)
-        features = encode(pipeline.encoders, waveform)
+        features = self.features or encode(pipeline.encoders, waveform)
         contexts = [
-            network.project_audio(torch.cat([features[name] for name in names], dim=-1)[None])[0]
+            network.project_audio(_side_by_side(features, names, pipeline.device)[None])[0]
             for network, names in (
                 (pipeline.keyframe_unet, pipeline.config.keyframe_encoders),
                 (pipeline.interpolation_unet, pipeline.config.interpolation_encoders),
@@ -346,6 +360,36 @@ class _Run:
         if self.pipeline.device.type == "cuda":
             torch.cuda.synchronize(self.pipeline.device)
         self.pipeline.timings[stage] += time.perf_counter() - started
+
+
+def listen(
+    checkpoint: Checkpoint, waveform: NDArray[np.float32], device: str = "auto"
+) -> dict[str, Tensor]:
+    """Encode a recording with a model's audio encoders alone, to be used with many portraits.
+
+    Args:
+        checkpoint: the model.
+        waveform: (S,) mono at 16 kHz in [-1, 1].
+        device: as in `KeyFacePipeline.load`.
+
+    Returns:
+        For each encoder (N, 2, D) float32 on the CPU, N = ceil(S / 640) video frames (SPEC 3).
+
+    Raises:
+        WeightsError, DeviceError: see `KeyFacePipeline.load`.
+    """
+    place = resolve_device(device)
+    encoders = _load(checkpoint, encoder_names(checkpoint.config), place, torch.float32)
+    with memory_errors(place), torch.inference_mode():
+        features = encode(encoders, torch.from_numpy(np.array(waveform, np.float32)))
+    return {name: tensor.cpu() for name, tensor in features.items()}
+
+
+def _side_by_side(
+    features: Mapping[str, Tensor], names: Sequence[str], device: torch.device
+) -> Tensor:
+    """(N, 2, A), A the sum of the encoders' widths."""
+    return torch.cat([features[name].to(device) for name in names], dim=-1)
 
 
 def _load(

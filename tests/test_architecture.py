@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "emotion": {"config", "errors"},
     "portrait": {"errors"},
     "video": {"config", "errors", "ffmpeg"},
+    "features": {"checkpoint", "errors"},
     "diffusion": {"diffusion"},
     "models": {"models", "config"},
     "renaming": {"config", "errors", "models"},

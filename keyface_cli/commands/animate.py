@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.checkpoint import Checkpoint, encoder_names, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.config import FPS
 from keyface_cli.errors import VideoError
@@ -20,6 +20,7 @@ from keyface_cli.errors import VideoError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from keyface_cli.pipeline import KeyFacePipeline
 
@@ -52,6 +53,7 @@ class Job:
     chunk: int
     crf: int
     force: bool
+    features: Path | None
 
 
 class Inputs(NamedTuple):
@@ -60,6 +62,7 @@ class Inputs(NamedTuple):
     portrait: NDArray[np.float32]
     waveform: NDArray[np.float32]
     emotion: NDArray[np.float32]
+    features: dict[str, Tensor] | None
 
 
 def animate(
@@ -81,6 +84,7 @@ def animate(
     emotion: options.EmotionOption = "neutral",
     start: options.StartOption = 0.0,
     duration: options.DurationOption = None,
+    features: options.FeaturesOption = None,
     model: options.ModelOption = None,
     seed: options.SeedOption = 0,
     steps: options.StepsOption = None,
@@ -110,11 +114,13 @@ def animate(
         chunk,
         crf,
         force,
+        features,
     )
     check_files(job)
     checkpoint = Checkpoint.open(resolve_model(model))
-    inputs = read_inputs(job, checkpoint.config.resolution)
-    pipeline = load_pipeline(checkpoint, device, dtype, is_default=model is None)
+    inputs = read_inputs(job, checkpoint)
+    hear = inputs.features is None
+    pipeline = load_pipeline(checkpoint, device, dtype, is_default=model is None, hear=hear)
     timings = make_video(job, inputs, pipeline)
     timings["total"] = time.perf_counter() - started
     result = describe(job, len(inputs.emotion), pipeline, timings)
@@ -138,24 +144,32 @@ def check_files(job: Job) -> None:
     find_ffmpeg()
 
 
-def read_inputs(job: Job, resolution: int) -> Inputs:
+def read_inputs(job: Job, checkpoint: Checkpoint) -> Inputs:
     """Read the emotion, the portrait and the recording, in the order of what they cost.
 
     Raises:
-        EmotionError, PortraitError, AudioError: one of them cannot be used.
+        EmotionError, PortraitError, AudioError, FeaturesError: one of them cannot be used.
     """
     from keyface_cli.audio import count_frames, load_waveform
     from keyface_cli.emotion import load_emotion
     from keyface_cli.portrait import load_portrait
 
     track = load_emotion(job.emotion)
-    portrait = load_portrait(job.portrait, resolution)
+    portrait = load_portrait(job.portrait, checkpoint.config.resolution)
     waveform = load_waveform(job.audio, job.start_s, job.duration_s)
-    return Inputs(portrait, waveform, track.sample(count_frames(len(waveform))))
+    N = count_frames(len(waveform))
+    features = None
+    if job.features is not None:
+        from keyface_cli.features import load_features, origin
+
+        names = encoder_names(checkpoint.config)
+        belongs = origin(job.audio, job.start_s, job.duration_s, checkpoint, names)
+        features = load_features(job.features, belongs, N)
+    return Inputs(portrait, waveform, track.sample(N), features)
 
 
 def load_pipeline(
-    checkpoint: Checkpoint, device: str, dtype: str, *, is_default: bool
+    checkpoint: Checkpoint, device: str, dtype: str, *, is_default: bool, hear: bool = True
 ) -> KeyFacePipeline:
     """Load a model and say which; the device is looked at before anything slow is imported.
 
@@ -177,7 +191,7 @@ def load_pipeline(
     with console.waiting("loading the model"):
         from keyface_cli.pipeline import KeyFacePipeline
 
-        pipeline = KeyFacePipeline.load(checkpoint, str(place), kind)
+        pipeline = KeyFacePipeline.load(checkpoint, str(place), kind, hear=hear)
     pipeline.timings["load"] = time.perf_counter() - started  # with the imports
     return pipeline
 
@@ -209,7 +223,10 @@ def make_video(job: Job, inputs: Inputs, pipeline: KeyFacePipeline) -> dict[str,
         "emotion": Path(job.emotion).name,
     }
     with console.StageProgress() as progress:
-        frames = pipeline.stream(*inputs, choices, progress)
+        sound, features = inputs.waveform, inputs.features
+        frames = pipeline.stream(
+            inputs.portrait, sound, inputs.emotion, choices, progress, features
+        )
         with VideoWriter(
             job.output,
             num_frames=len(inputs.emotion),

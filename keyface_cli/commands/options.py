@@ -52,6 +52,15 @@ DurationOption = Annotated[
         rich_help_panel=_SOUND,
     ),
 ]
+FeaturesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What the model hears in this recording, from keyface embed.",
+        show_default="to listen now",
+        rich_help_panel=_SOUND,
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,56 @@
+"""`keyface embed`: what a model hears in a recording, kept for many portraits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.commands import console, options
+from keyface_cli.errors import FeaturesError
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+keyface embed examples/speech.wav -o speech.safetensors
+
+keyface animate examples/avatar.png examples/speech.wav --features speech.safetensors
+"""
+
+
+def embed(
+    audio: Annotated[
+        Path,
+        typer.Argument(metavar="AUDIO", help="A recording, or a video with a sound track."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")
+    ],
+    force: options.ForceOption = False,
+    start: options.StartOption = 0.0,
+    duration: options.DurationOption = None,
+    model: options.ModelOption = None,
+    device: options.DeviceOption = "auto",
+) -> None:
+    """Write what a model's encoders hear in a recording, for `animate --features`."""
+    if output.exists() and audio.exists() and output.samefile(audio):
+        raise FeaturesError(f"{output}: is the recording, and would be replaced")
+    if output.exists() and not force:
+        raise FeaturesError(f"{output}: exists already", "use --force to replace it")
+    if not output.absolute().parent.is_dir():
+        raise FeaturesError(f"folder not found: {output.absolute().parent}", "make it first")
+    checkpoint = Checkpoint.open(resolve_model(model))
+    from keyface_cli.audio import load_waveform
+    from keyface_cli.features import origin, save_features
+
+    waveform = load_waveform(audio, start, duration)
+    with console.waiting("listening"):
+        from keyface_cli.pipeline import listen
+
+        features = listen(checkpoint, waveform, device)
+    save_features(output, features, origin(audio, start, duration, checkpoint, list(features)))
+    for name, tensor in features.items():
+        console.say(f"{name}: {' x '.join(map(str, tensor.shape))}")
+    typer.echo(output)
