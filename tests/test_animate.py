@@ -156,7 +156,7 @@ def test_choices_reach_the_model(
         *("--seed", 3, "--steps", 4, "--audio-guidance", 1.5, "--identity-guidance", 2.5),
         *("--autoguidance", 3.5, "--chunk", 6, "--emotion", "angry"),
     )
-    (_, picture, waveform, emotion, _, _), (_, _, _, angry, choices, _) = calls
+    (_, picture, waveform, emotion, *_), (_, _, _, angry, choices, *_) = calls
     assert picture.shape == (3, 64, 64)
     assert len(waveform) == 0.7 * 16000
     assert emotion.shape == (18, 2)

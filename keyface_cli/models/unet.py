@@ -10,7 +10,7 @@ which is which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -24,7 +24,12 @@ from diffusers.models.attention import (
 )
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalResnetBlock
+from diffusers.models.resnet import (
+    AlphaBlender,
+    ResnetBlock2D,
+    SpatioTemporalResBlock,
+    TemporalResnetBlock,
+)
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
 
@@ -151,6 +156,12 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
 
         self.gradient_checkpointing = False
+        # every tensor is used by the module that holds it, so that hooks may move the two together
+        for module in self.modules():
+            if isinstance(module, AlphaBlender):
+                module.__class__ = _Blend
+            elif isinstance(module, nn.Conv3d):
+                module.__class__ = _ConvOverTime
 
     @property
     def core_parameters(self) -> int:
@@ -309,38 +320,38 @@ class _VideoResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
         spatial, temporal = self.spatial_res_block, self.temporal_res_block
         activated = F.silu(embedding)
         added = spatial.time_emb_proj(activated)[:, :, None, None]
-        x = _residual(spatial, x, added, lambda conv, y: conv(y))
+        x = _residual(spatial, x, added)
 
         # Time becomes the height of a picture of T x (h w) positions.
         BT, C, h, w = x.shape
         clips = x.view(BT // T, T, C, h * w).transpose(1, 2).contiguous()  # (B, C, T, h w)
         added = temporal.time_emb_proj(activated).view(BT // T, T, C, 1).transpose(1, 2)
-        moved = _residual(temporal, clips, added, _convolve_time)
-        clips = _blend(self.time_mixer.mix_factor, clips, moved)
-        return clips.transpose(1, 2).reshape(BT, C, h, w)
+        clips = self.time_mixer(clips, _residual(temporal, clips, added))
+        return cast(Tensor, clips.transpose(1, 2).reshape(BT, C, h, w))
 
 
-def _residual(
-    block: ResnetBlock2D | TemporalResnetBlock,
-    x: Tensor,
-    added: Tensor,
-    convolve: Callable[[nn.Module, Tensor], Tensor],
-) -> Tensor:
+def _residual(block: ResnetBlock2D | TemporalResnetBlock, x: Tensor, added: Tensor) -> Tensor:
     """Norm, SiLU, convolution; add the embedding; again; add the input."""
-    y = convolve(block.conv1, F.silu(block.norm1(x))) + added
-    y = convolve(block.conv2, F.silu(block.norm2(y)))
-    return y + (x if block.conv_shortcut is None else cast(Tensor, block.conv_shortcut(x)))
+    y = block.conv1(F.silu(block.norm1(x))) + added
+    y = block.conv2(F.silu(block.norm2(y)))
+    skip = x if block.conv_shortcut is None else block.conv_shortcut(x)
+    return cast(Tensor, skip + y)
 
 
-def _convolve_time(conv: nn.Module, x: Tensor) -> Tensor:
-    """Apply a Conv3d of kernel (3, 1, 1) to (B, C, T, positions)."""
-    conv = cast(nn.Conv3d, conv)
-    return F.conv2d(x, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+class _ConvOverTime(nn.Conv3d):
+    """A kernel of (3, 1, 1), applied to pictures whose height is time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, positions) -> (B, C', T, positions)."""
+        return F.conv2d(x, self.weight.squeeze(-1), self.bias, padding=(1, 0))
 
 
-def _blend(mix_factor: Tensor, spatial: Tensor, temporal: Tensor) -> Tensor:
+class _Blend(AlphaBlender):  # type: ignore[misc]
     """a spatial + (1 - a) temporal with a = sigmoid(mix_factor), one number per block."""
-    return torch.lerp(temporal, spatial, mix_factor.sigmoid().to(spatial.dtype))
+
+    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        """Two tensors of one shape -> their mixture."""
+        return torch.lerp(temporal, spatial, self.mix_factor.sigmoid().to(spatial.dtype))
 
 
 class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
@@ -365,7 +376,7 @@ class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
         ):
             tokens = _attend_space(spatial, tokens, context)
             moved = _attend_time(temporal, tokens + position, context)
-            tokens = _blend(self.time_mixer.mix_factor, tokens, moved)
+            tokens = self.time_mixer(tokens, moved)
 
         tokens = self.proj_out(tokens)
         # x first: the sum then has its memory layout, not that of the transposed tokens
