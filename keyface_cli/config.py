@@ -68,6 +68,8 @@ class ModelConfig:
     latent_scale: float = 0.18215  # VAE latents times this is what is diffused
     # pixels of an s x s square are stacked as channels before the VAE (1: the published VAE)
     vae_patch_size: int = 1
+    # number format of the VAE: "float32" as published, or "auto", that of the UNets
+    vae_dtype: str = "float32"
     # "v": the published v-prediction. "anchored": the difference to the identity latent (keyframes)
     # or to the blend of both keyframes (interpolation), and a gate (see diffusion/denoiser.py)
     parameterization: str = "v"
@@ -233,6 +235,7 @@ PRESETS: dict[str, ModelConfig] = {
         latent_size=16,
         latent_scale=1.0,
         vae_patch_size=16,
+        vae_dtype="auto",
         parameterization="anchored",
         interpolation_encoders=("wavlm", "beats"),
         keyframe_unet=_MINI_UNET,
@@ -252,6 +255,7 @@ PRESETS: dict[str, ModelConfig] = {
         resolution=64,
         latent_size=8,
         vae_patch_size=4,
+        vae_dtype="auto",
         keyframe_unet=_TINY_UNET,
         interpolation_unet=dataclasses.replace(
             _TINY_UNET, in_channels=9, emotion_dim=0, missing_frame_shape=(4, 8, 8)

@@ -96,15 +96,21 @@ def memory_errors(device: torch.device) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        text = str(error)
-        failed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not failed and not re.search(r"not enough memory|can't allocate|out of memory", text):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(
             f"not enough memory on {device}",
-            "use a smaller --chunk, --dtype bfloat16 or another --device",
+            "use --memory low, a smaller --chunk, --dtype bfloat16 or another --device",
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of the ways in which torch runs out of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = r"not enough memory|can't allocate|out of memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
 def _cpu_computes_in_bfloat16() -> bool:

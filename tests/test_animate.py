@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 from keyface_cli import __version__, device, video
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.ffmpeg import find_ffmpeg
-from keyface_cli.pipeline import GenerationOptions, KeyFacePipeline
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stream import GenerationOptions
 
 Main = Callable[..., tuple[int, str, str]]
 Animate = Callable[..., tuple[int, str, str]]

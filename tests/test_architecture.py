@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set[str](),
     "config": {"errors"},
     "device": {"errors"},
+    "memory": {"device", "errors"},
     "ffmpeg": {"errors"},
     "audio": {"config", "errors", "ffmpeg"},
     "emotion": {"config", "errors"},
@@ -35,7 +36,17 @@ MAY_IMPORT = {
     "checkpoint": {"tensorfiles", "models", "config", "errors"},
     "stages": {"stages", "diffusion", "models", "config", "errors"},
     "stages.timeline": {"config"},
-    "pipeline": {"stages", "diffusion", "models", "checkpoint", "device", "config", "errors"},
+    "stream": {"stages", "diffusion", "models", "memory", "device", "config", "errors"},
+    "pipeline": {
+        "stream",
+        "stages",
+        "models",
+        "checkpoint",
+        "memory",
+        "device",
+        "config",
+        "errors",
+    },
     "": {"pipeline"},  # the package itself, when it is asked for
 }
 INFERENCE = set(MAY_IMPORT) - {""}

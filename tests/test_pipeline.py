@@ -23,8 +23,8 @@ from keyface_cli.checkpoint import (
 from keyface_cli.config import SamplingConfig
 from keyface_cli.errors import ConfigError, DeviceError, WeightsError
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.pipeline import GenerationOptions
 from keyface_cli.stages.interpolation import InterpolationStage
+from keyface_cli.stream import GenerationOptions
 
 FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autoguidance=1)
 

@@ -56,6 +56,15 @@ class Job:
     features: Path | None
 
 
+class Machine(NamedTuple):
+    """Where and how to compute: see `KeyFacePipeline.load`."""
+
+    device: str
+    dtype: str
+    vae_dtype: str | None
+    memory: str
+
+
 class Inputs(NamedTuple):
     """What the pipeline takes: see `KeyFacePipeline.stream`."""
 
@@ -93,6 +102,8 @@ def animate(
     autoguidance: options.AutoguidanceOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    vae_dtype: options.VaeDtypeOption = None,
+    memory: options.MemoryOption = "auto",
     chunk: options.ChunkOption = 2,
 ) -> None:
     """Make the face in a portrait speak a recording."""
@@ -119,8 +130,9 @@ def animate(
     check_files(job)
     checkpoint = Checkpoint.open(resolve_model(model))
     inputs = read_inputs(job, checkpoint)
+    machine = Machine(device, dtype, vae_dtype, memory)
     hear = inputs.features is None
-    pipeline = load_pipeline(checkpoint, device, dtype, is_default=model is None, hear=hear)
+    pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
     timings = make_video(job, inputs, pipeline)
     timings["total"] = time.perf_counter() - started
     result = describe(job, len(inputs.emotion), pipeline, timings)
@@ -169,7 +181,7 @@ def read_inputs(job: Job, checkpoint: Checkpoint) -> Inputs:
 
 
 def load_pipeline(
-    checkpoint: Checkpoint, device: str, dtype: str, *, is_default: bool, hear: bool = True
+    checkpoint: Checkpoint, machine: Machine, *, is_default: bool, hear: bool = True
 ) -> KeyFacePipeline:
     """Load a model and say which; the device is looked at before anything slow is imported.
 
@@ -180,8 +192,8 @@ def load_pipeline(
     started = time.perf_counter()
     from keyface_cli.device import resolve_device, resolve_dtype
 
-    place = resolve_device(device)
-    kind = str(resolve_dtype(dtype, place)).removeprefix("torch.")
+    place = resolve_device(machine.device)
+    kind = str(resolve_dtype(machine.dtype, place)).removeprefix("torch.")
     note = ""
     if is_default and checkpoint.name != "keyface":
         note = " (the published weights are not installed)"
@@ -191,7 +203,16 @@ def load_pipeline(
     with console.waiting("loading the model"):
         from keyface_cli.pipeline import KeyFacePipeline
 
-        pipeline = KeyFacePipeline.load(checkpoint, str(place), kind, hear=hear)
+        pipeline = KeyFacePipeline.load(
+            checkpoint,
+            str(place),
+            kind,
+            vae_dtype=machine.vae_dtype,
+            memory=machine.memory,
+            hear=hear,
+        )
+    if place.type != "cpu":
+        console.say(f"memory: {pipeline.residency.level}")
     pipeline.timings["load"] = time.perf_counter() - started  # with the imports
     return pipeline
 
@@ -203,7 +224,7 @@ def make_video(job: Job, inputs: Inputs, pipeline: KeyFacePipeline) -> dict[str,
         Seconds of each stage; "encode" is how long the frames had to wait for ffmpeg, which runs
         beside the network.
     """
-    from keyface_cli.pipeline import GenerationOptions
+    from keyface_cli.stream import GenerationOptions
     from keyface_cli.video import SoundTrack, VideoWriter
 
     choices = GenerationOptions(

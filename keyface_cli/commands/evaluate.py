@@ -66,7 +66,8 @@ def avatars(
 
     from keyface_cli.evaluation import avatars as measure
     from keyface_cli.evaluation.reader import load_or_train, validate
-    from keyface_cli.pipeline import GenerationOptions, KeyFacePipeline
+    from keyface_cli.pipeline import KeyFacePipeline
+    from keyface_cli.stream import GenerationOptions
 
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")

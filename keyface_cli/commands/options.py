@@ -138,6 +138,22 @@ DtypeOption = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+VaeDtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        help="Number format of the VAE; auto is that of the networks.",
+        show_default="the model's own; published: float32",
+        rich_help_panel=_MACHINE,
+    ),
+]
+MemoryOption = Annotated[
+    Literal["auto", "high", "balanced", "low"],
+    typer.Option(
+        help="What stays on the GPU: all networks, those of the running stage, or the running "
+        "layers; auto is what fits, and where memory runs out the next lower one is taken.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 ChunkOption = Annotated[
     int,
     typer.Option(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyface_cli.evaluation.reader import CONTROLS, RigReader
-from keyface_cli.pipeline import GenerationOptions, KeyFacePipeline
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stream import GenerationOptions
 from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.avatars.performance import Scene, random_scene
 from keyface_cli.training.pictures import render_uint8

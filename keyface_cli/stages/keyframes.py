@@ -47,8 +47,10 @@ class KeyframeStage:
         emotion: Tensor,
         noise: Tensor,
         callback: Callable[[int, Tensor], None] | None = None,
+        *,
+        batched: bool = True,
     ) -> Tensor:
-        """Sample keyframes; the branches of the guidance run as one batch.
+        """Sample keyframes.
 
         Args:
             identity: scaled latents of the portraits, (B, C, h, w).
@@ -56,6 +58,7 @@ class KeyframeStage:
             emotion: valence and arousal of each slot in [-1, 1], (B, T, 2).
             noise: unit Gaussian, (B, T, C, h, w).
             callback: called after each update with the number done and the latents.
+            batched: run the branches of the guidance as one batch: faster, in more memory.
 
         Returns:
             Scaled latents, float32, (B, T, C, h, w).
@@ -70,6 +73,8 @@ class KeyframeStage:
         T = noise.shape[1]
 
         def evaluate(x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> Sequence[Tensor]:
+            if not batched and len(branches) > 1:
+                return [evaluate(x, sigma, [branch])[0] for branch in branches]
             given = Conditioning.cat([conditions[branch] for branch in branches])
             anchor = anchor_for(self.parameterization, given.latents * self.latent_scale, T)
             denoised = denoise(

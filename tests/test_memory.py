@@ -1,0 +1,186 @@
+"""Memory levels: the same frames at each, and a run that runs out goes on a level lower."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from keyface_cli import memory
+from keyface_cli.checkpoint import build
+from keyface_cli.config import PRESETS
+from keyface_cli.errors import DeviceError
+from keyface_cli.memory import LEVELS, Residency, choose_level
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stream import GenerationOptions
+
+GUIDED = GenerationOptions(steps=1, audio_guidance=2.0, identity_guidance=1.5, autoguidance=2.0)
+
+
+def frames(pipeline: KeyFacePipeline) -> NDArray[np.uint8]:
+    """Half a second and more of the tiny model, with every kind of guidance."""
+    waveform = np.random.default_rng(0).normal(0, 0.1, 20 * 640).astype(np.float32)
+    portrait = np.linspace(-1, 1, 3 * 64 * 64, dtype=np.float32).reshape(3, 64, 64)
+    emotion = np.zeros((20, 2), np.float32)
+    return np.concatenate(list(pipeline.stream(portrait, waveform, emotion, GUIDED)))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_checkpoint: Path) -> NDArray[np.uint8]:
+    return frames(KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high"))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_gives_the_same_frames(
+    tiny_checkpoint: Path, expected: NDArray[np.uint8], level: str
+) -> None:
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory=level)
+    difference = frames(pipeline).astype(int) - expected
+    assert abs(difference).max() <= 1  # a rounding of 8 bits
+    assert pipeline.residency.level == level
+
+
+class Sometimes:
+    """Calls of a network fail by want of memory, the numbered ones."""
+
+    def __init__(self, module: nn.Module, fail: set[int], error: Exception) -> None:
+        self.calls = 0
+        self.fail, self.error = fail, error
+        module.register_forward_pre_hook(self.count)
+
+    def count(self, *_: Any) -> None:
+        self.calls += 1
+        if self.calls in self.fail:
+            raise self.error
+
+
+@pytest.mark.parametrize("network", ["keyframe_unet", "interpolation_unet"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_a_run_that_runs_out_goes_on_a_level_lower(
+    tiny_checkpoint: Path,
+    expected: NDArray[np.uint8],
+    caplog: pytest.LogCaptureFixture,
+    network: str,
+    error: Exception,
+) -> None:
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
+    Sometimes(getattr(pipeline, network), {1, 2}, error)
+    with caplog.at_level(logging.WARNING, "keyface_cli"):
+        found = frames(pipeline)
+    assert abs(found.astype(int) - expected).max() <= 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory, going on with --memory balanced",
+        "out of memory, going on with --memory low",
+    ]
+
+
+def test_at_the_lowest_level_it_is_an_error(tiny_checkpoint: Path) -> None:
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="low")
+    Sometimes(pipeline.keyframe_unet, {1}, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(DeviceError, match="not enough memory on cpu"):
+        frames(pipeline)
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(tiny_checkpoint: Path) -> None:
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
+    Sometimes(pipeline.keyframe_unet, {1}, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        frames(pipeline)
+    assert pipeline.residency.level == "high"
+
+
+class Places(nn.Module):
+    """A network that notes where it is sent."""
+
+    def __init__(self, log: list[tuple[str, str]], name: str) -> None:
+        super().__init__()
+        self.log, self.name = log, name
+
+    def to(self, device: Any) -> Any:
+        self.log.append((self.name, str(device)))
+        return self
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The networks that were given to diffusers' group offload."""
+    import diffusers.hooks
+
+    given: list[nn.Module] = []
+    monkeypatch.setattr(
+        diffusers.hooks, "apply_group_offloading", lambda network, **_: given.append(network)
+    )
+    return given
+
+
+def test_networks_take_turns_on_the_device(streamed: list[nn.Module]) -> None:
+    log: list[tuple[str, str]] = []
+    names = ("keyframe_unet", "interpolation_unet", "vae")
+    networks: dict[str, nn.Module] = {name: Places(log, name) for name in names}
+    gpu = torch.device("meta")  # any that is not the CPU
+    held = Residency(dict(networks), gpu, "balanced")
+    with held.use("keyframe_unet"):
+        assert log == [("interpolation_unet", "cpu"), ("vae", "cpu"), ("keyframe_unet", "meta")]
+    log.clear()
+    held.step_down()
+    with held.use("keyframe_unet"):
+        assert streamed == [networks["keyframe_unet"]]
+        assert ("keyframe_unet", "meta") not in log
+    log.clear()
+    with held.use("vae"):
+        # streamed networks look after themselves
+        assert log == [("interpolation_unet", "cpu"), ("vae", "meta")]
+    high = Residency(dict(networks), gpu, "high")
+    log.clear()
+    with high.use("vae"):
+        assert log == []
+
+
+def test_group_offload_takes_our_network_and_changes_nothing() -> None:
+    """On a CPU its hooks move nothing, but they are all there and in the way of every layer."""
+    from keyface_cli.models.unet import Conditioning
+
+    torch.manual_seed(0)
+    unet: Any = build("interpolation_unet", PRESETS["tiny"]).eval()
+    given = Conditioning(torch.randn(1, 14, 32), torch.randn(1, 2, 4, 8, 8))
+    x = torch.randn(1, 14, 4, 8, 8)
+    with torch.inference_mode():
+        before = unet(x, torch.zeros(1), given)
+        held = Residency({"interpolation_unet": unet}, torch.device("cpu"), "low")
+        held._bring("interpolation_unet")
+        assert torch.equal(unet(x, torch.zeros(1), given), before)
+    assert any(hasattr(module, "_diffusers_hook") for module in unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "level"), [(24, "high"), (12, "balanced"), (6, "low"), (None, "high")]
+)
+def test_the_level_follows_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free_gb: float | None, level: str
+) -> None:
+    free = None if free_gb is None else int(free_gb * 2**30)
+    monkeypatch.setattr(memory, "available_memory", lambda _: free)
+    unet = 2 * 1_525_606_122
+    sizes = {
+        "keyframe_unet": unet,
+        "interpolation_unet": unet,
+        "interpolation_guide": unet,
+        "vae": 4 * 97_000_000,
+        "wavlm": 4 * 94_000_000,
+    }
+    clip = 2 * 14 * 4 * 64 * 64
+    assert choose_level(torch.device("cuda"), sizes, clip, 3) == level
+    assert choose_level(torch.device("cpu"), sizes, clip, 3) == "high"
