@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.commands import animate, console, embed, evaluate, examples, train, weights
+from keyface_cli.commands import animate, console, doctor, embed, evaluate, examples, train, weights
 from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command(epilog=animate.EXAMPLES)(animate.animate)
 app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
+app.command()(doctor.doctor)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)
 app.add_typer(weights.app)

@@ -105,7 +105,7 @@ class KeyFacePipeline:
         if not hear:
             names = tuple(name for name in names if name not in AUDIO_ENCODERS)
         if memory == "auto":
-            memory = _level_that_fits(checkpoint, formats, where)
+            memory = level_that_fits(checkpoint, where, formats)
         # below the highest level each stage fetches its own networks from main memory
         place = where if memory == "high" else torch.device("cpu")
         parts = _load(checkpoint, names, place, formats)
@@ -222,10 +222,23 @@ def _formats(
     return formats | {"vae": network if vae_dtype == "auto" else resolve_dtype(vae_dtype, device)}
 
 
-def _level_that_fits(
-    checkpoint: Checkpoint, formats: Mapping[str, torch.dtype], device: torch.device
+def level_that_fits(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    formats: Mapping[str, torch.dtype] | None = None,
 ) -> str:
+    """Choose the level of `memory` for a model on a device, by what is free there now.
+
+    Args:
+        checkpoint: the model.
+        device: where it will run.
+        formats: the number format of each network; None are the automatic ones.
+
+    Raises:
+        WeightsError: a file of the model is damaged.
+    """
     config = checkpoint.config
+    formats = formats or _formats(config, device, "auto", None)
     guided = config.sampling.autoguidance != 1
     names = set(needed_components(config, guide=guided)) & set(checkpoint.components)
     sizes = {name: checkpoint.count(name) * formats[name].itemsize for name in names}
