@@ -227,7 +227,7 @@ PRESETS: dict[str, ModelConfig] = {
         wav2vec2=_speech(768, 12, 12, 3072, 512),
         beats=_beats(768, 12, 12, 3072, 512),
     ),
-    # bundled in weights/mini: 38 M parameters in all, made for two CPU cores
+    # bundled in weights/mini: 37 M parameters in all, made for two CPU cores
     "mini": ModelConfig(
         preset="mini",
         resolution=256,
