@@ -109,7 +109,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is one of the ways in which torch runs out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = r"not enough memory|can't allocate|out of memory|ALLOC_FAILED"
+    # the last is oneDNN's, on a CPU
+    words = (
+        r"not enough memory|can't allocate|out of memory|ALLOC_FAILED"
+        r"|could not (create|execute) a primitive$"
+    )
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 

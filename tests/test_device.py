@@ -106,7 +106,14 @@ def test_an_allocation_that_really_fails_is_one_error() -> None:
     assert "--chunk" in caught.value.hint
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("could not execute a primitive"),
+    ],
+)
 def test_other_failures_of_allocation(error: Exception) -> None:
     with pytest.raises(DeviceError, match="not enough memory on cpu"), memory_errors(CPU):
         raise error
