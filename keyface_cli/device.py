@@ -101,7 +101,7 @@ def memory_errors(device: torch.device) -> Iterator[None]:
             raise
         raise DeviceError(
             f"not enough memory on {device}",
-            "use --memory low, a smaller --chunk, --dtype bfloat16 or another --device",
+            "use a smaller --chunk, --dtype bfloat16 or another --device",
         ) from error
 
 
