@@ -185,7 +185,8 @@ class _Conversion:
             }
             unused += parts["vae"]
         self._say(path, len(tensors), unused)
-        return parts["vae"]
+        # copied, so that the file is let go
+        return {name: tensor.clone() for name, tensor in parts["vae"].items()}
 
     def _interpolation(self) -> None:
         self._unet("interpolation_unet", self.sources.interpolation)
