@@ -89,14 +89,19 @@ def require_memory(device: torch.device, needed: int, what: str) -> None:
 
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn each of the ways in which torch runs out of memory into one.
+    """Turn each of the ways in which torch runs out of memory into one, and what a compiler says.
 
     Raises:
-        DeviceError: an allocation failed inside the block.
+        DeviceError: an allocation failed inside the block, or torch.compile did.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines()[0]
+            raise DeviceError(
+                f"torch.compile does not work here: {reason}", "leave out --compile"
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise DeviceError(

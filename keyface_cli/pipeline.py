@@ -65,6 +65,7 @@ class KeyFacePipeline:
         vae = cast(Any, parts["vae"])
         self.codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
         self.encoders = {name: parts[name] for name in encoder_names(config) if name in parts}
+        self.compile = False  # whether the guide, when it comes, is to be compiled too
         self.timings: dict[str, float] = {}
 
     @classmethod
@@ -76,6 +77,7 @@ class KeyFacePipeline:
         *,
         vae_dtype: str | None = None,
         memory: str = "auto",
+        compile: bool = False,
         hear: bool = True,
     ) -> KeyFacePipeline:
         """Load a model.
@@ -90,6 +92,8 @@ class KeyFacePipeline:
                 says (the published one float32).
             memory: "high", "balanced" or "low", see `memory`; "auto" is what fits now. Where memory
                 runs out all the same, the next lower one is taken.
+            compile: have torch.compile translate the UNets at their first call, which takes minutes
+                and makes every further one faster.
             hear: load the audio encoders too; without them every stream needs `features`.
 
         Raises:
@@ -110,6 +114,10 @@ class KeyFacePipeline:
         place = where if memory == "high" else torch.device("cpu")
         parts = _load(checkpoint, names, place, formats)
         pipeline = cls(checkpoint, parts, where, formats, memory)
+        if compile:
+            pipeline.compile = True
+            pipeline.keyframe_unet.compile()
+            pipeline.interpolation_unet.compile()
         pipeline.timings["load"] = time.perf_counter() - started
         return pipeline
 
@@ -185,6 +193,8 @@ class KeyFacePipeline:
         loaded = _load(self.checkpoint, (name,), place, self.formats)
         self.guide = cast(VideoUNet, loaded[name])
         self.residency.add(name, self.guide)
+        if self.compile:
+            self.guide.compile()
         self.timings["load"] += time.perf_counter() - started
 
 

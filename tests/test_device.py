@@ -122,3 +122,18 @@ def test_other_failures_of_allocation(error: Exception) -> None:
 def test_other_errors_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(CPU):
         raise RuntimeError("shapes do not match")
+
+
+def test_a_compiler_that_fails_is_one_line() -> None:
+    class InductorError(RuntimeError):
+        pass
+
+    InductorError.__module__ = "torch._inductor.exc"
+    with (
+        pytest.raises(
+            DeviceError, match=r"torch.compile does not work here: no compiler$"
+        ) as error,
+        memory_errors(CPU),
+    ):
+        raise InductorError("no compiler\nmuch\nmore")
+    assert error.value.hint == "leave out --compile"

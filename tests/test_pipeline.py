@@ -252,6 +252,18 @@ def test_memory_that_runs_out_on_the_way(
         make(tiny, 1, FAST)
 
 
+def test_networks_are_compiled_where_that_is_asked_for(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(VideoUNet, "compile", lambda network: compiled.append(network))
+    KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+    assert compiled == []
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", compile=True)
+    make(pipeline, 1, dataclasses.replace(FAST, autoguidance=2.0))
+    assert compiled == [pipeline.keyframe_unet, pipeline.interpolation_unet, pipeline.guide]
+
+
 def held() -> int:
     """Bytes of all tensors that are alive; what only waits for the collector is not."""
     gc.collect()

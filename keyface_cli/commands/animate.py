@@ -63,6 +63,7 @@ class Machine(NamedTuple):
     dtype: str
     vae_dtype: str | None
     memory: str
+    compile: bool
 
 
 class Inputs(NamedTuple):
@@ -104,6 +105,7 @@ def animate(
     dtype: options.DtypeOption = "auto",
     vae_dtype: options.VaeDtypeOption = None,
     memory: options.MemoryOption = "auto",
+    compile_networks: options.CompileOption = False,
     chunk: options.ChunkOption = 2,
 ) -> None:
     """Make the face in a portrait speak a recording."""
@@ -130,7 +132,7 @@ def animate(
     check_files(job)
     checkpoint = Checkpoint.open(resolve_model(model))
     inputs = read_inputs(job, checkpoint)
-    machine = Machine(device, dtype, vae_dtype, memory)
+    machine = Machine(device, dtype, vae_dtype, memory, compile_networks)
     hear = inputs.features is None
     pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
     timings = make_video(job, inputs, pipeline)
@@ -209,6 +211,7 @@ def load_pipeline(
             kind,
             vae_dtype=machine.vae_dtype,
             memory=machine.memory,
+            compile=machine.compile,
             hear=hear,
         )
     if place.type != "cpu":

@@ -154,6 +154,14 @@ MemoryOption = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the networks first: minutes once, then faster; for long videos on a GPU.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 ChunkOption = Annotated[
     int,
     typer.Option(
