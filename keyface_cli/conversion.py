@@ -175,7 +175,7 @@ class _Conversion:
         _check_stage(component, tensors, path)
         with _naming(path):
             parts = split(tensors)
-            self._write_unet(component, parts["unet"], path)
+        self._write_unet(component, parts["unet"], path)
         unused = [*parts["unused"]]
         if component != "keyframe_unet":
             self._projection = {
@@ -198,17 +198,19 @@ class _Conversion:
         _check_stage("interpolation_guide", tensors, path)
         with _naming(path):
             parts = split(tensors)
-            # it hears through the audio projection of the network that it guides (SPEC 11)
-            own = [name for name in parts["unet"] if name.startswith("conditioner.")]
-            network = {n: t for n, t in parts["unet"].items() if n not in own}
-            self._write_unet("interpolation_guide", network | self._projection, path)
+        # it hears through the audio projection of the network that it guides (SPEC 11)
+        own = [name for name in parts["unet"] if name.startswith("conditioner.")]
+        network = {n: t for n, t in parts["unet"].items() if n not in own}
+        self._write_unet("interpolation_guide", network | self._projection, path)
         self._say(path, len(tensors), [*own, *parts["unused"], *parts["vae"]])
 
     def _write_unet(self, component: str, official: dict[str, Tensor], path: Path) -> None:
         stage = "keyframes" if component == "keyframe_unet" else "interpolation"
         layers = self.config.unet(stage).layers_per_block
         module = build(component, self.config, empty=True)
-        self._write(component, rename_unet(official, module, layers), path, self.dtype)
+        with _naming(path):
+            state = rename_unet(official, module, layers)
+        self._write(component, state, path, self.dtype)
 
     def _vae(self, official: dict[str, Tensor]) -> None:
         path, source, encoder = self.sources.keyframe, self.sources.vae, None
@@ -233,7 +235,8 @@ class _Conversion:
         module = build("vae", self.config, empty=True)
         levels = len(self.config.vae["block_out_channels"])
         with _naming(path):
-            self._write("vae", rename_vae(official, module, levels, encoder), path, None)
+            state = rename_vae(official, module, levels, encoder)
+        self._write("vae", state, path, None)
 
     def _write(
         self, component: str, state: dict[str, Tensor], path: Path, dtype: torch.dtype | None

@@ -147,7 +147,11 @@ def write_tensors(
     except (SafetensorError, OSError) as error:
         for path in partial:
             path.unlink(missing_ok=True)
-        raise WeightsError(f"cannot write weights: {folder}", str(error)) from error
+        full = "No space left" in str(error)
+        raise WeightsError(
+            f"cannot write weights to {folder}: {'the disk is full' if full else error}",
+            "free some space and run the command again" if full else None,
+        ) from error
     new = {path.with_suffix("") for path in partial}
     for path in partial:
         os.replace(path, path.with_suffix(""))
