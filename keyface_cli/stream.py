@@ -233,8 +233,9 @@ class FrameStream:
                 work = partial(self._sample_chunk, chunk, pairs, context)
                 latents = self._attempt(work, *networks)
             for segment, sampled in zip(chunk, latents, strict=True):
+                shown = sampled[: N - segment.first_frame]  # the last one may reach past the end
                 with self._timed("decode"):
-                    pictures = self._attempt(partial(self._decode, sampled), "vae")
+                    pictures = self._attempt(partial(self._decode, shown), "vae")
                 self.progress("decode", min(segment.first_frame + len(pictures), N), N)
                 yield pictures
 

@@ -252,6 +252,18 @@ def test_memory_that_runs_out_on_the_way(
         make(tiny, 1, FAST)
 
 
+@pytest.mark.parametrize("N", [1, 2, 13, 14, 15, 27, 40])
+def test_no_picture_past_the_end_is_decoded(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch, N: int
+) -> None:
+    decoded: list[int] = []
+    decode = tiny.codec.decode
+    monkeypatch.setattr(tiny.codec, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
+    make(tiny, N, FAST)
+    shared = max(0, (N - 2) // 13)  # a frame where two segments meet is decoded for both
+    assert sum(decoded) == N + shared
+
+
 def test_networks_are_compiled_where_that_is_asked_for(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
