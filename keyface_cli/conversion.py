@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keyface_cli.checkpoint import build, save_component, write_manifest
+from keyface_cli.checkpoint import MANIFEST, build, save_component, write_manifest
 from keyface_cli.config import PRESETS, ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.foreign import check_numbers, read_tensors
@@ -89,7 +89,7 @@ def convert(
         folder: to be made; its parent exists.
         config: sizes of the UNets and what the files do not say; None is the published model.
         dtype: of the numbers written.
-        force: replace the folder where it exists.
+        force: replace the folder where it exists and is a model.
         licence: for the manifest.
         origins: what is known about each file (its address, licence, ...), for the manifest.
         report: told in a line what was read and what of it has no use.
@@ -101,6 +101,8 @@ def convert(
     """
     if folder.exists() and not force:
         raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -111,11 +113,13 @@ def convert(
             finished,
             licence=licence,
             source="converted from the published files",
-            origins=origins or [_origin(path) for path in _files(sources)],
+            origins=origins or [{"file": path.name} for path in _files(sources)],
         )
+        old = folder.with_name(f".{folder.name}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
@@ -363,7 +367,3 @@ def _folder_weights(folder: Path) -> Path:
 
 def _files(sources: Sources) -> list[Path]:
     return [path for path in vars(sources).values() if path is not None]
-
-
-def _origin(path: Path) -> dict[str, Any]:
-    return {"file": path.name}

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_parity import LATENT_SCALE, ParitySet, interpolation_weights
+from test_parity import LATENT_SCALE, ParitySet, interpolation_weights, unet_config
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from keyface_cli.checkpoint import build
-from keyface_cli.config import PRESETS, ModelConfig, UNetConfig, to_dict
+from keyface_cli.config import PRESETS, ModelConfig, to_dict
 from keyface_cli.renaming import rename_vae, split
 
 State = dict[str, Tensor]
@@ -45,24 +45,6 @@ def deepspeed(path: Path, tensors: State, **more: Any) -> None:
         patch.setattr(sys.modules[LossScaler.__module__], "LossScaler", LossScaler, raising=False)
         facts = {"global_steps": 7, "args": argparse.Namespace(a=1)}
         torch.save({"module": module} | facts | more, path)
-
-
-def unet_config(parity: ParitySet, stage: str) -> UNetConfig:
-    sizes = parity.manifest[f"unet_config_{stage}"]
-    multipliers = sizes["channel_mult"]
-    missing = (sizes["out_channels"], *parity.manifest["latent_hw"])
-    return UNetConfig(
-        in_channels=sizes["in_channels"],
-        out_channels=sizes["out_channels"],
-        block_out_channels=tuple(sizes["model_channels"] * m for m in multipliers),
-        attention_levels=tuple(2**n in sizes["attention_resolutions"] for n in range(4)),
-        layers_per_block=sizes["num_res_blocks"],
-        attention_head_dim=sizes["num_head_channels"],
-        context_dim=sizes["context_dim"],
-        audio_dim=parity.manifest["audio_linear_in"],
-        emotion_dim=sizes["adm_in_channels"] // 2,
-        missing_frame_shape=missing if stage == "interpolation" else None,
-    )
 
 
 def model_config(parity: ParitySet) -> ModelConfig:

@@ -340,9 +340,18 @@ def test_an_existing_folder_is_kept(files: Path, tmp_path: Path, main: Main) -> 
     (output / "mine").touch()
     code, _, err = main(*arguments(files, output))
     assert (code, "--force" in err) == (1, True)
+    # not even by force: it may be anything
+    code, _, err = main(*arguments(files, output), "--force")
+    assert (code, "not a model folder" in err) == (1, True)
     assert [path.name for path in output.iterdir()] == ["mine"]
+
+
+def test_a_model_is_replaced_by_force(files: Path, tmp_path: Path, main: Main) -> None:
+    output = tmp_path / "model"
+    assert main(*arguments(files, output))[0] == 0
     assert main(*arguments(files, output, guide=None), "--force")[0] == 0
-    assert not (output / "mine").exists()
+    assert "interpolation_guide" not in Checkpoint.open(output).components
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(("stage", "count"), [("keyframe", 1696), ("interpolation", 1697)])

@@ -7,6 +7,7 @@ sizes is a test as well.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
-from keyface_cli.config import ModelConfig
+from keyface_cli.config import ModelConfig, UNetConfig
 from keyface_cli.conversion import beats_config, wavlm_config
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.beats import BEATs, fbank
@@ -84,15 +85,17 @@ def no_gradients() -> Any:
         yield
 
 
-def build_unet(parity: ParitySet, stage: str, weights: dict[str, Tensor]) -> VideoUNet:
+def unet_config(parity: ParitySet, stage: str) -> UNetConfig:
     sizes = parity.manifest[f"unet_config_{stage}"]
     multipliers = sizes["channel_mult"]
     missing = (sizes["out_channels"], *parity.manifest["latent_hw"])
-    unet = VideoUNet(
+    return UNetConfig(
         in_channels=sizes["in_channels"],
         out_channels=sizes["out_channels"],
-        block_out_channels=[sizes["model_channels"] * m for m in multipliers],
-        attention_levels=[2**n in sizes["attention_resolutions"] for n in range(len(multipliers))],
+        block_out_channels=tuple(sizes["model_channels"] * m for m in multipliers),
+        attention_levels=tuple(
+            2**n in sizes["attention_resolutions"] for n in range(len(multipliers))
+        ),
         layers_per_block=sizes["num_res_blocks"],
         attention_head_dim=sizes["num_head_channels"],
         context_dim=sizes["context_dim"],
@@ -100,7 +103,12 @@ def build_unet(parity: ParitySet, stage: str, weights: dict[str, Tensor]) -> Vid
         emotion_dim=sizes["adm_in_channels"] // 2,
         missing_frame_shape=missing if stage == "interpolation" else None,
     )
-    tensors = rename_unet(split(weights)["unet"], unet, sizes["num_res_blocks"])
+
+
+def build_unet(parity: ParitySet, stage: str, weights: dict[str, Tensor]) -> VideoUNet:
+    config = unet_config(parity, stage)
+    unet = VideoUNet(**dataclasses.asdict(config))
+    tensors = rename_unet(split(weights)["unet"], unet, config.layers_per_block)
     unet.load_state_dict(tensors)
     return unet.eval()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -197,8 +198,6 @@ def convert(
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what `show` prints, as plain data."""
     manifest, config = checkpoint.manifest, checkpoint.config
-    from dataclasses import asdict
-
     components = {}
     for name in checkpoint.components:
         files = [path for path in manifest["files"] if path.startswith(f"{name}/")]
