@@ -100,7 +100,10 @@ class Residency:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or not self.step_down():
                     raise
-                logger.warning("out of memory, going on with --memory %s", self.level)
+            # only here, with the exception gone, is what the work had made let go
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logger.warning("out of memory, going on with --memory %s", self.level)
 
     def step_down(self) -> bool:
         """Go to the next lower level; False at the lowest."""
@@ -108,8 +111,6 @@ class Residency:
         if place == len(LEVELS):
             return False
         self.level = LEVELS[place]
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         return True
 
     def _bring(self, name: str) -> None:
