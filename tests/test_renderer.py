@@ -39,7 +39,8 @@ def test_a_batch_draws_each_head_as_alone() -> None:
     heads, poses = people(3), random_poses(3, torch.Generator().manual_seed(2))
     together = renderer.render(heads, poses, 64)
     alone = renderer.render(identity.select(heads, [1]), poses[1:2], 64)
-    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
+    # soft shadows end at a box that depends on the batch
+    torch.testing.assert_close(together[1:2], alone, atol=2e-3, rtol=0)
 
 
 def test_every_control_changes_the_picture() -> None:
@@ -65,3 +66,43 @@ def test_uint8_pictures_do_not_depend_on_the_batch() -> None:
     part = render_uint8(identity.select(heads, slice(4, 6)), poses[4:6], 48)
     assert whole.shape == (6, 48, 48, 3)
     assert abs(whole[4:6].astype(int) - part.astype(int)).max() <= 1
+
+
+def test_a_camera_moves_and_scales_the_whole_head() -> None:
+    head = identity.select(people(40), [_plain(people(40))])
+    head = head | {"camera_x": torch.zeros(1), "camera_y": torch.zeros(1), "zoom": torch.ones(1)}
+    mouth = (renderer.render(head, pose(jaw=1.0), 128) - renderer.render(head, pose(), 128)).abs()
+
+    def centre(image: Tensor) -> tuple[float, float]:
+        weight = image.sum((0, 1))
+        place = torch.arange(128.0)
+        return float((weight.sum(0) @ place) / weight.sum()), float(
+            (weight.sum(1) @ place) / weight.sum()
+        )
+
+    moved = head | {"camera_x": torch.tensor([0.1]), "zoom": torch.tensor([1.1])}
+    other = (renderer.render(moved, pose(jaw=1.0), 128) - renderer.render(moved, pose(), 128)).abs()
+    (x, y), (to_x, to_y) = centre(mouth), centre(other)
+    # the mouth's offset from the picture's middle grows with the zoom
+    assert abs((to_x - 64) - 1.1 * ((x - 64) + 0.1 * renderer.ZOOM * 64)) < 1
+    assert abs((to_y - 64) - 1.1 * (y - 64)) < 1
+
+
+def _plain(heads: identity.Identity) -> int:
+    """A head with nothing in front of its face."""
+    extras = ("painted", "hat_scarf", "beard", "glasses")
+    covered = sum(heads[name] for name in extras)
+    assert isinstance(covered, Tensor)
+    return int((covered == 0).nonzero()[0])
+
+
+def test_hats_age_and_brushwork_change_what_they_name() -> None:
+    head = identity.select(people(40), [_plain(people(40))])
+    for name in ("hat_cap", "hat_beanie", "hat_scarf", "age", "painted", "pattern"):
+        without, within = (head | {name: torch.full((1,), value)} for value in (0.0, 1.0))
+        change = (
+            renderer.render(within, pose(), 128) - renderer.render(without, pose(), 128)
+        ).abs()
+        assert float(change.max()) > 0.05, name
+        if name.startswith("hat"):
+            assert float(change[:, :, 64:96, 52:76].max()) < 1e-3, name  # eyes, nose, mouth

@@ -39,9 +39,9 @@ def test_drawn_voices_repeat_with_the_seed_and_vary() -> None:
     assert {voice.engine for voice in drawn} == {"flite", "espeak", "festival"}
     assert not any(voice.held_out for voice in drawn)
     assert all(0.8 <= voice.rate <= 1.25 and 0.85 <= voice.pitch <= 1.2 for voice in drawn)
-    assert voices.draw_voice(generator(1), engines=("flite",)).engine == "flite"
+    assert voices.draw_voice(generator(1), wanted=("flite",)).engine == "flite"
     with pytest.raises(ValueError, match="held-out"):
-        voices.draw_voice(generator(), held_out=True, engines=("festival",))
+        voices.draw_voice(generator(), held_out=True, wanted=("festival",))
 
 
 def test_espeak_phones_map_allophones_splits_pauses_and_closures() -> None:

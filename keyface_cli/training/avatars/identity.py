@@ -115,12 +115,44 @@ def sample_identities(count: int, generator: torch.Generator) -> Identity:
         "glasses_square": torch.where(chance(0.5) > 0, 2.0, 3.6),
         "outline": chance(0.3) * uniform(0.3, 0.7),
         "collar": uniform(0.0, 1.0),
+        # years: lines and bags where the face moves, and hair that greys
+        "age": chance(0.45) * uniform(0.2, 1.0),
+        # on the head
+        "hat_cap": chance(0.07),
+        "hat_beanie": chance(0.06),
+        "hat_scarf": chance(0.06),
+        "hat_y": uniform(-0.31, -0.27),
+        "hat": colour(CLOTHES, 0.20),
+        # behind it
+        "background_far": colour(BACKGROUNDS, 0.20),
+        "background_turn": uniform(0.0, 6.28),
+        "background_mix": chance(0.5) * uniform(0.3, 1.0),
+        "pattern": chance(0.35) * uniform(0.2, 1.0),
+        "pattern_size": uniform(4.0, 14.0),
+        # the camera: how near it is, and where the head is in the picture
+        "zoom": uniform(0.93, 1.08),
+        "camera_x": uniform(-0.04, 0.04),
+        "camera_y": uniform(-0.035, 0.035),
+        # the hand that drew it, and the print
+        "painted": chance(0.25) * uniform(0.3, 1.0),
+        "contrast": uniform(0.85, 1.12),
+        "saturation": torch.where(chance(0.05) > 0, 0.0, uniform(0.7, 1.2)),
+        "warmth": uniform(-0.05, 0.05),
+        "flat": chance(0.2),
+        "phase": uniform(0.0, 6.28),
     }
     red = torch.tensor(LIP_RED) * p["skin"].mean(1, keepdim=True).clamp(0.5, 1.0)
     amount = uniform(0.35, 0.65)[:, None]
     p["lip"] = (p["skin"] * (0.92 - amount) + red * amount).clamp(0.0, 1.0)
-    short = (p["hair_long"] == 0).float()
-    p["hair_bun"] = p["hair_bun"] * (1 - p["bald"])
+    grey = (p["hair"].mean(1, keepdim=True) * 0.3 + 0.55).expand(-1, 3)
+    p["hair"] = torch.lerp(p["hair"], grey, (p["age"] * uniform(0.0, 1.0))[:, None])
+    p["shade"] = p["shade"] * (1 - 0.85 * p["flat"])
+    # one thing on the head at most
+    p["hat_beanie"] = p["hat_beanie"] * (1 - p["hat_cap"])
+    p["hat_scarf"] = p["hat_scarf"] * (1 - p["hat_cap"]) * (1 - p["hat_beanie"])
+    p["hair_bun"] = p["hair_bun"] * (1 - p["hat_cap"]) * (1 - p["hat_beanie"])
+    short = (p["hair_long"] == 0).float() * (1 - p["hat_scarf"])
+    p["hair_bun"] = p["hair_bun"] * (1 - p["bald"]) * (1 - p["hat_scarf"])
     p["hair_long"] = p["hair_long"] * (1 - p["bald"])
     p["beard"] = chance(0.4) * short * uniform(0.35, 0.9)
     p["moustache"] = p["beard"] * chance(0.7)

@@ -17,9 +17,12 @@ from torch import Tensor
 from keyface_cli.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.avatars.sentences import draw_sentence
+from keyface_cli.training.avatars.tracks import TICKS, at_frames, smooth
+from keyface_cli.training.avatars.vocalisations import Vocalisation, draw_speaker, vocalise
 from keyface_cli.training.avatars.voices import (
     PHONES,
     SILENCE,
+    VOCALISATIONS,
     VOWELS,
     Phone,
     Voice,
@@ -29,7 +32,6 @@ from keyface_cli.training.avatars.voices import (
     synthesise,
 )
 
-TICKS = 100  # a second, of the tracks before they are sampled at the frames
 MOUTH = ("jaw", "width", "round", "teeth", "press", "tongue")
 
 # What each phone asks of the mouth, in the order of MOUTH.
@@ -76,6 +78,8 @@ VISEMES: dict[str, tuple[float, ...]] = {
     "ng": (0.26, 0.25, 0.00, 0.40, 0.00, 0.0),
     "y": (0.20, 0.60, 0.00, 0.55, 0.00, 0.0),
     "hh": (0.35, 0.15, 0.00, 0.30, 0.00, 0.0),
+    # vocalisations bring their own motion
+    **{f"<{name}>": (0.0,) * 6 for name in VOCALISATIONS},
 }
 _GLIDES = {"ay": "iy", "oy": "iy", "ey": "iy", "aw": "uw", "ow": "uw"}  # where a diphthong ends
 _CLOSURES = frozenset("mpb")  # the lips must touch
@@ -99,8 +103,20 @@ _HIGH = torch.tensor([control.high for control in rig.CONTROLS])
 _REST = torch.tensor(rig.REST)
 
 
+class Act(NamedTuple):
+    """A vocalisation within a scene."""
+
+    start_s: float  # when its sound begins
+    end_s: float
+    vocalisation: Vocalisation
+
+    @property
+    def name(self) -> str:
+        return self.vocalisation.name
+
+
 class Scene(NamedTuple):
-    """A recording of speech and the performance that goes with it; N = ceil(S / 640) frames."""
+    """A recording of a voice and the performance that goes with it; N = ceil(S / 640) frames."""
 
     waveform: Tensor  # (S,) float32, 16 kHz, as a microphone heard it
     phones: list[Phone]  # in the time of the waveform, without gaps
@@ -108,6 +124,7 @@ class Scene(NamedTuple):
     rig: Tensor  # (N, R) in the order of rig.CONTROLS
     text: str
     voice: Voice
+    acts: list[Act]
 
 
 def phone_labels(phones: Sequence[Phone], num_frames: int, per_frame: int = 2) -> Tensor:
@@ -137,7 +154,7 @@ def loudness(waveform: Tensor, num_ticks: int) -> Tensor:
     hop = SAMPLE_RATE // TICKS
     size = num_ticks * hop
     padded = torch.nn.functional.pad(waveform, (0, max(0, size - len(waveform))))[:size]
-    power = _smooth(padded.reshape(num_ticks, hop).square().mean(1, keepdim=True), 0.02)[:, 0]
+    power = smooth(padded.reshape(num_ticks, hop).square().mean(1, keepdim=True), 0.02)[:, 0]
     level = 10 * torch.log10(power + 1e-10)
     loud = torch.quantile(level, 0.95) if num_ticks else torch.tensor(0.0)
     return (level - loud).clamp(min=-60)
@@ -150,9 +167,10 @@ def perform(
     generator: torch.Generator,
     *,
     waveform: Tensor | None = None,
+    acts: Sequence[Act] = (),
     head_motion: float = 1.0,
 ) -> Tensor:
-    """Act out a speech.
+    """Act out a speech and the vocalisations in it.
 
     Args:
         phones: of the speech, in seconds.
@@ -160,7 +178,8 @@ def perform(
         emotion: (N, 2) valence and arousal in [-1, 1].
         generator: of blinks, gaze and head motion, the only source of chance.
         waveform: (S,) the speech itself; the louder it is, the wider the jaw opens.
-        head_motion: multiplies the head's motion; 0 keeps it still.
+        acts: the vocalisations, whose motion comes on top.
+        head_motion: multiplies the head's motion in speech; 0 keeps it still.
 
     Returns:
         (N, R) in the order of `rig.CONTROLS`, within their ranges.
@@ -177,6 +196,9 @@ def perform(
     accents = _accents(phones, level)
     tracks += _head(num_frames, emotion[:, 1], accents, head_motion, generator)
     tracks += _gaze(num_frames, tracks[:, rig.INDEX["yaw"]], generator)
+    for act in acts:
+        begin_s = act.start_s - act.vocalisation.start_s
+        tracks += at_frames(act.vocalisation.tracks, num_frames, begin_s)
     lid = rig.INDEX["lid"]
     closing = _blinks(num_frames, emotion[:, 1], generator)
     tracks[:, lid] = torch.lerp(tracks[:, lid], torch.ones(()), closing)
@@ -215,11 +237,11 @@ def mouth_tracks(phones: Sequence[Phone], num_frames: int, level: Tensor | None 
                 closed_at.append((start_s + end_s) / 2)
     if level is not None:
         targets[:, _JAW] *= (1.12 + 0.025 * level).clamp(0.55, 1.12)
-    broad = _smooth(targets * weights, _SMOOTHING_S) / _smooth(weights, _SMOOTHING_S)
-    narrow = _smooth(targets, _LABIAL_SMOOTHING_S)
-    sharpness = (1.6 * _smooth(labial, _LABIAL_SMOOTHING_S)).clamp(max=1)
+    broad = smooth(targets * weights, _SMOOTHING_S) / smooth(weights, _SMOOTHING_S)
+    narrow = smooth(targets, _LABIAL_SMOOTHING_S)
+    sharpness = (1.6 * smooth(labial, _LABIAL_SMOOTHING_S)).clamp(max=1)
     tracks = torch.lerp(broad, narrow, sharpness)
-    frames = _at_frames(tracks, num_frames)
+    frames = at_frames(tracks, num_frames)
     for moment_s in closed_at:
         frame, tick = int(moment_s * FPS), int(moment_s * TICKS)
         if frame < num_frames:
@@ -263,9 +285,9 @@ def expression(emotion: Tensor) -> Tensor:
         "smile": 0.72 * valence + 0.18 * delight + 0.12 * anger,
         "width": 0.16 * pleasant + 0.14 * anger,
         "press": 0.25 * anger,
-        "brow": 0.75 * excited + 0.1 * pleasant - 1.35 * anger - 0.2 * calm,
-        "furrow": 1.25 * anger - 0.75 * sorrow - 0.1 * delight,
-        "lid": 0.3 * calm + 0.14 * pleasant * (1 - 0.5 * excited) + 0.3 * anger - 0.27 * excited,
+        "brow": 0.75 * excited + 0.05 * pleasant - 0.7 * anger - 0.35 * calm,
+        "furrow": 1.3 * anger - 0.75 * sorrow - 0.1 * delight,
+        "lid": 0.34 * calm + 0.14 * pleasant * (1 - 0.5 * excited) + 0.15 * anger - 0.27 * excited,
         "gaze_y": 0.25 * sorrow,
         "shift_y": 0.008 * sorrow - 0.004 * delight,
     }.items():
@@ -278,9 +300,9 @@ def _positive(x: Tensor) -> Tensor:
     return x * torch.sigmoid(8 * x)
 
 
-def _accents(phones: Sequence[Phone], level: Tensor | None) -> list[float]:
-    """Times of the stressed vowels: long ones that are louder than their neighbours."""
-    candidates: list[tuple[float, float]] = []  # seconds, strength
+def _accents(phones: Sequence[Phone], level: Tensor | None) -> list[tuple[float, float]]:
+    """Stressed vowels, longer and louder than their neighbours: (seconds, strength in 0..1)."""
+    candidates: list[tuple[float, float]] = []
     for phone in phones:
         if phone.name in VOWELS and phone.end_s - phone.start_s >= 0.07:
             middle = (phone.start_s + phone.end_s) / 2
@@ -289,8 +311,9 @@ def _accents(phones: Sequence[Phone], level: Tensor | None) -> list[float]:
             if level is not None and tick < len(level):
                 strength *= 10 ** (float(level[tick]) / 20)
             candidates.append((middle, strength))
+    most = max((strength for _, strength in candidates), default=1.0)
     return [
-        moment
+        (moment, strength / most)
         for i, (moment, strength) in enumerate(candidates)
         if strength == max(other for _, other in candidates[max(0, i - 2) : i + 3])
     ]
@@ -299,33 +322,31 @@ def _accents(phones: Sequence[Phone], level: Tensor | None) -> list[float]:
 def _head(
     num_frames: int,
     arousal: Tensor,
-    accents: Sequence[float],
+    accents: Sequence[tuple[float, float]],
     amount: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Slow drift of the head, and nods on some accents that the brows may share."""
+    """Slow drift of the head, and on accents a nod that the brows share where it is strong."""
     time_s = (torch.arange(num_frames) + 0.5) / FPS
-    energy = amount * (1 + 0.45 * arousal) * (0.35 + 0.9 * torch.rand((), generator=generator))
+    energy = amount * (1 + 0.45 * arousal)
+    restless = energy * (0.4 + 0.6 * torch.rand((), generator=generator))
     moves = torch.zeros(num_frames, len(rig.CONTROLS))
     # (most, slow part, quick part); the tanh below keeps to the most
     for name, most, slow, quick in (
-        ("yaw", 0.5, 0.24, 0.07),
-        ("tilt", 0.06, 0.022, 0.006),
-        ("shift_x", 0.03, 0.010, 0.0025),
-        ("shift_y", 0.03, 0.007, 0.0025),
+        ("yaw", 0.5, 0.18, 0.05),
+        ("tilt", 0.06, 0.017, 0.004),
+        ("shift_x", 0.03, 0.008, 0.002),
+        ("shift_y", 0.03, 0.005, 0.002),
     ):
         drift = slow * _drift(num_frames, 1.1, generator) + quick * _drift(
             num_frames, 0.3, generator
         )
-        moves[:, rig.INDEX[name]] = most * torch.tanh(energy * drift / most)
-    for moment in accents:
-        nod, brow = torch.rand(2, generator=generator).tolist()
+        moves[:, rig.INDEX[name]] = most * torch.tanh(restless * drift / most)
+    for moment, strength in accents:
         bump = torch.exp(-0.5 * ((time_s - moment) / 0.13) ** 2)
-        if nod < 0.5:
-            moves[:, rig.INDEX["shift_y"]] += 0.014 * (0.4 + nod) * energy * bump
-        if brow < 0.25:
-            wide = torch.exp(-0.5 * ((time_s - moment) / 0.18) ** 2)
-            moves[:, rig.INDEX["brow"]] += (0.15 + 0.6 * brow) * energy * wide
+        moves[:, rig.INDEX["shift_y"]] += 0.013 * strength**2 * energy * bump
+        wide = torch.exp(-0.5 * ((time_s - moment) / 0.18) ** 2)
+        moves[:, rig.INDEX["brow"]] += 0.5 * max(0.0, strength - 0.6) * energy * wide
     for name, most in (("shift_y", 0.03), ("brow", 0.4)):
         moves[:, rig.INDEX[name]].clamp_(-most, most)
     return moves
@@ -353,7 +374,7 @@ def _gaze(num_frames: int, yaw: Tensor, generator: torch.Generator) -> Tensor:
         ticks[start : start + length] = spot
         start += length
     looks = torch.zeros(num_frames, len(rig.CONTROLS))
-    fixations = _at_frames(_smooth(ticks, 0.012), num_frames)
+    fixations = at_frames(smooth(ticks, 0.012), num_frames)
     looks[:, rig.INDEX["gaze_x"]] = fixations[:, 0] - 0.35 * yaw  # the eyes stay on their target
     looks[:, rig.INDEX["gaze_y"]] = 0.7 * fixations[:, 1]
     return looks
@@ -372,26 +393,6 @@ def _blinks(num_frames: int, arousal: Tensor, generator: torch.Generator) -> Ten
         wait = 2 + 4 * float(torch.rand((), generator=generator))
         moment += wait
     return closing
-
-
-def _smooth(track: Tensor, deviation_s: float) -> Tensor:
-    """Average a track (ticks, C) with a Gaussian window; both ends go on as they are."""
-    if not len(track):
-        return track
-    reach = math.ceil(3 * deviation_s * TICKS)
-    window = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / (deviation_s * TICKS)) ** 2)
-    window = (window / window.sum())[None, None]
-    rows = torch.nn.functional.pad(track.T[:, None], (reach, reach), mode="replicate")
-    return torch.nn.functional.conv1d(rows, window)[:, 0].T
-
-
-def _at_frames(track: Tensor, num_frames: int) -> Tensor:
-    """Sample a track (ticks, C) at the middle of every frame: (N, C)."""
-    # tick k stands for the time (k + 0.5) / TICKS
-    place = (torch.arange(num_frames) + 0.5) * (TICKS / FPS) - 0.5
-    lower = place.long().clamp(max=max(len(track) - 2, 0))
-    part = (place - lower)[:, None]
-    return torch.lerp(track[lower], track[(lower + 1).clamp(max=len(track) - 1)], part)
 
 
 # --- whole scenes
@@ -422,8 +423,11 @@ def random_scene(
     held_out: bool = False,
     duration_s: float | None = None,
     *,
-    engines: Sequence[str] = (),
+    voices: Sequence[str] = (),
+    sentences: Sequence[str] = (),
     augmented: bool = True,
+    vocal: float = 0.3,
+    only: str | None = None,
 ) -> Scene:
     """Make a scene of a few sentences of one voice, with pauses, an emotion and a recording.
 
@@ -431,54 +435,83 @@ def random_scene(
         seed: of all chance; the same seed makes the same scene.
         held_out: take sentences and voices that no training scene has.
         duration_s: cut to exactly this length; 1 to 3 sentences where None.
-        engines: speak with these synthesisers only; with all where empty.
+        voices: speak with one of these, see `voices.draw_voice`.
+        sentences: say these in turn, from a place that the seed draws; drawn ones where empty.
         augmented: shift the voice and degrade the recording at random.
+        vocal: how likely a vocalisation follows a pause; a third as likely there is no speech.
+        only: a vocalisation that is all there is to hear, again and again.
 
     Raises:
         KeyFaceError: the voice's synthesiser is not installed.
     """
     generator = torch.Generator().manual_seed(seed)
-    voice = draw_voice(generator, held_out, engines)
+    voice = draw_voice(generator, held_out, voices)
+    place = int(torch.randint(len(sentences), (), generator=generator)) if sentences else 0
     wanted = 1 + int(torch.randint(3, (), generator=generator))
-    texts: list[str] = []
-    pieces: list[Tensor] = []
-    phones: list[Phone] = []
-    length = 0
-
-    def add(piece: Tensor, timed: Sequence[Phone]) -> None:
-        nonlocal length
-        start_s = length / SAMPLE_RATE
-        phones.extend(Phone(name, start_s + a, start_s + b) for name, a, b in timed)
-        pieces.append(piece)
-        length += len(piece)
-
-    def pause() -> None:
-        silent_s = 0.05 + 0.9 * float(torch.rand((), generator=generator)) ** 2
-        silence = torch.zeros(round(silent_s * SAMPLE_RATE))
-        add(silence, [Phone(SILENCE, 0.0, len(silence) / SAMPLE_RATE)])
-
+    sound = _Recording()
     # one shift for the whole scene: each sentence gets a generator that draws the same factor
     shift_seed = int(torch.randint(2**31, (), generator=generator))
-    pause()
-    while len(texts) < wanted if duration_s is None else length < duration_s * SAMPLE_RATE:
-        text = draw_sentence(generator, held_out)
+    speaker = draw_speaker(generator)
+    wordless = float(torch.rand((), generator=generator)) < vocal / 3
+    sound.pause(generator)
+    while len(sound.pieces) < 2 * wanted if duration_s is None else sound.seconds < duration_s:
+        if only or wordless or float(torch.rand((), generator=generator)) < vocal:
+            drawn = VOCALISATIONS[int(torch.randint(len(VOCALISATIONS), (), generator=generator))]
+            sound.act(vocalise(only or drawn, generator, speaker))
+        if only or wordless:
+            continue
+        if sentences:
+            text = sentences[(place + len(sound.texts)) % len(sentences)]
+        else:
+            text = draw_sentence(generator, held_out, voice.language)
         speech = synthesise(text, voice)
         piece, scale = speech.waveform, 1.0
         if augmented:
             piece, scale = shift_voice(piece, torch.Generator().manual_seed(shift_seed))
-        texts.append(text)
-        add(piece, [Phone(name, a * scale, b * scale) for name, a, b in speech.phones])
-        pause()
-    waveform = torch.cat(pieces)
+        sound.texts.append(text)
+        sound.add(piece, [Phone(name, a * scale, b * scale) for name, a, b in speech.phones])
+        sound.pause(generator)
+    waveform = torch.cat(sound.pieces)
     if duration_s is not None:
         waveform = waveform[: round(duration_s * SAMPLE_RATE)]
-    phones = _joined(phones, len(waveform) / SAMPLE_RATE)
+    phones = _joined(sound.phones, len(waveform) / SAMPLE_RATE)
     num_frames = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
     emotion = random_emotion(num_frames, generator)
-    tracks = perform(phones, num_frames, emotion, generator, waveform=waveform)
+    tracks = perform(phones, num_frames, emotion, generator, waveform=waveform, acts=sound.acts)
     if augmented:
         waveform = degrade(waveform, generator)
-    return Scene(waveform, phones, emotion, tracks, " ".join(texts), voice)
+    text = " ".join(sound.texts)
+    return Scene(waveform, phones, emotion, tracks, text, voice, sound.acts)
+
+
+class _Recording:
+    """A sound that grows piece by piece, with what is in it."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Tensor] = []
+        self.phones: list[Phone] = []
+        self.acts: list[Act] = []
+        self.texts: list[str] = []
+        self.seconds = 0.0
+
+    def add(self, piece: Tensor, timed: Sequence[Phone]) -> None:
+        start_s = self.seconds
+        self.phones.extend(Phone(name, start_s + a, start_s + b) for name, a, b in timed)
+        self.pieces.append(piece)
+        self.seconds += len(piece) / SAMPLE_RATE
+
+    def pause(self, generator: torch.Generator) -> None:
+        silent_s = 0.05 + 0.9 * float(torch.rand((), generator=generator)) ** 2
+        silence = torch.zeros(round(silent_s * SAMPLE_RATE))
+        self.add(silence, [Phone(SILENCE, 0.0, len(silence) / SAMPLE_RATE)])
+
+    def act(self, vocalisation: Vocalisation) -> None:
+        name, waveform, _, start_s, end_s = vocalisation
+        whole_s = len(waveform) / SAMPLE_RATE
+        self.texts.append(f"<{name}>")
+        self.acts.append(Act(self.seconds + start_s, self.seconds + end_s, vocalisation))
+        timed = ((SILENCE, 0.0, start_s), (f"<{name}>", start_s, end_s), (SILENCE, end_s, whole_s))
+        self.add(waveform, [Phone(*each) for each in timed])
 
 
 def _joined(phones: Sequence[Phone], duration_s: float) -> list[Phone]:

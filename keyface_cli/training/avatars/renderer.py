@@ -54,9 +54,11 @@ class _Painter:
             for name, v in identity.items()
         }
         self.r = {name: poses[:, i, None, None] for i, name in enumerate(rig.NAMES)}
-        line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
-        self.y, self.x = torch.meshgrid(line / ZOOM + CENTRE_Y, line / ZOOM, indexing="ij")
-        self.pixel = 2.0 / size / ZOOM
+        line = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1)[None] / ZOOM
+        zoom = self.p["zoom"]
+        self.x = line[:, None, :] / zoom - self.p["camera_x"]  # (B, 1, size)
+        self.y = line[:, :, None] / zoom - self.p["camera_y"] + CENTRE_Y  # (B, size, 1)
+        self.pixel = 2.0 / size / ZOOM / zoom
         self.image = torch.empty(self.count, 3, size, size, device=device)
         self.face_x = 0.05 * self.r["yaw"]  # how far features slide when the face turns
 
@@ -66,33 +68,50 @@ class _Painter:
         self._body()
         self._ears()
         self._face()
+        if self._any("age"):
+            self._years()
         for side in (-1, 1):
             self._eye(side)
         self._nose()
         self._mouth()
         self._front_hair()
-        if bool((self.p["glasses"] > 0).any()):
+        if self._any("glasses"):
             self._glasses()
-        return self.image.clamp_(0.0, 1.0)
+        if self._any("hat_cap") or self._any("hat_beanie"):
+            self._hat()
+        if self._any("hat_scarf"):
+            self._scarf()
+        return self._print()
 
     # -- tools ---------------------------------------------------------------------------------
 
     def _box(self, x0: float, x1: float, y0: float, y1: float) -> Box:
         """The pixels whose head coordinates can lie in the given rectangle."""
 
-        def pixels(low: float, high: float) -> slice:
-            a = int((low * ZOOM + 1) / 2 * self.size)
-            b = int((high * ZOOM + 1) / 2 * self.size) + 1
+        def pixels(low: float, high: float, camera: str) -> slice:
+            places = torch.tensor([low, high]) + self.p[camera].flatten()[:, None].cpu()
+            places = (places * ZOOM * self.p["zoom"].flatten()[:, None].cpu() + 1) / 2 * self.size
+            a, b = int(places[:, 0].min()), int(places[:, 1].max()) + 1
             return slice(max(0, a), min(self.size, b))
 
-        return pixels(y0 - CENTRE_Y, y1 - CENTRE_Y), pixels(x0, x1)
+        return pixels(y0 - CENTRE_Y, y1 - CENTRE_Y, "camera_y"), pixels(x0, x1, "camera_x")
 
     def _head(self, box: Box) -> tuple[Tensor, Tensor]:
         """Head coordinates (B, h, w) of the pixels of a box: the pose's lean and shift undone."""
-        x = self.x[box][None] - self.r["shift_x"]
-        y = self.y[box][None] - self.r["shift_y"] - PIVOT_Y
+        x = self.x[:, :, box[1]] - self.r["shift_x"]
+        y = self.y[:, box[0]] - self.r["shift_y"] - PIVOT_Y
         cos, sin = torch.cos(self.r["tilt"]), torch.sin(self.r["tilt"])
-        return cos * x + sin * y, cos * y - sin * x + PIVOT_Y
+        x, y = cos * x + sin * y, cos * y - sin * x + PIVOT_Y
+        if not self._any("painted"):
+            return x, y
+        # a brush does not draw straight lines
+        p = self.p
+        wave = torch.sin(x * 19 + p["phase"] + 2 * torch.sin(y * 13 + 2 * p["phase"]))
+        other = torch.sin(y * 23 - p["phase"] + 2 * torch.sin(x * 11 - p["phase"]))
+        return x + 0.006 * p["painted"] * other, y + 0.006 * p["painted"] * wave
+
+    def _any(self, name: str) -> bool:
+        return bool((self.p[name] > 0).any())
 
     def _cover(self, distance: Tensor, softness: float = 1.0) -> Tensor:
         """Coverage 0..1 of a signed distance, with an edge `softness` pixels wide."""
@@ -113,11 +132,17 @@ class _Painter:
     # -- layers --------------------------------------------------------------------------------
 
     def _backdrop(self) -> None:
-        p = self.p
-        height = ((self.y + 0.7) / 1.4)[None]
-        glow = _bump(((self.x - 0.35 * p["light"]) ** 2 + (self.y + 0.2) ** 2) / 0.3)
-        tone = 1 + (p["backdrop_fall"] - 1) * height + 0.10 * glow
-        self.image.copy_(p["background"] * tone.unsqueeze(1))
+        p, x, y = self.p, self.x, self.y
+        glow = _bump(((x - 0.35 * p["light"]) ** 2 + (y + 0.2) ** 2) / 0.3)
+        tone = 1 + (p["backdrop_fall"] - 1) * (y + 0.7) / 1.4 + 0.10 * glow
+        across = x * torch.cos(p["background_turn"]) + y * torch.sin(p["background_turn"])
+        far = torch.sigmoid(across * 5) * p["background_mix"]
+        if self._any("pattern"):
+            size, turn = p["pattern_size"], p["phase"]
+            blots = torch.sin(x * size + turn) * torch.sin(y * size * 1.1 - turn + torch.sin(3 * x))
+            far = far + p["pattern"] * torch.sigmoid((blots - 0.25) * 12) * (0.6 - far)
+        colour = p["background"] + (p["background_far"] - p["background"]) * far.unsqueeze(1)
+        self.image.copy_(colour * tone.unsqueeze(1))
 
     def _hair_outline(self, x: Tensor, y: Tensor) -> Tensor:
         """Signed distance to the outer edge of the hair on the skull."""
@@ -153,8 +178,8 @@ class _Painter:
         p, r = self.p, self.r
         box = self._box(-1.0, 1.0, 0.25, 1.0)
         head_x, _ = self._head(box)
-        x = self.x[box][None] - 0.4 * r["shift_x"]
-        y = self.y[box][None] - 0.4 * r["shift_y"]
+        x = self.x[:, :, box[1]] - 0.4 * r["shift_x"]
+        y = self.y[:, box[0]] - 0.4 * r["shift_y"]
         neck_x = (x + head_x) / 2
         neck = neck_x.abs() - (p["neck"] + 0.10 * (y - 0.55).clamp(min=0))
         under_chin = 0.60 + 0.30 * torch.sigmoid((y - 0.64) * 16)
@@ -225,6 +250,29 @@ class _Painter:
         colour = self._beard(colour, x, y, fx)
         self._lay(box, self._cover(distance - 0.010) * p["outline"], p["skin"] * 0.32)
         self._lay(box, self._cover(distance, 1.3), colour.clamp(0.0, 1.0))
+
+    def _years(self) -> None:
+        """Lines on the brow, beside the eyes and the nose, and bags under the eyes."""
+        p, r = self.p, self.r
+        box = self._box(-0.46, 0.46, -0.50, 0.50)
+        x, y = self._head(box)
+        fx = x - self.face_x
+        raised = 0.6 + 0.8 * r["brow"].clamp(min=0)
+        lines = torch.zeros_like(x)
+        for height in (-0.27, -0.32, -0.37):
+            bend = height - 0.03 * r["brow"] + 0.10 * fx**2
+            lines = lines + raised * _bump(((y - bend) / 0.006) ** 2 + (fx / 0.17) ** 4)
+        for side in (-1, 1):
+            ex = (fx - side * p["eye_x"]) * side
+            bag = p["eye_y"] + 0.085 - 0.9 * ex**2 / 0.1
+            lines = lines + 0.8 * _bump(((y - bag) / 0.008) ** 2 + (ex / 0.075) ** 4)
+            for slope in (-0.35, 0.0, 0.35):
+                crow = (y - p["eye_y"] - slope * (ex - 0.07)) / 0.005
+                near = _bump(((ex - 0.135) / 0.028) ** 2)
+                lines = lines + (0.4 + 0.6 * r["smile"].clamp(min=0)) * _bump(crow**2) * near
+            fold = (fx - side * (0.10 + 0.30 * (y - 0.15))) / 0.010
+            lines = lines + 0.9 * _bump(fold**2 + ((y - 0.24) / 0.08) ** 4)
+        self._lay(box, (0.34 * p["age"] * lines).clamp(0, 0.5), p["skin"] * 0.52)
 
     def _beard(self, colour: Tensor, x: Tensor, y: Tensor, fx: Tensor) -> Tensor:
         p, r = self.p, self.r
@@ -411,3 +459,57 @@ class _Painter:
         arm = torch.maximum(centre + radius - gx.abs(), gx.abs() - p["face_width"] - 0.02)
         arm = torch.maximum((gy + 0.028).abs() - 0.008, arm)
         self._lay(box, self._cover(torch.minimum(bridge, arm)) * p["glasses"], frame)
+
+    def _hat(self) -> None:
+        """A cap with a brim, or a beanie with a band."""
+        p = self.p
+        box = self._box(-0.75, 0.75, -0.95, 0.0)
+        x, y = self._head(box)
+        wide = p["face_width"] + p["hair_volume"] * 0.75 + 0.02
+        high = p["brow_height"] + p["hair_volume"] + 0.03
+        dome = (torch.sqrt((x / wide) ** 2 + (y / high) ** 2 + 1e-6) - 1) * wide
+        edge = p["hat_y"] - 0.10 * (x / wide) ** 2
+        shape = torch.maximum(dome, y - edge)
+        shade = 1 - 0.25 * (x / wide - 0.3 * p["light"]).abs() ** 2
+        rib = 1 + 0.10 * torch.sin(x * 70) * p["hat_beanie"]
+        worn = torch.maximum(p["hat_cap"], p["hat_beanie"])
+        colour = (p["hat"] * (shade * rib).unsqueeze(1)).clamp(0, 1)
+        self._lay(box, self._cover(shape, 1.5) * worn, colour)
+        band = torch.maximum((y - edge + 0.035).abs() - 0.05, dome - 0.012)
+        self._lay(box, self._cover(band, 1.5) * p["hat_beanie"], colour * 0.82)
+        brim = torch.sqrt((x / (wide * 0.95)) ** 2 + ((y - p["hat_y"] + 0.015) / 0.055) ** 2) - 1
+        self._lay(box, self._cover(brim * 0.05, 1.5) * p["hat_cap"], p["hat"] * 0.72)
+
+    def _scarf(self) -> None:
+        """A scarf around the face, over hair and neck."""
+        p, box = self.p, self._full
+        x, y = self._head(box)
+        wide, high = p["face_width"] + 0.075, p["brow_height"] + 0.08
+        crown = (torch.sqrt((x / wide) ** 2 + (y / high) ** 2 + 1e-6) - 1) * wide
+        fall = x.abs() - wide * (1 + 0.35 * y.clamp(0, 1) ** 2)
+        outer = torch.where(y < 0, crown, fall)
+        low = p["jaw_height"] + 0.055 * self.r["jaw"]
+        half = torch.where(y > 0.02, low * 0.985, -p["hat_y"] + 0.10)
+        opening = torch.sqrt((x / (p["face_width"] * 0.93)) ** 2 + ((y - 0.02) / half) ** 2 + 1e-6)
+        cloth = torch.maximum(outer, (1 - opening) * 0.4)
+        folds = (
+            1
+            + 0.08 * torch.sin(14 * (x.abs() + 0.6 * y))
+            - 0.15 * _bump(((opening - 1) / 0.06) ** 2)
+        )
+        colour = (p["hat"] * folds.unsqueeze(1)).clamp(0, 1)
+        self._lay(box, self._cover(cloth, 1.5) * p["hat_scarf"], colour)
+
+    def _print(self) -> Tensor:
+        """What becomes of all colours: brushwork, contrast, saturation and warmth."""
+        p, image = self.p, self.image
+        if self._any("painted"):
+            x, y = self._head(self._full)
+            strokes = torch.sin(x * 31 + 9 * torch.sin(y * 7 + p["phase"]) + 14 * y)
+            strokes = strokes + torch.sin(y * 47 + 8 * torch.sin(x * 5 - p["phase"]) - 20 * x)
+            image = image * (1 + 0.03 * p["painted"] * strokes).unsqueeze(1)
+        grey = image.mean(1, keepdim=True)
+        image = grey + (image - grey) * p["saturation"].unsqueeze(1)
+        image = 0.5 + (image - 0.5) * p["contrast"].unsqueeze(1)
+        tint = self._colour((1.0, 0.2, -1.0)) * (p["warmth"] * p["saturation"]).unsqueeze(1)
+        return (image + tint).clamp(0.0, 1.0)

@@ -329,6 +329,109 @@ _GRAMMAR = {
 }
 _CHOICES = {symbol: choices.split("|") for symbol, choices in _GRAMMAR.items()}
 
+# The same kind of sentences in the other languages that espeak-ng is given; Italian is held out.
+FOREIGN_SENTENCES = {
+    "de": """
+Guten Morgen, haben Sie gut geschlafen?
+Die Kinder spielen im Garten hinter dem Haus.
+Über uns fliegen fünf große Vögel.
+Ich möchte später noch ein paar Bücher kaufen.
+Das Pferd springt über die schmale Brücke.
+Wir müssen pünktlich am Bahnhof sein.
+Meine Mutter backt am Wochenende Apfelkuchen.
+Warum hat mir das niemand vorher gesagt?
+Bitte bringen Sie uns noch eine Flasche Wasser.
+Der Film war viel zu lang, aber die Musik war schön.
+Auf dem Tisch liegen zwei Äpfel und ein Messer.
+Er hat vor Freude laut gelacht.
+Im Winter wird es hier schon um vier Uhr dunkel.
+Vielleicht treffen wir uns morgen im Park.
+Das Fenster im Badezimmer ist wieder offen.
+Pass auf, die Suppe ist noch sehr heiß!
+""",
+    "fr": """
+Bonjour, comment allez-vous aujourd'hui?
+Le petit garçon mange une pomme rouge dans le jardin.
+Je voudrais un peu de lumière, s'il vous plaît.
+Nous avons besoin de pain et de vin blanc.
+La pluie tombe depuis huit heures du matin.
+Mon oncle a perdu son parapluie au marché.
+Vous pouvez fermer la porte derrière vous?
+Ma sœur habite au bord de la mer.
+On se retrouve devant le musée à midi.
+Les enfants jouaient au ballon sous la fenêtre.
+Il fait trop chaud pour travailler.
+Tu as vu mes lunettes quelque part?
+Elle chante très bien, mais elle est timide.
+Un bon repas vaut mieux qu'un long discours.
+Le bateau part dans vingt minutes.
+J'ai oublié le nom de cette rue.
+""",
+    "es": """
+Buenos días, ¿cómo está usted?
+El perro corre por la calle y los niños juegan en el patio.
+Mañana vamos a comprar manzanas y queso.
+Me gusta mucho la música de esta película.
+Ella dijo que hoy no llovería.
+¿Puedes traerme un vaso de agua fría?
+Mi abuelo vivía en un pueblo pequeño.
+No encuentro las llaves del coche.
+El tren sale a las nueve y media.
+Había mucha gente en la playa.
+Siempre desayuno café con pan y mermelada.
+Nadie sabe por qué se fue tan pronto.
+La profesora abrió la ventana porque hacía calor.
+Vamos a ver quién llega primero.
+Hemos perdido el último autobús.
+Ese sombrero te queda muy bien.
+""",
+    "pl": """
+Dzień dobry, jak się pan ma?
+Dzieci bawią się w ogrodzie, a ptaki śpiewają.
+Chciałbym kupić świeży chleb i masło.
+Moja babcia mieszka na wsi pod lasem.
+Czy możesz zamknąć okno, bo jest zimno?
+Wczoraj padał deszcz przez cały dzień.
+Pociąg do Warszawy odjeżdża o ósmej.
+Nie wiem, gdzie położyłem okulary.
+Ten film był bardzo śmieszny.
+Spotkajmy się jutro przed kinem.
+Wszyscy goście przyszli na czas.
+Proszę mi podać sól i pieprz.
+""",
+    "sv": """
+God morgon, hur mår du i dag?
+Barnen leker i trädgården och fåglarna sjunger.
+Jag skulle vilja köpa nybakat bröd.
+Min syster bor i ett rött hus vid sjön.
+Kan du stänga fönstret, det blåser kallt?
+Tåget till Göteborg går klockan åtta.
+Vi åt middag tillsammans i köket.
+Han har glömt sin blå mössa på bussen.
+Det var den bästa film jag har sett.
+På sommaren badar vi varje dag.
+Hunden sprang efter bollen genom skogen.
+Vem har tagit mina nycklar?
+""",
+    "it": """
+Buongiorno, come sta oggi la signora?
+Il bambino mangia una mela rossa nel giardino.
+Vorrei un bicchiere d'acqua, per favore.
+Gli amici giocano a calcio sulla spiaggia.
+Mia zia cucina gli gnocchi ogni giovedì.
+Domani andiamo al museo con i ragazzi.
+Il treno per Bologna parte fra un'ora.
+Non ho mai visto un mare così blu.
+Chi ha lasciato la porta aperta?
+Questa canzone mi piace moltissimo.
+Ho comprato pane, formaggio e vino.
+Piove da stamattina e fa molto freddo.
+Il nonno racconta sempre la stessa storia.
+Puoi spegnere la luce, per piacere?
+""",
+}
+_FOREIGN = {name: tuple(text.strip().splitlines()) for name, text in FOREIGN_SENTENCES.items()}
+
 
 def compose(generator: torch.Generator) -> str:
     """Make one sentence with the grammar: grammatical as a rule, sensible by luck."""
@@ -336,8 +439,14 @@ def compose(generator: torch.Generator) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def draw_sentence(generator: torch.Generator, held_out: bool = False) -> str:
-    """Draw a sentence: a held-out one, or else a third hand-written and two thirds composed."""
+def draw_sentence(generator: torch.Generator, held_out: bool = False, language: str = "en") -> str:
+    """Draw a sentence: a held-out one, or else a third hand-written and two thirds composed.
+
+    Other languages than English have hand-written sentences only, the same for both sides: there
+    whole languages are held out.
+    """
+    if language != "en":
+        return _pick(_FOREIGN[language], generator)
     if held_out:
         return _pick(HELD_OUT_SENTENCES, generator)
     if int(torch.randint(3, (), generator=generator)) == 0:

@@ -35,8 +35,14 @@ from keyface_cli.training.avatars.espeak import Speaker, SpeakerError
 SILENCE = "pau"
 _VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
 _CONSONANTS = "m p b f v w r l s z sh zh ch jh th dh t d n k g ng y hh"
-# A phone's position is its label. Further sounds (laughter, sighs) belong at the end.
-PHONES = (SILENCE, *_VOWELS.split(), *_CONSONANTS.split())
+VOCALISATIONS = ("mhm", "oh", "ah", "cough", "sigh", "yawn", "throat", "laugh")
+# A phone's position is its label; a vocalisation counts as one, in brackets.
+PHONES = (
+    SILENCE,
+    *_VOWELS.split(),
+    *_CONSONANTS.split(),
+    *(f"<{name}>" for name in VOCALISATIONS),
+)
 VOWELS = frozenset(_VOWELS.split())
 
 LEVEL = 0.06  # root mean square of the speech in every waveform that `synthesise` returns
@@ -66,15 +72,20 @@ class Voice:
     """
 
     engine: str  # "flite", "espeak" or "festival"
-    name: str  # the voice, in espeak the accent
+    name: str  # the voice, in espeak the accent or the language
     variant: str = ""  # in espeak the timbre
     pitch: float = 1.0
     rate: float = 1.0
     held_out: bool = False  # heard in evaluation only
 
+    @property
+    def language(self) -> str:
+        """Two letters; all but some of espeak's voices speak English."""
+        return self.name[:2] if self.engine == "espeak" else "en"
 
-# Held out: flite's Scottish speaker, and in espeak the Scottish accent with any timbre and two
-# timbres with any accent; the evaluation speaks with those that are new in both respects.
+
+# Held out: flite's Scottish speaker, and in espeak the Scottish accent and Italian with any timbre
+# and two timbres with any accent; the evaluation speaks with those that are new in both respects.
 # ("en" is British).
 _ACCENTS = "en-us en en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc en-029"
 _HIGH_TIMBRES = (
@@ -87,7 +98,8 @@ _LOW_TIMBRES = (
     "paul pedro quincy rob robert sandro travis victor"
 )
 _TIMBRES = f"{_HIGH_TIMBRES} {_LOW_TIMBRES}"
-_HELD_OUT_ACCENT = "en-gb-scotland"
+_LANGUAGES = "de fr es pl sv"
+_HELD_OUT_ACCENTS = ("en-gb-scotland", "it")
 _HELD_OUT_TIMBRES = ("f4", "m6")
 _HIGH = frozenset((*_HIGH_TIMBRES.split(), "f4"))
 
@@ -96,10 +108,14 @@ VOICES = (
     Voice("flite", "awb", held_out=True),
     *(
         Voice("espeak", accent, timbre)
-        for accent in _ACCENTS.split()
+        for accent in f"{_ACCENTS} {_LANGUAGES}".split()
         for timbre in _TIMBRES.split()
     ),
-    *(Voice("espeak", _HELD_OUT_ACCENT, timbre, held_out=True) for timbre in _HELD_OUT_TIMBRES),
+    *(
+        Voice("espeak", accent, timbre, held_out=True)
+        for accent in _HELD_OUT_ACCENTS
+        for timbre in _HELD_OUT_TIMBRES
+    ),
     *(Voice("festival", name) for name in ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")),
 )
 TRAINING_VOICES = tuple(voice for voice in VOICES if not voice.held_out)
@@ -112,8 +128,9 @@ _VOICE_SHARE = {
     ("flite", "kal16"): 0.05,
     ("flite", "kal"): 0.02,
     ("flite", "awb"): 0.50,
-    ("espeak", "high"): 0.21,  # all of them together
-    ("espeak", "low"): 0.24,
+    ("espeak", "high"): 0.19,  # all of them together
+    ("espeak", "low"): 0.21,
+    ("espeak", "foreign"): 0.15,
     ("festival", "kal_diphone"): 0.02,
     ("festival", "ked_diphone"): 0.04,
     ("festival", "cmu_us_slt_arctic_hts"): 0.04,
@@ -133,22 +150,26 @@ _DELAY_S = {
 
 
 def draw_voice(
-    generator: torch.Generator, held_out: bool = False, engines: Sequence[str] = ()
+    generator: torch.Generator, held_out: bool = False, wanted: Sequence[str] = ()
 ) -> Voice:
     """Draw a voice and vary its pitch (0.85 to 1.2) and rate (0.8 to 1.25).
 
     Args:
         generator: the only source of chance.
         held_out: draw among the voices that training never hears.
-        engines: draw among these only; all of them where empty.
+        wanted: draw among these only, each an engine or ENGINE:NAME, such as `flite:awb`; where
+            empty among all, but on the held-out side among the English ones.
 
     Raises:
-        ValueError: no such engine has a voice on that side.
+        ValueError: no such voice is on that side.
     """
     voices = HELD_OUT_VOICES if held_out else TRAINING_VOICES
-    voices = tuple(voice for voice in voices if not engines or voice.engine in engines)
+    if wanted:
+        voices = tuple(v for v in voices if {v.engine, f"{v.engine}:{v.name}"} & {*wanted})
+    elif held_out:
+        voices = tuple(v for v in voices if v.language == "en")
     if not voices:
-        raise ValueError(f"no {'held-out' if held_out else 'training'} voice of {engines}")
+        raise ValueError(f"no {'held-out' if held_out else 'training'} voice of {wanted}")
     groups = [_share_group(voice) for voice in voices]
     sizes = Counter(groups)
     shares = torch.tensor([_VOICE_SHARE[group] / sizes[group] for group in groups])
@@ -161,6 +182,8 @@ def draw_voice(
 def _share_group(voice: Voice) -> tuple[str, str]:
     if voice.engine != "espeak":
         return voice.engine, voice.name
+    if voice.language != "en":
+        return "espeak", "foreign"
     return "espeak", "high" if voice.variant in _HIGH else "low"
 
 
@@ -378,7 +401,7 @@ def _espeak(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
     samples = np.frombuffer(sound, dtype=np.int16).astype(np.float32) / 32768
     ends = [start for _, start in starts[1:]] + [len(samples)]
     timed = ((name, at / rate, end / rate) for (name, at), end in zip(starts, ends, strict=True))
-    return samples, rate, espeak_phones(timed)
+    return samples, rate, espeak_phones(timed, voice.language)
 
 
 # espeak's mnemonics; two names share the time evenly
@@ -396,20 +419,29 @@ _ESPEAK_PHONES = {
     "aI@": "ay er", "aI3": "ay er", "aU@": "aw er", "i@3": "iy er", "I@": "ih er",
 }  # fmt: skip
 
+# where other languages mean another mouth by a mnemonic
+_FOREIGN_PHONES = {
+    "y": "uw", "y:": "uw", "Y": "uw", "Y:": "uw", "8": "uh", "W": "uh", "W~": "uh", "a": "aa",
+    "a-": "aa", "e": "eh", "o": "ao", "3": "ax", "Q": "g", "B": "b", "pF": "p f", "ts": "t s",
+    "ts;": "t s", "dz": "d z", "dz;": "d z", "ss": "s", "sx": "sh", "x": "hh", "l^": "l y",
+    "n^": "n y", "R2": "d", "*": "d", "r": "g", "R": "d",
+}  # fmt: skip
 
-def espeak_phones(timed: Iterable[tuple[str, float, float]]) -> list[Phone]:
+
+def espeak_phones(timed: Iterable[tuple[str, float, float]], language: str = "en") -> list[Phone]:
     """Map espeak's phone mnemonics, with start and end in seconds, onto `PHONES`.
 
     Marks such as `2`, `#` or `-` only tell allophones apart and are dropped from the right until
     the rest is known. A glottal stop prolongs what was before it. Unvoiced plosives begin with
     their closure, and a phone that was given no time takes some from the next.
     """
+    table = _ESPEAK_PHONES if language == "en" else _ESPEAK_PHONES | _FOREIGN_PHONES
     phones: list[Phone] = []
     for mnemonic, start, end in timed:
         known = SILENCE if mnemonic.startswith(("_", "|")) or not mnemonic else mnemonic
-        while known and known not in _ESPEAK_PHONES:
+        while known and known not in table:
             known = known[:-1]
-        names = _ESPEAK_PHONES.get(known, "").split()
+        names = table.get(known, "").split()
         if not names and phones:
             phones[-1] = phones[-1]._replace(end_s=end)
         step = (end - start) / max(len(names), 1)
