@@ -15,7 +15,7 @@ from torch import Tensor
 from keyface_cli.evaluation import avatars, reader
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.avatars.performance import Scene
-from keyface_cli.training.avatars.voices import Voice
+from keyface_cli.training.avatars.voices import Phone, Voice
 
 FRAMES = 120
 
@@ -28,7 +28,7 @@ class ScriptedReader(reader.RigReader):
         columns = [tracks.get(name, torch.zeros(FRAMES)) for name in reader.CONTROLS]
         self.tracks = torch.stack(columns, 1)
 
-    def read(self, frames: Tensor, batch: int = 64) -> Tensor:
+    def read(self, frames: Tensor, portrait: Tensor, batch: int = 64) -> Tensor:
         return self.tracks
 
 
@@ -50,7 +50,14 @@ def scene(jaw: Tensor, **controls: Tensor) -> Scene:
         rig=tracks,
         text="a sentence",
         voice=Voice("flite", "awb", held_out=True),
+        acts=[],
     )
+
+
+def score(
+    index: int, truth: Scene, frames: np.ndarray, shown: np.ndarray, read: reader.RigReader
+) -> avatars.ClipResult:
+    return avatars.compare(index, truth, frames, shown, frames[0], read)
 
 
 def pictures(level: int = 100) -> np.ndarray:
@@ -70,9 +77,7 @@ def test_correlation_of_tracks() -> None:
 @pytest.mark.parametrize("late", [-3, -1, 0, 2, 5])
 def test_lag_is_positive_where_the_mouth_comes_late(late: int) -> None:
     jaw = opening()
-    result = avatars.compare(
-        7, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw.roll(late))
-    )
+    result = score(7, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw.roll(late)))
     assert result.lag == late
     if late == 0:
         assert result.lip_sync == pytest.approx(1, abs=1e-5)
@@ -83,7 +88,7 @@ def test_lag_is_positive_where_the_mouth_comes_late(late: int) -> None:
 def test_figures_of_a_clip() -> None:
     jaw, width = opening(), opening(1)
     read = ScriptedReader(jaw=jaw + 0.25, width=-width)
-    result = avatars.compare(3, scene(jaw, width=width), pictures(100), pictures(110), read)
+    result = score(3, scene(jaw, width=width), pictures(100), pictures(110), read)
     assert (result.index, result.voice, result.text) == (3, "flite:awb", "a sentence")
     assert result.lip_width == pytest.approx(-1, abs=1e-5)
     assert result.lip_rounding == 0
@@ -93,7 +98,7 @@ def test_figures_of_a_clip() -> None:
 
 def test_silence_is_not_scored_where_there_is_none() -> None:
     jaw = torch.full((FRAMES,), 0.5)
-    result = avatars.compare(0, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw))
+    result = score(0, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw))
     assert math.isnan(result.silence_opening)
     summary = avatars.summarise([result])
     assert "silence_opening" not in summary
@@ -103,7 +108,7 @@ def test_silence_is_not_scored_where_there_is_none() -> None:
 def test_summary_and_table(tmp_path: Path) -> None:
     jaw = opening()
     results = [
-        avatars.compare(i, scene(jaw), pictures(), pictures(90 + i), ScriptedReader(jaw=jaw))
+        score(i, scene(jaw), pictures(), pictures(90 + i), ScriptedReader(jaw=jaw))
         for i in range(3)
     ]
     summary = avatars.summarise(results)
@@ -122,24 +127,80 @@ def test_strip_is_evenly_spaced_from_first_to_last() -> None:
     assert avatars.strip(frames, 5)[0, :, 0].tolist() == [0, 25, 50, 75, 100]
 
 
+def test_closures_count_frames_with_touching_lips() -> None:
+    said = [Phone("p", 0.4, 0.48), Phone("aa", 0.48, 0.8), Phone("m", 0.8, 0.9), Phone("b", 9, 9.1)]
+    jaw = torch.full((FRAMES,), 0.5)
+    jaw[11] = 0.02
+    spoken = scene(jaw)._replace(phones=said)
+    # the m stays open, the b lies behind the end
+    assert avatars.closures(spoken, jaw) == 0.5
+    assert math.isnan(avatars.closures(scene(jaw), jaw))
+
+
+def test_seams_are_changes_at_keyframes() -> None:
+    smooth = np.arange(FRAMES, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    assert avatars.seam_ratio(smooth) == pytest.approx(1)
+    broken = smooth.copy()
+    broken[26:] += 9  # a jump of 10 instead of 1 at one of nine keyframes, each with two borders
+    borders = sum(1 for k in range(2, FRAMES) if k % 13 in (0, 1))
+    assert avatars.seam_ratio(broken) == pytest.approx((borders + 9) / borders)
+    assert math.isnan(avatars.seam_ratio(np.zeros((60, 2, 2, 3), np.uint8)))
+
+
+def test_curves_are_followed_where_they_move() -> None:
+    curve = torch.linspace(-1, 1, FRAMES)
+    moving = scene(opening())._replace(emotion=torch.stack([curve, torch.zeros(FRAMES)], 1))
+    read = ScriptedReader(smile=0.3 * curve + 0.1, brow=curve)
+    result = score(0, moving, pictures(), pictures(), read)
+    assert result.valence == pytest.approx(1, abs=1e-5)
+    assert math.isnan(result.arousal)
+
+
+def test_drift_is_the_growth_of_error_and_of_colour() -> None:
+    truth = pictures(100)
+    frames = truth.copy()
+    frames[: FRAMES // 4] += 2
+    frames[-(FRAMES // 4) :, ..., 0] += 6
+    result = score(0, scene(opening()), frames, truth, ScriptedReader())
+    assert result.drift == pytest.approx((36 / 3) ** 0.5 / 2)
+    assert result.colour_drift == pytest.approx(4)
+
+
 def test_reader_learns_the_jaw_from_rendered_frames() -> None:
-    few = reader.train_reader(updates=60, seed=5, pictures=96)
-    shuffled = torch.Generator().manual_seed(5)
-    crops, targets = reader.rendered_examples(96, shuffled)
+    few = reader.train_reader(updates=60, seed=5, heads=24)
+    found = reader.validate(few, heads=8, seed=6)
+    assert set(found) == set(reader.CONTROLS)
+    frames, portraits, targets = reader.rendered_examples(24, torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        read = few(crops.float())
+        read = few(
+            tuple(part.float() for part in frames),
+            tuple(part.float().repeat_interleave(reader.POSES_EACH, 0) for part in portraits),
+        )
     assert avatars.correlation(read[:, 0], targets[:, 0]) > 0.8
 
 
-def test_crop_holds_the_mouth_at_any_size() -> None:
+def test_reading_frames_is_reading_their_crops_beside_the_portrait() -> None:
+    torch.manual_seed(0)
+    network = reader.RigReader().eval()
+    frames = torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8)
+    portrait = frames[2]
+    mouth, eyes = reader.crop(portrait[None].expand(5, -1, -1, -1))
+    with torch.inference_mode():
+        expected = network(reader.crop(frames), (mouth, eyes))
+    torch.testing.assert_close(network.read(frames, portrait, batch=2), expected)
+
+
+def test_crops_hold_mouth_and_eyes_at_any_size() -> None:
     for side in (64, 256):
         frames = torch.zeros(2, side, side, 3, dtype=torch.uint8)
         frames[:, int(0.7 * side), side // 2] = 255
-        cut = reader.crop(frames)
-        assert cut.shape == (2, 3, *reader.CROP_SIZE)
-        y, x = divmod(int(cut[0, 0].argmax()), reader.CROP_SIZE[1])
-        assert abs(y / reader.CROP_SIZE[0] - 0.2 / 0.44) < 0.06
-        assert abs(x / reader.CROP_SIZE[1] - 0.5) < 0.06
+        mouth, eyes = reader.crop(frames)
+        assert mouth.shape == (2, 3, *reader.MOUTH_SIZE)
+        assert eyes.shape == (2, 3, *reader.EYE_SIZE)
+        y, x = divmod(int(mouth[0, 0].argmax()), reader.MOUTH_SIZE[1])
+        assert abs(y / reader.MOUTH_SIZE[0] - 0.22 / 0.50) < 0.06
+        assert abs(x / reader.MOUTH_SIZE[1] - 0.5) < 0.06
+        assert float(eyes.max()) < -0.99
 
 
 def test_a_saved_reader_is_not_trained_again(

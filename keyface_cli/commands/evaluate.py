@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keyface_cli.commands import console, options
+from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
     name="evaluate",
@@ -35,71 +35,106 @@ def avatars(
     model: options.ModelOption = None,
     clips: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 20,
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of each.")] = 5.0,
+    vocal_clips: Annotated[
+        int, typer.Option(min=0, help="Clips of each vocalisation, named from the frames.")
+    ] = 0,
     scenes_seed: Annotated[
         int, typer.Option(min=1, help="Which scenes and heads; training uses none of them.")
     ] = 1,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Sentences to say instead, one a line."),
+    ] = None,
+    voices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Speak with these held-out voices, such as flite:awb,espeak:it.",
+            show_default="the English ones",
+        ),
+    ] = None,
     seed: options.SeedOption = 0,
     steps: options.StepsOption = None,
     audio_guidance: options.AudioGuidanceOption = None,
     identity_guidance: options.IdentityGuidanceOption = None,
     autoguidance: options.AutoguidanceOption = None,
     reader_file: Annotated[
-        Path, typer.Option("--reader", help="The mouth reader; trained and saved here if absent.")
+        Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
     ] = Path("reader.safetensors"),
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for clips.csv and strips of generated and true frames."
+            "--output",
+            "-o",
+            help="Folder for the report: tables, plots, generated and true frames.",
         ),
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Animate held-out avatars and compare their lips with the truth.
+    """Animate held-out avatars and compare their faces with the truth.
 
     Needs flite, espeak-ng and festival, which speak the held-out sentences.
     """
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
     from keyface_cli.evaluation import avatars as measure
+    from keyface_cli.evaluation import vocal
+    from keyface_cli.evaluation.avatar_report import Report
     from keyface_cli.evaluation.reader import load_or_train, validate
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
 
+    wanted = tuple(voices.split(",")) if voices else ()
+    material = measure.Material(clips, seconds, scenes_seed, wanted, _lines(sentences))
+    try:
+        material.scene(0)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--voices") from error
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")
     reader = load_or_train(reader_file)
     accuracy = validate(reader)
     text = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
     console.say(f"reader on rendered frames, R^2: {text}")
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-
-    def keep(index: int, frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
-        if output is not None:
-            both = np.concatenate([measure.strip(frames), measure.strip(truth)])
-            Image.fromarray(both).save(output / f"{index:03d}.png")
-
-    results = []
+    report = Report(output, accuracy)
     choices = GenerationOptions(seed, steps, audio_guidance, identity_guidance, autoguidance)
-    for result in measure.evaluate(pipeline, reader, clips, seconds, scenes_seed, choices, keep):
-        results.append(result)
+    for result in measure.evaluate(pipeline, reader, material, choices, report.keep):
         console.say(
             f"clip {result.index + 1} of {clips} ({result.voice}): lip sync {result.lip_sync:.3f},"
             f" lag {result.lag}, PSNR {result.psnr:.1f} dB"
         )
-    if output is not None:
-        measure.write_csv(output / "clips.csv", results)
-    summary = measure.summarise(results)
+    if vocal_clips:
+        classifier = vocal.load_or_train(
+            reader_file.with_name(f"{reader_file.stem}-vocal.safetensors")
+        )
+        for naming in vocal.evaluate(
+            pipeline, reader, classifier, vocal_clips, scenes_seed, choices
+        ):
+            report.namings.append(naming)
+            console.say(
+                f"{naming.kind}: the truth looks like {naming.truth}, generated like"
+                f" {naming.generated}, without BEATs like {naming.deaf}"
+            )
+    report.write()
     if as_json:
-        report = {"reader_r2": accuracy, "summary": summary, "clips": [asdict(r) for r in results]}
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(report.to_dict()))
         return
-    for name, figures in summary.items():
+    for name, figures in report.summary().items():
         typer.echo(
             f"{name}: median {figures['median']:.3f}, lowest tenth {figures['low10']:.3f},"
             f" of {figures['n']} clips"
         )
+
+
+def _lines(path: Path | None) -> tuple[str, ...]:
+    """Read the sentences of a file, one a line."""
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFaceError(f"cannot read the sentences: {path}", "give a text file") from error
+    sentences = tuple(line for line in lines if line)
+    if not sentences:
+        raise KeyFaceError(f"no sentence in {path}", "write one a line")
+    return sentences

@@ -1,91 +1,130 @@
-"""Reads an avatar's mouth from pictures: a small network trained on rendered frames.
+"""Reads an avatar's face from pictures: a small network trained on rendered frames.
 
 The renderer knows the pose of every frame that it draws. The reader learns the way back, so that
-a generated frame can be compared with the pose that the truth had at that moment.
+a generated frame can be compared with the pose that the truth had at that moment. It sees the
+portrait at rest beside each frame: how wide a mouth is only tells something about its pose when it
+is known how wide that mouth is at rest.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from keyface_cli.errors import WeightsError
 from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.pictures import random_poses, render_uint8
 
-CONTROLS = ("jaw", "width", "round", "press", "teeth", "smile")
-CROP = (0.50, 0.94, 0.20, 0.80)  # top, bottom, left, right of the mouth's region, of the picture
-CROP_SIZE = (56, 76)
+CONTROLS = ("jaw", "width", "round", "press", "teeth", "smile", "brow", "furrow", "lid")
+# what is cut out of a picture: top, bottom, left, right, and the size it is brought to
+MOUTH_REGION, MOUTH_SIZE = (0.48, 0.98, 0.17, 0.83), (72, 96)
+EYE_REGION, EYE_SIZE = (0.12, 0.56, 0.10, 0.90), (56, 104)
 WIDTHS = (32, 64, 96, 128)
+RESOLUTION = 256  # of the pictures that it is trained on
+POSES_EACH = 4  # of every head that it is trained on
+
+Crops = tuple[Tensor, Tensor]  # of mouth and eyes, (B, 3, h, w) each
 
 
 class RigReader(nn.Module):
-    """Pictures to mouth controls."""
+    """Pictures to controls of the face."""
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for out in WIDTHS:
-            layers += [
-                nn.Conv2d(width, out, 3, stride=2, padding=1),
-                nn.BatchNorm2d(out),
-                nn.GELU(),
-            ]
-            width = out
-        self.features = nn.Sequential(*layers)
-        h, w = (-(-side // 2 ** len(WIDTHS)) for side in CROP_SIZE)
+        self.mouth, mouth_size = _tower(MOUTH_SIZE)
+        self.eyes, eye_size = _tower(EYE_SIZE)
         self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(width * h * w, 128), nn.GELU(), nn.Linear(128, len(CONTROLS))
+            nn.Linear(mouth_size + eye_size, 160), nn.GELU(), nn.Linear(160, len(CONTROLS))
         )
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """(B, 3, *CROP_SIZE) from `crop` -> (B, len(CONTROLS)) in the rig's units."""
-        return cast(Tensor, self.head(self.features(crops)))
+    def forward(self, frames: Crops, portraits: Crops) -> Tensor:
+        """Crops of frames and of the portraits that they show -> (B, len(CONTROLS))."""
+        seen = [
+            tower(torch.cat(pair, 1))
+            for tower, *pair in zip((self.mouth, self.eyes), frames, portraits, strict=True)
+        ]
+        read: Tensor = self.head(torch.cat(seen, 1))
+        return read
 
     @torch.inference_mode()
-    def read(self, frames: Tensor, batch: int = 64) -> Tensor:
-        """Read pictures: uint8 (N, H, W, 3) -> (N, len(CONTROLS))."""
+    def read(self, frames: Tensor, portrait: Tensor, batch: int = 64) -> Tensor:
+        """Read the pictures of one head.
+
+        Args:
+            frames: uint8 (N, H, W, 3).
+            portrait: uint8 (H, W, 3), the head at rest.
+            batch: pictures at once.
+
+        Returns:
+            (N, len(CONTROLS)) in the rig's units.
+        """
         self.eval()
-        return torch.cat([self(crop(part)) for part in torch.split(frames, batch)])
+        rest = crop(portrait[None])
+        parts = []
+        for part in torch.split(frames, batch):
+            beside = (rest[0].expand(len(part), -1, -1, -1), rest[1].expand(len(part), -1, -1, -1))
+            parts.append(self(crop(part), beside))
+        return torch.cat(parts)
 
 
-def crop(frames: Tensor) -> Tensor:
-    """Cut the mouth's region out of uint8 (N, H, W, 3): (N, 3, *CROP_SIZE) in about [-1, 1]."""
+def _tower(size: tuple[int, int]) -> tuple[nn.Sequential, int]:
+    """Convolutions over a crop beside its portrait, and the number of values they end in."""
+    layers: list[nn.Module] = []
+    width = 6
+    for out in WIDTHS:
+        layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.GELU()]
+        width = out
+    h, w = (-(-side // 2 ** len(WIDTHS)) for side in size)
+    return nn.Sequential(*layers, nn.Flatten()), width * h * w
+
+
+def crop(frames: Tensor) -> Crops:
+    """Cut mouth and eyes out of uint8 (N, H, W, 3): (N, 3, h, w) each, about [-1, 1]."""
     h, w = frames.shape[1:3]
-    top, bottom, left, right = CROP
-    part = frames[:, int(top * h) : int(bottom * h), int(left * w) : int(right * w)]
-    x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.interpolate(x, CROP_SIZE, mode="bilinear", antialias=True)
+    cut = []
+    for (top, bottom, left, right), size in ((MOUTH_REGION, MOUTH_SIZE), (EYE_REGION, EYE_SIZE)):
+        part = frames[:, int(top * h) : int(bottom * h), int(left * w) : int(right * w)]
+        x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
+        cut.append(F.interpolate(x, size, mode="bilinear", antialias=True))
+    return cut[0], cut[1]
 
 
-def train_reader(updates: int = 1500, seed: int = 77, pictures: int = 4000) -> RigReader:
-    """Train a reader on freshly rendered pictures, some of them blurred; minutes on a CPU.
+def train_reader(updates: int = 2500, seed: int = 77, heads: int = 1500) -> RigReader:
+    """Train a reader on freshly rendered pictures, many of them blurred; minutes on a CPU.
 
     Args:
         updates: of 32 pictures each.
         seed: of identities, poses and weights.
-        pictures: rendered once and used again.
+        heads: rendered at rest and in `POSES_EACH` poses.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    crops, targets = rendered_examples(pictures, generator)
+    frames, portraits, targets = rendered_examples(heads, generator)
     reader = RigReader().train()
     optimiser = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=updates)
-    for _ in range(updates):
-        picked = torch.randint(len(crops), (32,), generator=generator)
-        x, y = crops[picked].float(), targets[picked].clone()
-        if float(torch.rand((), generator=generator)) < 0.5:
-            x = x.flip(-1)  # a face is symmetric, and so are these controls
-        if float(torch.rand((), generator=generator)) < 0.5:
+
+    def spoilt(crops: Tensor, mirrored: bool, blurred: bool) -> Tensor:
+        x = crops.float()
+        if mirrored:  # a face is symmetric, and so are these controls
+            x = x.flip(-1)
+        if blurred:
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        x = x + 0.06 * torch.randn(x.shape, generator=generator)
-        loss = F.mse_loss(reader(x), y)
+        return x + 0.06 * torch.randn(x.shape, generator=generator)
+
+    for _ in range(updates):
+        picked = torch.randint(len(targets), (32,), generator=generator)
+        head = picked // POSES_EACH
+        mirrored, blurred = (torch.rand(2, generator=generator) < 0.5).tolist()
+        read = reader(
+            tuple(spoilt(part[picked], mirrored, blurred) for part in frames),
+            tuple(spoilt(part[head], mirrored, False) for part in portraits),
+        )
+        loss = F.mse_loss(read, targets[picked])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -93,33 +132,61 @@ def train_reader(updates: int = 1500, seed: int = 77, pictures: int = 4000) -> R
     return reader.eval()
 
 
-def rendered_examples(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Render pictures of new identities in random poses: crops (count, ...) and their controls."""
-    crops, targets = [], []
+def rendered_examples(heads: int, generator: torch.Generator) -> tuple[Crops, Crops, Tensor]:
+    """Render new heads in random poses.
+
+    Returns:
+        Crops of `heads * POSES_EACH` pictures, crops of the `heads` portraits at rest, and the
+        controls of the pictures (heads * POSES_EACH, len(CONTROLS)). Crops are float16.
+    """
     wanted = [rig.INDEX[name] for name in CONTROLS]
-    for start in range(0, count, 64):
-        n = min(64, count - start)
+    frames: list[list[Tensor]] = []
+    portraits: list[list[Tensor]] = []
+    targets = []
+    for start in range(0, heads, 16):
+        n = min(16, heads - start)
         people = identity.sample_identities(n, generator)
-        poses = random_poses(n, generator)
-        crops.append(crop(torch.from_numpy(render_uint8(people, poses, 256))).half())
+        poses = random_poses(n * POSES_EACH, generator)
+        rest = torch.tensor([rig.REST]).expand(n, -1)
+        repeated = identity.select(people, [i // POSES_EACH for i in range(n * POSES_EACH)])
+        for kept, shown, posed in ((portraits, people, rest), (frames, repeated, poses)):
+            pictures = torch.from_numpy(render_uint8(shown, posed, RESOLUTION))
+            kept.append([part.half() for part in crop(pictures)])
         targets.append(poses[:, wanted])
-    return torch.cat(crops), torch.cat(targets)
+    in_poses, at_rest = (
+        (torch.cat([mouth for mouth, _ in each]), torch.cat([eyes for _, eyes in each]))
+        for each in (frames, portraits)
+    )
+    return in_poses, at_rest, torch.cat(targets)
 
 
-def validate(reader: RigReader, count: int = 512, seed: int = 991) -> dict[str, float]:
-    """Return R^2 of each control on pictures of identities that training has not seen."""
-    crops, targets = rendered_examples(count, torch.Generator().manual_seed(seed))
+def validate(reader: RigReader, heads: int = 128, seed: int = 991) -> dict[str, float]:
+    """Return R^2 of each control on pictures of heads that its training has not seen."""
+    frames, portraits, targets = rendered_examples(heads, torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        read = reader.eval()(crops.float())
+        read = reader.eval()(
+            tuple(part.float() for part in frames),
+            tuple(part.float().repeat_interleave(POSES_EACH, 0) for part in portraits),
+        )
     unexplained = ((read - targets) ** 2).sum(0) / ((targets - targets.mean(0)) ** 2).sum(0)
     return dict(zip(CONTROLS, (1 - unexplained).tolist(), strict=True))
 
 
 def load_or_train(path: Path) -> RigReader:
-    """Load a reader that was saved here before, or train one and save it."""
+    """Load a reader that was saved here before, or train one and save it.
+
+    Raises:
+        WeightsError: the file is not a reader of this version.
+    """
     reader = RigReader()
     if path.is_file():
-        load_model(reader, path)
+        try:
+            load_model(reader, path)
+        except Exception as error:  # safetensors has no common error
+            raise WeightsError(
+                f"not a reader of this version: {path}",
+                "name another file with --reader: one is trained and saved where none is",
+            ) from error
         return reader.eval()
     reader = train_reader()
     path.parent.mkdir(parents=True, exist_ok=True)

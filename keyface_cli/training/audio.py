@@ -112,18 +112,57 @@ def train_audio(
     options: TrainOptions,
     *,
     resume: bool = False,
+    start_from: Path | None = None,
+    muon_rate: float | None = None,
 ) -> int:
-    """Train the encoder `name` of `config` into `folder/NAME`; returns the updates done."""
+    """Train the encoder `name` of `config` into `folder/NAME`.
+
+    Args:
+        name: "wavlm", "wav2vec2" or "beats".
+        config: of the model.
+        shards: folders that `scenes.write_scenes` has made.
+        folder: the run.
+        options: how long and how fast.
+        resume: go on where this run stopped.
+        start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
+        muon_rate: peak rate of the matrices under Muon, see `optim`; None is AdamW for all.
+
+    Returns:
+        The updates done in all.
+
+    Raises:
+        WeightsError: there is nothing to begin with, or it does not fit.
+    """
     torch.manual_seed(options.seed)
-    encoder = build(name, config)
+    if start_from is None:
+        encoder = build(name, config)
+    else:
+        encoder = run.load_trained(start_from, name, config)
     settings = cast(Any, encoder).config
+    _leave_nothing_out(encoder)
     width = settings.encoder_embed_dim if name == "beats" else settings.hidden_size
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
-    trainer = Trainer(name, model, folder, options, resume=resume)
+    trainer = Trainer(name, model, folder, options, resume=resume, muon_rate=muon_rate)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
         run.save(folder, name, cast(AudioEncoderTraining, average).encoder, config, facts)
 
     return trainer.fit(training.losses, save)
+
+
+def _leave_nothing_out(encoder: nn.Module) -> None:
+    """Switch off dropout, skipped layers and masked time: a small network needs all it has.
+
+    The classes of WavLM and wav2vec 2.0 bring these for networks a hundred times as large; what
+    keeps a small one from learning by heart is the variety of the sound.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            cast(Any, module).dropout = 0.0  # of attention weights
+    for name in ("layerdrop", "mask_time_prob", "mask_feature_prob"):
+        if hasattr(cast(Any, encoder).config, name):
+            setattr(cast(Any, encoder).config, name, 0.0)

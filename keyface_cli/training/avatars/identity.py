@@ -32,6 +32,7 @@ BACKGROUNDS = (
     (0.62, 0.76, 0.86), (0.89, 0.82, 0.70), (0.42, 0.52, 0.62), (0.76, 0.64, 0.76),
     (0.62, 0.77, 0.64), (0.92, 0.92, 0.90), (0.26, 0.31, 0.41), (0.92, 0.68, 0.58),
 )  # fmt: skip
+ZOOMS, CAMERA_X, CAMERA_Y = (0.93, 1.08), 0.04, 0.035  # how the camera may differ
 LIP_RED = (0.76, 0.30, 0.31)
 
 
@@ -130,9 +131,9 @@ def sample_identities(count: int, generator: torch.Generator) -> Identity:
         "pattern": chance(0.35) * uniform(0.2, 1.0),
         "pattern_size": uniform(4.0, 14.0),
         # the camera: how near it is, and where the head is in the picture
-        "zoom": uniform(0.93, 1.08),
-        "camera_x": uniform(-0.04, 0.04),
-        "camera_y": uniform(-0.035, 0.035),
+        "zoom": uniform(*ZOOMS),
+        "camera_x": uniform(-CAMERA_X, CAMERA_X),
+        "camera_y": uniform(-CAMERA_Y, CAMERA_Y),
         # the hand that drew it, and the print
         "painted": chance(0.25) * uniform(0.3, 1.0),
         "contrast": uniform(0.85, 1.12),

@@ -426,7 +426,7 @@ def random_scene(
     voices: Sequence[str] = (),
     sentences: Sequence[str] = (),
     augmented: bool = True,
-    vocal: float = 0.3,
+    vocal: float = 0.0,
     only: str | None = None,
 ) -> Scene:
     """Make a scene of a few sentences of one voice, with pauses, an emotion and a recording.

@@ -7,11 +7,13 @@ box of the picture that it can reach.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
 from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.identity import Identity
+from keyface_cli.training.avatars.identity import CAMERA_X, CAMERA_Y, ZOOMS, Identity
 
 ZOOM = 1.50  # the head fills the picture as a portrait crop does
 CENTRE_Y = 0.045  # what lies in the middle of the picture, half-pictures below the origin
@@ -21,21 +23,29 @@ TONGUE = (0.74, 0.36, 0.37)
 MOUTH_DARK = (0.23, 0.06, 0.07)
 EYE_WHITE = (0.97, 0.96, 0.95)
 
+# what only some heads have, by the parameter that is above 0 then
+EXTRAS = ("age", "glasses", "hat_cap", "hat_beanie", "hat_scarf", "painted", "pattern", "beard")
+
 Box = tuple[slice, slice]
 
 
-def render(identity: Identity, poses: Tensor, size: int = 256) -> Tensor:
+def render(
+    identity: Identity, poses: Tensor, size: int = 256, extras: Collection[str] | None = None
+) -> Tensor:
     """Draw one picture per pose.
 
     Args:
         identity: the parameters of `identity.sample_identities`, (B,) and (B, 3).
         poses: (B, R) in the order of `rig.CONTROLS`.
         size: height and width in pixels.
+        extras: those of `EXTRAS` to spend time on; None looks which of them the heads have.
 
     Returns:
         (B, 3, size, size) RGB in 0..1, on the device of `poses`.
     """
-    return _Painter(identity, poses, size).paint()
+    if extras is None:
+        extras = [name for name in EXTRAS if bool((identity[name] > 0).any())]
+    return _Painter(identity, poses, size, frozenset(extras)).paint()
 
 
 def _bump(distance_squared: Tensor) -> Tensor:
@@ -45,8 +55,11 @@ def _bump(distance_squared: Tensor) -> Tensor:
 class _Painter:
     """One batch of pictures in the making; each method is a layer, called back to front."""
 
-    def __init__(self, identity: Identity, poses: Tensor, size: int) -> None:
+    def __init__(
+        self, identity: Identity, poses: Tensor, size: int, extras: frozenset[str]
+    ) -> None:
         device = poses.device
+        self.extras = extras
         self.size = size
         self.count = poses.shape[0]
         self.p = {
@@ -68,18 +81,18 @@ class _Painter:
         self._body()
         self._ears()
         self._face()
-        if self._any("age"):
+        if "age" in self.extras:
             self._years()
         for side in (-1, 1):
             self._eye(side)
         self._nose()
         self._mouth()
         self._front_hair()
-        if self._any("glasses"):
+        if "glasses" in self.extras:
             self._glasses()
-        if self._any("hat_cap") or self._any("hat_beanie"):
+        if "hat_cap" in self.extras or "hat_beanie" in self.extras:
             self._hat()
-        if self._any("hat_scarf"):
+        if "hat_scarf" in self.extras:
             self._scarf()
         return self._print()
 
@@ -88,13 +101,14 @@ class _Painter:
     def _box(self, x0: float, x1: float, y0: float, y1: float) -> Box:
         """The pixels whose head coordinates can lie in the given rectangle."""
 
-        def pixels(low: float, high: float, camera: str) -> slice:
-            places = torch.tensor([low, high]) + self.p[camera].flatten()[:, None].cpu()
-            places = (places * ZOOM * self.p["zoom"].flatten()[:, None].cpu() + 1) / 2 * self.size
-            a, b = int(places[:, 0].min()), int(places[:, 1].max()) + 1
-            return slice(max(0, a), min(self.size, b))
+        def pixels(low: float, high: float, camera: float) -> slice:
+            """Wherever the camera stands, so that the box is the same for all heads."""
+            a = min((low - camera) * zoom for zoom in ZOOMS)
+            b = max((high + camera) * zoom for zoom in ZOOMS)
+            first, last = (int((edge * ZOOM + 1) / 2 * self.size) for edge in (a, b))
+            return slice(max(0, first), min(self.size, last + 1))
 
-        return pixels(y0 - CENTRE_Y, y1 - CENTRE_Y, "camera_y"), pixels(x0, x1, "camera_x")
+        return pixels(y0 - CENTRE_Y, y1 - CENTRE_Y, CAMERA_Y), pixels(x0, x1, CAMERA_X)
 
     def _head(self, box: Box) -> tuple[Tensor, Tensor]:
         """Head coordinates (B, h, w) of the pixels of a box: the pose's lean and shift undone."""
@@ -102,16 +116,13 @@ class _Painter:
         y = self.y[:, box[0]] - self.r["shift_y"] - PIVOT_Y
         cos, sin = torch.cos(self.r["tilt"]), torch.sin(self.r["tilt"])
         x, y = cos * x + sin * y, cos * y - sin * x + PIVOT_Y
-        if not self._any("painted"):
+        if "painted" not in self.extras:
             return x, y
         # a brush does not draw straight lines
         p = self.p
         wave = torch.sin(x * 19 + p["phase"] + 2 * torch.sin(y * 13 + 2 * p["phase"]))
         other = torch.sin(y * 23 - p["phase"] + 2 * torch.sin(x * 11 - p["phase"]))
         return x + 0.006 * p["painted"] * other, y + 0.006 * p["painted"] * wave
-
-    def _any(self, name: str) -> bool:
-        return bool((self.p[name] > 0).any())
 
     def _cover(self, distance: Tensor, softness: float = 1.0) -> Tensor:
         """Coverage 0..1 of a signed distance, with an edge `softness` pixels wide."""
@@ -137,7 +148,7 @@ class _Painter:
         tone = 1 + (p["backdrop_fall"] - 1) * (y + 0.7) / 1.4 + 0.10 * glow
         across = x * torch.cos(p["background_turn"]) + y * torch.sin(p["background_turn"])
         far = torch.sigmoid(across * 5) * p["background_mix"]
-        if self._any("pattern"):
+        if "pattern" in self.extras:
             size, turn = p["pattern_size"], p["phase"]
             blots = torch.sin(x * size + turn) * torch.sin(y * size * 1.1 - turn + torch.sin(3 * x))
             far = far + p["pattern"] * torch.sigmoid((blots - 0.25) * 12) * (0.6 - far)
@@ -276,7 +287,7 @@ class _Painter:
 
     def _beard(self, colour: Tensor, x: Tensor, y: Tensor, fx: Tensor) -> Tensor:
         p, r = self.p, self.r
-        if not bool((p["beard"] > 0).any()):
+        if "beard" not in self.extras:
             return colour
         grown = torch.sigmoid((y - 0.12 - 0.45 * (0.30 - fx.abs()).clamp(min=0)) * 30)
         around = ((fx / 0.185) ** 4
@@ -503,7 +514,7 @@ class _Painter:
     def _print(self) -> Tensor:
         """What becomes of all colours: brushwork, contrast, saturation and warmth."""
         p, image = self.p, self.image
-        if self._any("painted"):
+        if "painted" in self.extras:
             x, y = self._head(self._full)
             strokes = torch.sin(x * 31 + 9 * torch.sin(y * 7 + p["phase"]) + 14 * y)
             strokes = strokes + torch.sin(y * 47 + 8 * torch.sin(x * 5 - p["phase"]) - 20 * x)
