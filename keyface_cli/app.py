@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.commands import animate, console, doctor, embed, evaluate, examples, train, weights
+from keyface_cli.commands import (
+    animate,
+    console,
+    crop,
+    doctor,
+    embed,
+    evaluate,
+    examples,
+    train,
+    weights,
+)
 from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
@@ -22,6 +32,7 @@ app = typer.Typer(
 )
 # one line for each command or group of commands; their modules import nothing heavy
 app.command(epilog=animate.EXAMPLES)(animate.animate)
+app.command(epilog=crop.EXAMPLES)(crop.crop)
 app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
 app.command()(doctor.doctor)

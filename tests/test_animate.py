@@ -29,7 +29,7 @@ from keyface_cli.stream import GenerationOptions
 
 Main = Callable[..., tuple[int, str, str]]
 Animate = Callable[..., tuple[int, str, str]]
-FAST = ("--steps", 1, "--dtype", "float32", "--device", "cpu")
+FAST = ("--steps", 1, "--dtype", "float32", "--device", "cpu", "--crop", "center")
 
 
 @pytest.fixture

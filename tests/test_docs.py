@@ -82,11 +82,12 @@ def test_commands_and_options_of_the_readme_exist() -> None:
 
 def test_animate_shows_defaults_and_panels() -> None:
     text = help_of(("animate",))
-    for panel in ("Output", "Sound", "Model", "Machine"):
+    for panel in ("Output", "Portrait", "Sound", "Model", "Machine"):
         assert f"─ {panel} ─" in text
     for option in (
         *("emotion", "model", "seed", "steps", "audio-guidance", "identity-guidance", "start"),
         *("autoguidance", "duration", "device", "dtype", "chunk", "crf", "output"),
+        *("crop", "face", "portrait-time", "background"),
     ):
         line = next(line for line in text.splitlines() if f"--{option} " in line)
         assert "[default: " in line, option

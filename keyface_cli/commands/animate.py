@@ -54,6 +54,11 @@ class Job:
     crf: int
     force: bool
     features: Path | None
+    crop: str
+    face: str
+    require_face: bool
+    portrait_time_s: float | None
+    background: str | None
 
 
 class Machine(NamedTuple):
@@ -79,7 +84,7 @@ def animate(
     portrait: Annotated[
         Path,
         typer.Argument(
-            metavar="PORTRAIT", help="A picture; the square in its middle is what will move."
+            metavar="PORTRAIT", help="A picture, or a video of which one frame is taken."
         ),
     ],
     audio: Annotated[
@@ -91,6 +96,11 @@ def animate(
     crf: options.CrfOption = 18,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
+    crop: options.CropOption = "auto",
+    face: options.FaceOption = "largest",
+    require_face: options.RequireFaceOption = False,
+    portrait_time: options.PortraitTimeOption = None,
+    background: options.BackgroundOption = None,
     emotion: options.EmotionOption = "neutral",
     start: options.StartOption = 0.0,
     duration: options.DurationOption = None,
@@ -128,6 +138,11 @@ def animate(
         crf,
         force,
         features,
+        crop,
+        face,
+        require_face,
+        portrait_time,
+        background,
     )
     check_files(job)
     checkpoint = Checkpoint.open(resolve_model(model))
@@ -166,10 +181,9 @@ def read_inputs(job: Job, checkpoint: Checkpoint) -> Inputs:
     """
     from keyface_cli.audio import count_frames, load_waveform
     from keyface_cli.emotion import load_emotion
-    from keyface_cli.portrait import load_portrait
 
     track = load_emotion(job.emotion)
-    portrait = load_portrait(job.portrait, checkpoint.config.resolution)
+    portrait = read_portrait(job, checkpoint)
     waveform = load_waveform(job.audio, job.start_s, job.duration_s)
     N = count_frames(len(waveform))
     features = None
@@ -180,6 +194,31 @@ def read_inputs(job: Job, checkpoint: Checkpoint) -> Inputs:
         belongs = origin(job.audio, job.start_s, job.duration_s, checkpoint, names)
         features = load_features(job.features, belongs, N)
     return Inputs(portrait, waveform, track.sample(N), features)
+
+
+def read_portrait(job: Job, checkpoint: Checkpoint) -> NDArray[np.float32]:
+    """Read the portrait and cut out the square that the model will see, (3, R, R) in [-1, 1].
+
+    Raises:
+        PortraitError: it cannot be read, or has no such face or crop.
+    """
+    from keyface_cli.framing import (
+        FRAMES,
+        PUBLISHED,
+        choose_crop,
+        cut,
+        to_network,
+        warn_of_few_pixels,
+    )
+    from keyface_cli.portrait import parse_colour, read_picture
+
+    config = checkpoint.config
+    colour = None if job.background is None else parse_colour(job.background)
+    picture = read_picture(job.portrait, colour, job.portrait_time_s)
+    frame = FRAMES.get(config.preset, PUBLISHED)
+    crop = choose_crop(job.portrait, picture, job.crop, job.face, frame, job.require_face)
+    warn_of_few_pixels(job.portrait, crop, config.resolution)
+    return to_network(cut(picture, crop, config.resolution))
 
 
 def load_pipeline(

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-_MODEL, _SOUND, _MACHINE, _OUTPUT = "Model", "Sound", "Machine", "Output"
+_PORTRAIT, _MODEL, _SOUND = "Portrait", "Model", "Sound"
+_MACHINE, _OUTPUT = "Machine", "Output"
 _OWN = "the model's own; published: {}"
 _LONGEST_S = 360_000.0  # a hundred hours: keeps infinity out
 
@@ -20,6 +21,51 @@ def _check_device(name: str) -> str:
     return name
 
 
+CropOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|center|none|X,Y,W,H",
+        help="The square to animate: around a face, in the middle, the whole picture, or this one "
+        "in pixels. Nothing is ever squashed.",
+        rich_help_panel=_PORTRAIT,
+    ),
+]
+FaceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|largest|left|right",
+        help="Which face, where there are several; numbers count from the left.",
+        rich_help_panel=_PORTRAIT,
+    ),
+]
+RequireFaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-face",
+        help="Refuse a portrait in which no face is found.",
+        rich_help_panel=_PORTRAIT,
+    ),
+]
+PortraitTimeOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=_LONGEST_S,
+        metavar="SECONDS",
+        help="Which frame of a portrait that is a video.",
+        show_default="the first",
+        rich_help_panel=_PORTRAIT,
+    ),
+]
+BackgroundOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLOUR",
+        help="What shows through a transparent portrait: a name, or #rrggbb.",
+        show_default="the colour of its edge",
+        rich_help_panel=_PORTRAIT,
+    ),
+]
 EmotionOption = Annotated[
     str,
     typer.Option(

@@ -1,0 +1,67 @@
+"""`keyface crop`: the square of a portrait that a model will see."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.commands import console, options
+from keyface_cli.errors import PortraitError
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+keyface crop examples/avatar.png -o seen.png
+
+keyface crop examples/avatar.png --crop 40,20,400,400 -o seen.png
+"""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def crop(
+    portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture, or a video.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
+    ],
+    force: options.ForceOption = False,
+    crop: options.CropOption = "auto",
+    face: options.FaceOption = "largest",
+    require_face: options.RequireFaceOption = False,
+    portrait_time: options.PortraitTimeOption = None,
+    background: options.BackgroundOption = None,
+    model: options.ModelOption = None,
+) -> None:
+    """Write the square of a portrait that a model will see, as `animate` cuts it out."""
+    if output.suffix.lower() not in SUFFIXES:
+        raise PortraitError(f"{output}: the picture must end in {', '.join(SUFFIXES)}")
+    if output.exists() and portrait.exists() and output.samefile(portrait):
+        raise PortraitError(f"{output}: is the portrait, and would be replaced")
+    if os.path.lexists(output) and not force:
+        raise PortraitError(f"{output}: exists already", "use --force to replace it")
+    if not output.absolute().parent.is_dir():
+        raise PortraitError(f"{output.absolute().parent}: no such folder", "make it first")
+    config = Checkpoint.open(resolve_model(model)).config
+    from keyface_cli.framing import FRAMES, PUBLISHED, choose_crop, cut, warn_of_few_pixels
+    from keyface_cli.portrait import parse_colour, read_picture
+
+    colour = None if background is None else parse_colour(background)
+    picture = read_picture(portrait, colour, portrait_time)
+    frame = FRAMES.get(config.preset, PUBLISHED)
+    chosen = choose_crop(portrait, picture, crop, face, frame, require_face)
+    warn_of_few_pixels(portrait, chosen, config.resolution)
+    square = cut(picture, chosen, config.resolution)
+    partial = output.with_name(f".{output.stem[:40]}.partial{output.suffix}")
+    try:
+        square.save(partial)
+        os.replace(partial, output)
+    except OSError as error:
+        raise PortraitError(f"cannot write {output}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    lean = f", leaning {chosen.angle_deg:.0f} degrees" if chosen.angle_deg else ""
+    console.say(f"crop: {chosen}{lean}")
+    typer.echo(output)
