@@ -1,11 +1,15 @@
 """Read any recording as the 16 kHz mono waveform that the networks hear.
 
-The sound that the video carries is the user's own: `video` encodes it from the same file.
+The sound that the video carries is the user's own: `video` encodes it from the same file. Files are
+read in blocks; `store_waveform` keeps the result in a file too, so that memory does not grow with
+the recording.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import os
 import struct
 import subprocess
@@ -30,7 +34,10 @@ logger = logging.getLogger(__name__)
 MAX_CHANNELS = 8  # more than these the AAC encoder does not take
 RATES = (2_000, 768_000)  # Hz: outside these the header is damaged
 SILENCE = 1e-4  # -80 dB of full scale: nothing above it is heard
+QUIET = 1e-3  # -60 dB of full scale, as a mean: whispering, far away
 LOUDEST = 2.0  # times full scale: louder than any overshoot of a lossy codec
+CLIPPED = 1e-3  # of the samples at full scale: it was recorded too loud
+OFFSET = 0.02  # of full scale: a mean that no voice has
 _BLOCK = 1 << 16  # samples of each channel that are read at a time
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the data, bytes, encoding, rate, channels
 
@@ -49,13 +56,36 @@ def count_frames(num_samples: int) -> int:
     return -(-num_samples // SAMPLES_PER_FRAME)
 
 
+class StoredWaveform:
+    """A waveform (S,) at 16 kHz in an unnamed file, which goes when the object does.
+
+    `len` is S; a slice without a step reads its samples, float32.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return os.fstat(self._file.fileno()).st_size // 4
+
+    def __getitem__(self, where: slice) -> NDArray[np.float32]:
+        first, last, step = where.indices(len(self))
+        if step != 1:
+            raise ValueError("a slice with a step")
+        self._file.seek(4 * first)
+        return np.frombuffer(self._file.read(4 * max(0, last - first)), np.float32)
+
+
 def load_waveform(
     path: Path, start_s: float = 0.0, duration_s: float | None = None
 ) -> NDArray[np.float32]:
     """Read a sound file or a video's sound track as mono at 16 kHz.
 
-    Channels are averaged, samples beyond full scale clipped as a player would. The file is read
-    in blocks, so that memory grows only with the waveform itself.
+    Channels are averaged, samples beyond full scale clipped as a player would. What is unusual is
+    said as a warning: silence, hardly any sound, clipping, a constant offset.
 
     Args:
         path: wav, flac, mp3, ogg, opus, or whatever else ffmpeg can read (m4a, mp4, webm, ...).
@@ -70,6 +100,32 @@ def load_waveform(
             is shorter than one video frame; or `start_s` lies beyond its end.
         VideoError: the format needs ffmpeg and there is none.
     """
+    with io.BytesIO() as file:
+        _copy(path, file, start_s, duration_s)
+        return np.frombuffer(file.getvalue(), np.float32)
+
+
+def store_waveform(
+    path: Path, folder: Path, start_s: float = 0.0, duration_s: float | None = None
+) -> StoredWaveform:
+    """Read what `load_waveform` reads into an unnamed file in a folder.
+
+    Raises:
+        AudioError: as for `load_waveform`; or the file cannot be written.
+        VideoError: the format needs ffmpeg and there is none.
+    """
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, the waveform closes it
+        stored = StoredWaveform(file)
+        _copy(path, file, start_s, duration_s)
+        file.flush()
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot be written to: {_reason(error)}") from error
+    return stored
+
+
+def _copy(path: Path, file: IO[bytes], start_s: float, duration_s: float | None) -> None:
+    """Write the waveform to a file and say what is unusual about it."""
     _check_file(path)
     with _open(path) as sound:
         if sound.channels > MAX_CHANNELS:
@@ -80,15 +136,58 @@ def load_waveform(
         if not RATES[0] <= sound.rate <= RATES[1]:
             raise AudioError(f"{path}: damaged sound file: a sample rate of {sound.rate} Hz")
         logger.info("%s: %d Hz, %d channels", path, sound.rate, sound.channels)
-        waveform = _read(path, sound, start_s, duration_s)
-    if len(waveform) < SAMPLES_PER_FRAME:
+        levels = _Levels()
+        for piece in _resampled(path, sound, start_s, duration_s, levels):
+            file.write(np.clip(piece, -1.0, 1.0).astype(np.float32).data)
+    # the resampler is off by a sample or two
+    length = -(-levels.count * SAMPLE_RATE // sound.rate)
+    file.truncate(4 * length)
+    file.write(bytes(4 * length - file.seek(0, os.SEEK_END)))
+    if length < SAMPLES_PER_FRAME:
         raise AudioError(
             f"{path}: shorter than one video frame ({1000 // FPS} ms): "
-            f"{1000 * len(waveform) / SAMPLE_RATE:.1f} ms"
+            f"{1000 * length / SAMPLE_RATE:.1f} ms"
         )
-    if np.abs(waveform).max() < SILENCE:
-        logger.warning("%s: silent, so the mouth has nothing to follow", path)
-    return waveform
+    levels.say(path)
+
+
+@dataclass
+class _Levels:
+    """How loud the samples are that the network hears; 1.0 is full scale."""
+
+    count: int = 0
+    peak: float = 0.0
+    clipped: int = 0
+    total: float = 0.0
+    energy: float = 0.0
+
+    def add(self, piece: NDArray[np.float32], mono: NDArray[np.float32]) -> None:
+        """Take note of (n, channels) as read and their mean (n,)."""
+        size = np.abs(piece)
+        self.count += len(piece)
+        self.peak = max(self.peak, float(size.max()))
+        self.clipped += int((size >= 0.9999).any(axis=1).sum())
+        self.total += float(mono.sum(dtype=np.float64))
+        self.energy += float(np.square(mono, dtype=np.float64).sum())
+
+    def say(self, path: Path) -> None:
+        """Warn of what the user should know."""
+        offset = self.total / self.count
+        loudness = max(self.energy / self.count - offset**2, 0.0) ** 0.5
+        if abs(offset) > OFFSET:
+            logger.warning(
+                "%s: a constant offset (DC) of %.1f %% of full scale", path, 100 * offset
+            )
+        if self.peak < SILENCE or loudness < SILENCE / 10:
+            logger.warning("%s: silent, so the mouth has nothing to follow", path)
+        elif loudness < QUIET:
+            decibels = 20 * math.log10(loudness)
+            logger.warning("%s: very quiet (%.0f dB): the mouth may hardly move", path, decibels)
+        if self.peak > LOUDEST:
+            logger.warning("%s: %.3g times louder than full scale: clipped", path, self.peak)
+        elif self.clipped > CLIPPED * self.count:
+            share = 100 * self.clipped / self.count
+            logger.warning("%s: clipped: %.1f %% of it is at full scale", path, share)
 
 
 def _check_file(path: Path) -> None:
@@ -195,28 +294,25 @@ def _text(log: IO[bytes]) -> str:
     return log.read().decode("utf-8", "replace")
 
 
-def _read(
-    path: Path, sound: _Sound, start_s: float, duration_s: float | None
-) -> NDArray[np.float32]:
-    """Return the window asked for, averaged over channels and resampled."""
+def _resampled(
+    path: Path, sound: _Sound, start_s: float, duration_s: float | None, levels: _Levels
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the window asked for at 16 kHz, the mean of its channels, in blocks (n,)."""
     rate = sound.rate
     first = round(start_s * rate)
     last = None if duration_s is None else first + round(duration_s * rate)
     resampler = None
     if rate != SAMPLE_RATE:
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, num_channels=1, dtype="float32")
-    pieces: list[NDArray[np.float32]] = []
-    position = taken = 0
-    peak = 0.0
+    position = 0
     for block in sound.blocks:
         piece = block[max(0, first - position) : None if last is None else max(0, last - position)]
         position += len(block)
         if len(piece):
-            _check_finite(path, piece, first + taken, rate)
-            taken += len(piece)
-            peak = max(peak, float(np.abs(piece).max()))
+            _check_finite(path, piece, first + levels.count, rate)
             mono = np.clip(piece, -1.0, 1.0).mean(axis=1, dtype=np.float32)
-            pieces.append(mono if resampler is None else resampler.resample_chunk(mono))
+            levels.add(piece, mono)
+            yield mono if resampler is None else resampler.resample_chunk(mono)
         if last is not None and position >= last:
             break
     if not position:
@@ -225,11 +321,8 @@ def _read(
         raise AudioError(
             f"{path}: a start at {start_s:g} s is beyond its end at {position / rate:.2f} s"
         )
-    if peak > LOUDEST:
-        logger.warning("%s: %.3g times louder than full scale: clipped", path, peak)
     if resampler is not None:
-        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return _fit(np.concatenate(pieces), -(-taken * SAMPLE_RATE // rate))
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def _check_finite(path: Path, piece: NDArray[np.float32], position: int, rate: int) -> None:
@@ -241,11 +334,3 @@ def _check_finite(path: Path, piece: NDArray[np.float32], position: int, rate: i
             f"{path}: sample {bad} (at {bad / rate:.2f} s) is no number (NaN or infinite)",
             "export it again, for example as 16-bit wav",
         )
-
-
-def _fit(waveform: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Cut or pad by the sample or two that the resampler is off; its overshoots are clipped."""
-    fitted = np.zeros(length, np.float32)
-    count = min(length, len(waveform))
-    np.clip(waveform[:count], -1.0, 1.0, out=fitted[:count])
-    return fitted

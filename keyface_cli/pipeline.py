@@ -28,11 +28,19 @@ from keyface_cli.config import (
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
 from keyface_cli.errors import WeightsError
 from keyface_cli.memory import Residency, choose_level
-from keyface_cli.models.speech import encode
+from keyface_cli.models.speech import Samples, encode
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.timeline import Timeline
-from keyface_cli.stream import STAGES, FrameStream, GenerationOptions, Model, Progress
+from keyface_cli.stream import (
+    STAGES,
+    FrameStream,
+    GenerationOptions,
+    Inputs,
+    KeyframeStore,
+    Model,
+    Progress,
+)
 
 AUDIO_ENCODERS = ("wavlm", "wav2vec2", "beats")
 
@@ -124,24 +132,29 @@ class KeyFacePipeline:
     def stream(
         self,
         portrait: NDArray[np.float32],
-        waveform: NDArray[np.float32],
+        waveform: Samples,
         emotion: NDArray[np.float32],
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         features: Mapping[str, Tensor] | None = None,
+        *,
+        first_frame: int = 0,
+        store: KeyframeStore | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make a talking video, frame by frame.
 
         Args:
             portrait: (3, R, R) in [-1, 1], with R the model's resolution.
-            waveform: (S,) mono at 16 kHz in [-1, 1].
+            waveform: (S,) mono at 16 kHz in [-1, 1], an array or whatever reads slices of one.
             emotion: (N, 2) valence and arousal in [-1, 1] of each video frame, N = ceil(S / 640).
             options: the choices of this run.
             progress: told how far each stage is.
             features: what each encoder hears in the sound, as from `listen`; None is to listen now.
+            first_frame: leave out the frames before this one; those after it are the same bits.
+            store: where keyframes are taken from and put to; None makes them anew.
 
         Returns:
-            RGB frames (n, R, R, 3) as soon as they are final, N in all.
+            RGB frames (n, R, R, 3) as soon as they are final, N - `first_frame` in all.
 
         Raises:
             ConfigError: an option is out of its range.
@@ -149,24 +162,66 @@ class KeyFacePipeline:
             DeviceError: memory ran out, here or while frames are made.
             ValueError: an array has another shape.
         """
+        inputs = self._inputs(portrait, waveform, emotion, features)
+        if not 0 <= first_frame < max(1, len(emotion)):
+            raise ValueError(f"no frame {first_frame} in a video of {len(emotion)}")
+        options = options or GenerationOptions()
+        if options.sampling(self.config.sampling).autoguidance != 1 and self.guide is None:
+            self._load_guide()
+        return self._run(inputs, options, progress, store).frames(first_frame)
+
+    def keyframes(
+        self,
+        portrait: NDArray[np.float32],
+        waveform: Samples,
+        emotion: NDArray[np.float32],
+        options: GenerationOptions | None = None,
+        progress: Progress | None = None,
+        features: Mapping[str, Tensor] | None = None,
+        store: KeyframeStore | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Make the keyframes alone: stage one of `stream`, which takes and raises the same.
+
+        Returns:
+            For each keyframe its frame in the video and its picture, RGB (R, R, 3).
+        """
+        inputs = self._inputs(portrait, waveform, emotion, features)
+        return self._run(inputs, options or GenerationOptions(), progress, store).keyframes()
+
+    def _inputs(
+        self,
+        portrait: NDArray[np.float32],
+        waveform: Samples,
+        emotion: NDArray[np.float32],
+        features: Mapping[str, Tensor] | None,
+    ) -> Inputs:
+        """Check the shapes of what was given."""
         R, N = self.config.resolution, math.ceil(len(waveform) / SAMPLES_PER_FRAME)
+        if getattr(waveform, "ndim", 1) != 1:
+            raise ValueError("waveform has shape (channels, samples), not (samples,)")
         for name, array, shape in (
             ("portrait", portrait, (3, R, R)),
-            ("waveform", waveform, waveform.shape[:1]),
             ("emotion", emotion, (N, 2)),
         ):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
-        options = options or GenerationOptions()
-        sampling = options.sampling(self.config.sampling)
-        self.timings = dict.fromkeys(STAGES, 0.0) | {"load": self.timings.get("load", 0.0)}
-        if sampling.autoguidance != 1 and self.guide is None:
-            self._load_guide()
         for name in encoder_names(self.config):
             if features is None and name not in self.encoders:
                 raise ValueError(f"loaded without {name}: features are needed")
             if features is not None and features[name].shape[:2] != (N, 2):
                 raise ValueError(f"features of {name} have shape {tuple(features[name].shape)}")
+        # copied, so that read-only and reversed arrays serve too
+        given = [torch.tensor(np.array(a, np.float32)) for a in (portrait, emotion)]
+        return Inputs(given[0], waveform, given[1], features)
+
+    def _run(
+        self,
+        inputs: Inputs,
+        options: GenerationOptions,
+        progress: Progress | None,
+        store: KeyframeStore | None,
+    ) -> FrameStream:
+        self.timings = dict.fromkeys(STAGES, 0.0) | {"load": self.timings.get("load", 0.0)}
         model = Model(
             self.config,
             self.device,
@@ -177,10 +232,8 @@ class KeyFacePipeline:
             self.codec,
             self.encoders,
         )
-        run = FrameStream(model, Timeline(N), options, progress or _silent, self.timings)
-        # copied, so that read-only and reversed arrays serve too
-        given = [torch.tensor(np.array(a, np.float32)) for a in (portrait, waveform, emotion)]
-        return run.frames(given[0], given[1], given[2], features)
+        plan = Timeline(len(inputs.emotion))
+        return FrameStream(model, plan, inputs, options, progress or _silent, self.timings, store)
 
     def _load_guide(self) -> None:
         name = "interpolation_guide"

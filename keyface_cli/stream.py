@@ -5,13 +5,16 @@
     clip     -> keyframe latents      (stage one, when the next segment needs them)
     segments -> latents of all frames (stage two, a chunk at a time) -> pictures -> merged frames
 
-Only the waveform's features grow with its length; latents and pictures are dropped as they go.
+Nothing grows with the length of the sound: it is read and heard a window at a time, and features,
+latents and pictures are dropped as they go. What a clip, a segment or a chunk is depends on its
+place in the video alone, its noise too, so that a stream which begins in the middle gives the same
+bits as one that comes by.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +31,7 @@ from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.errors import ConfigError
 from keyface_cli.memory import Residency, Result
-from keyface_cli.models.speech import encode
+from keyface_cli.models.speech import Hearing, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
@@ -51,6 +54,33 @@ class Progress(Protocol):
             done: keyframes in stage "keyframes", video frames in the others.
             total: of the whole video. Stages take turns, so each reaches its total by the end.
         """
+
+
+class KeyframeStore(Protocol):
+    """Where the keyframes of a video are kept between runs."""
+
+    def get(self, clip: int) -> Tensor | None:
+        """Return what was put for a clip, exactly, or None."""
+
+    def put(self, clip: int, latents: Tensor) -> None:
+        """Keep the latents of a clip's keyframes, float32 (K, C, h, w) on the CPU."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stream is made of.
+
+    Args:
+        portrait: (3, R, R) in [-1, 1].
+        waveform: (S,) at 16 kHz in [-1, 1].
+        emotion: (N, 2) valence and arousal of each video frame.
+        features: what each encoder hears, (N, 2, D); None is to listen to the waveform.
+    """
+
+    portrait: Tensor
+    waveform: Samples
+    emotion: Tensor
+    features: Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -121,14 +151,16 @@ class FrameStream:
         self,
         model: Model,
         plan: Timeline,
+        inputs: Inputs,
         options: GenerationOptions,
         progress: Progress,
         timings: dict[str, float],
+        store: KeyframeStore | None = None,
     ) -> None:
         config, sampling = model.config, options.sampling(model.config.sampling)
         sigmas = sigmas_for(sampling.schedule, sampling.steps)
-        self.model, self.plan, self.options = model, plan, options
-        self.progress, self.timings = progress, timings
+        self.model, self.plan, self.inputs, self.options = model, plan, inputs, options
+        self.progress, self.timings, self.store = progress, timings, store
         self.updates = len(sigmas) - 1
         self.shape = (NUM_FRAMES, config.latent_channels, config.latent_size, config.latent_size)
         self.keyframe_stage = KeyframeStage(
@@ -147,63 +179,90 @@ class FrameStream:
             sigmas,
             sampling.autoguidance,
         )
+        self.hearings: dict[str, Hearing] = {}
+        if inputs.features is None:
+            self.hearings = {
+                name: hearing(name, encoder, inputs.waveform, partial(self._attempt_with, name))
+                for name, encoder in model.encoders.items()
+            }
 
     @torch.inference_mode()
-    def frames(
-        self,
-        portrait: Tensor,
-        waveform: Tensor,
-        emotion: Tensor,
-        features: Mapping[str, Tensor] | None,
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Yield finished frames (n, R, R, 3), N in all; see `KeyFacePipeline.stream`."""
-        left = self.plan.num_frames
+    def frames(self, first_frame: int = 0) -> Iterator[NDArray[np.uint8]]:
+        """Yield the finished frames from `first_frame` on; see `KeyFacePipeline.stream`."""
+        # a frame where two segments meet takes a picture of the one before too
+        begin = max(0, first_frame - 1) // KEYFRAME_STEP
+        position, N = KEYFRAME_STEP * begin, self.plan.num_frames
         with memory_errors(self.model.device):
-            with self._timed("audio"):
-                contexts = self._listen(waveform, features)
-            with self._timed("keyframes"):
-                picture = portrait[None].to(self.model.device)
-                identity = self._attempt(partial(self.model.codec.encode, picture), "vae")
-            keyframes = self._keyframes(identity, contexts[0], emotion)
-            for merged in merge_segments(self._segments(keyframes, contexts[1])):
+            self.progress("audio", 0, N)
+            for merged in merge_segments(self._segments(begin)):
                 # cut, not rounded, to whole numbers: as published (SPEC 9)
-                pixels = (merged[:left] * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-                left -= len(pixels)
+                pixels = _to_uint8(merged[: N - position][max(0, first_frame - position) :])
+                position += len(merged)
                 if len(pixels):
-                    yield pixels.cpu().numpy()
+                    yield pixels
 
-    def _listen(
-        self, waveform: Tensor, features: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Encode the sound -> the context (N, D) of each stage."""
+    @torch.inference_mode()
+    def keyframes(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield where each keyframe stands in the video and its picture (R, R, 3)."""
+        with memory_errors(self.model.device):
+            self.progress("audio", 0, self.plan.num_frames)
+            for index, latent in enumerate(self._keyframes(0)):
+                with self._timed("decode"):
+                    work = partial(self._decode, latent[None])
+                    picture = self._attempt(work, "vae")
+                yield KEYFRAME_STEP * index, _to_uint8(picture)[0]
+
+    def _context(self, stage: str, frames: Sequence[int]) -> Tensor:
+        """What the network of "keyframes" or "interpolation" hears in some frames, (n, D)."""
         model, N = self.model, self.plan.num_frames
-        self.progress("audio", 0, N)
-        if features is None:
-            features = self._attempt(partial(encode, model.encoders, waveform), *model.encoders)
-        contexts = []
-        for network, unet, names in (
-            ("keyframe_unet", model.keyframe_unet, model.config.keyframe_encoders),
-            ("interpolation_unet", model.interpolation_unet, model.config.interpolation_encoders),
-        ):
-            heard = torch.cat([features[name].to(model.device) for name in names], dim=-1)
-            contexts.append(self._attempt(partial(unet.project_audio, heard[None]), network)[0])
-        self.progress("audio", N, N)
-        return contexts[0], contexts[1]
+        if stage == "keyframes":
+            unet, network = model.keyframe_unet, "keyframe_unet"
+            names = model.config.keyframe_encoders
+        else:
+            unet, network = model.interpolation_unet, "interpolation_unet"
+            names = model.config.interpolation_encoders
+        with self._timed("audio"):
+            features = self.inputs.features
+            if features is None:
+                heard = [self.hearings[name].frames(frames) for name in names]
+                until = min(N, *(self.hearings[name].heard_until for name in self.hearings))
+            else:
+                heard, until = [features[name][torch.tensor(frames)] for name in names], N
+            joined = torch.cat([one.to(model.device) for one in heard], dim=-1)
+            context = self._attempt(partial(unet.project_audio, joined[None]), network)[0]
+        self.progress("audio", until, N)
+        return context
 
-    def _keyframes(self, identity: Tensor, context: Tensor, emotion: Tensor) -> Iterator[Tensor]:
-        """Yield the scaled latent (C, h, w) of each keyframe; a clip is made at its first."""
+    def _identity(self) -> Tensor:
+        """The scaled latent (1, C, h, w) of the portrait."""
+        picture = self.inputs.portrait[None].to(self.model.device)
+        return self._attempt(partial(self.model.codec.encode, picture), "vae")
+
+    def _keyframes(self, first: int) -> Iterator[Tensor]:
+        """Yield the scaled latent (C, h, w) of each keyframe from `first` on, clip by clip."""
+        identity = None
         for clip in self.plan.clips():
-            work = partial(self._sample_clip, clip, identity, context, emotion)
-            with self._timed("keyframes"):
-                latents = self._attempt(work, "keyframe_unet")
-            # slot 0 is the identity's, and slots after the clip's keyframes are padding
-            yield from latents[1 : 1 + len(clip.keyframes)]
+            if clip.keyframes.stop <= first:
+                continue
+            latents = None if self.store is None else self.store.get(clip.index)
+            if latents is None:
+                if identity is None:
+                    with self._timed("keyframes"):
+                        identity = self._identity()
+                context = self._context("keyframes", clip.audio)
+                work = partial(self._sample_clip, clip, identity, context)
+                with self._timed("keyframes"):
+                    # slot 0 is the identity's, and slots after the clip's keyframes are padding
+                    latents = self._attempt(work, "keyframe_unet")[1 : 1 + len(clip.keyframes)]
+                if self.store is not None:
+                    self.store.put(clip.index, latents.cpu())
+            else:
+                self.progress("keyframes", clip.keyframes.stop, self.plan.num_keyframes)
+            yield from latents[max(0, first - clip.keyframes.start) :].to(self.model.device)
 
-    def _sample_clip(
-        self, clip: Clip, identity: Tensor, context: Tensor, emotion: Tensor
-    ) -> Tensor:
-        """Sample a clip's slots, (T, C, h, w)."""
-        heard = torch.tensor(clip.audio)
+    def _sample_clip(self, clip: Clip, identity: Tensor, context: Tensor) -> Tensor:
+        """Sample a clip's slots, (T, C, h, w), from what each of them hears, (T, D)."""
+        emotion = self.inputs.emotion[torch.tensor(clip.audio)]
 
         def report(update: int, _: Tensor) -> None:
             done = clip.keyframes.start + len(clip.keyframes) * update // self.updates
@@ -211,28 +270,38 @@ class FrameStream:
 
         return self.keyframe_stage.sample(
             identity,
-            context[heard][None],
-            emotion[heard][None].to(self.model.device),
+            context[None],
+            emotion[None].to(self.model.device),
             self._noise("keyframes", [clip.index]),
             report,
             batched=self.model.residency.level == "high",
         )[0]
 
-    def _segments(self, keyframes: Iterator[Tensor], context: Tensor) -> Iterator[Tensor]:
-        """Yield the pictures of each segment, (T, 3, R, R) in [0, 1], on the device."""
+    def _segments(self, begin: int) -> Iterator[Tensor]:
+        """Yield the pictures of each segment from `begin` on, (T, 3, R, R) in [0, 1].
+
+        All segments of a chunk are sampled, those before `begin` too.
+        """
         N = self.plan.num_frames
         guided = self.interpolation_stage.autoguidance != 1
         networks = ("interpolation_unet", "interpolation_guide")[: 1 + guided]
-        segments = self.plan.segments()
+        first = begin - begin % self.options.chunk
+        segments = islice(self.plan.segments(), first, None)
+        keyframes = self._keyframes(first)
         start = next(keyframes)
         while chunk := list(islice(segments, self.options.chunk)):
             ends = list(islice(keyframes, len(chunk)))
             pairs = torch.stack([torch.stack(pair) for pair in pairwise([start, *ends])])
             start = ends[-1]
+            heard = [frame for segment in chunk for frame in segment.audio]
+            context = self._context("interpolation", heard)
+            context = context.view(len(chunk), NUM_FRAMES, -1)
             with self._timed("interpolation"):
                 work = partial(self._sample_chunk, chunk, pairs, context)
                 latents = self._attempt(work, *networks)
             for segment, sampled in zip(chunk, latents, strict=True):
+                if segment.index < begin:
+                    continue
                 shown = sampled[: N - segment.first_frame]  # the last one may reach past the end
                 with self._timed("decode"):
                     pictures = self._attempt(partial(self._decode, shown), "vae")
@@ -240,11 +309,17 @@ class FrameStream:
                 yield pictures
 
     def _sample_chunk(self, chunk: list[Segment], pairs: Tensor, context: Tensor) -> Tensor:
-        """Sample all frames of segments, (B, T, C, h, w), from their keyframes (B, 2, C, h, w)."""
+        """Sample all frames of segments, (B, T, C, h, w).
+
+        Args:
+            chunk: the segments.
+            pairs: their keyframes, (B, 2, C, h, w).
+            context: what their frames hear, (B, T, D).
+        """
         if self.model.residency.level == "low" and len(chunk) > 1:
-            one_by_one = zip(chunk, pairs, strict=True)
+            one_by_one = zip(chunk, pairs, context, strict=True)
             return torch.cat(
-                [self._sample_chunk([s], pair[None], context) for s, pair in one_by_one]
+                [self._sample_chunk([s], pair[None], heard[None]) for s, pair, heard in one_by_one]
             )
         N = self.plan.num_frames
 
@@ -254,7 +329,7 @@ class FrameStream:
 
         return self.interpolation_stage.sample(
             pairs,
-            context[torch.tensor([segment.audio for segment in chunk])],
+            context,
             self._noise("interpolation", [segment.index for segment in chunk]),
             report,
         )
@@ -270,6 +345,9 @@ class FrameStream:
     def _attempt(self, work: Callable[[], Result], *networks: str) -> Result:
         return self.model.residency.attempt(networks, work)
 
+    def _attempt_with(self, network: str, work: Callable[[], Tensor]) -> Tensor:
+        return self._attempt(work, network)
+
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""
         seed = self.options.seed
@@ -283,3 +361,9 @@ class FrameStream:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         self.timings[stage] += time.perf_counter() - started
+
+
+def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    """(n, 3, R, R) in [0, 1] -> (n, R, R, 3), cut to whole numbers."""
+    pixels = (pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return pixels.cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from keyface_cli import ffmpeg
-from keyface_cli.audio import count_frames, load_waveform
+from keyface_cli.audio import count_frames, load_waveform, store_waveform
 from keyface_cli.errors import AudioError, VideoError
 
 
@@ -129,6 +130,47 @@ def test_silence_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert not load_waveform(tmp_path / "a.wav").any()
     assert "silent" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (1e-3 * tone(16000), r"very quiet \(-69 dB\)"),
+        (1.2 * np.ones_like(tone(16000)), "silent"),
+        (0.1 + tone(16000), r"offset \(DC\) of 10.0 %"),
+        (np.clip(4 * tone(16000), -1, 1), r"clipped: 6\d\.\d % of it is at full scale"),
+    ],
+)
+def test_what_is_unusual_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, samples: NDArray[np.float64], message: str
+) -> None:
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    load_waveform(tmp_path / "a.wav")
+    assert re.search(message, caplog.text)
+
+
+def test_usual_sound_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", 1.9 * tone(16000), 16000)
+    load_waveform(tmp_path / "a.wav")
+    assert caplog.text == ""
+
+
+def test_stored_waveform_is_the_same_and_leaves_no_file(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 50_000)
+    soundfile.write(tmp_path / "a.wav", noise, 22050)
+    loaded = load_waveform(tmp_path / "a.wav", 0.5, 1.2)
+    (tmp_path / "work").mkdir()
+    stored = store_waveform(tmp_path / "a.wav", tmp_path / "work", 0.5, 1.2)
+    assert list((tmp_path / "work").iterdir()) == []
+    assert len(stored) == len(loaded) == 19_200
+    np.testing.assert_array_equal(stored[:], loaded)
+    np.testing.assert_array_equal(stored[700:900], loaded[700:900])
+    assert len(stored[19_000:30_000]) == 200
+    assert len(stored[30_000:40_000]) == 0
+    with pytest.raises(AudioError, match="cannot be written to"):
+        store_waveform(tmp_path / "a.wav", tmp_path / "absent")
 
 
 def test_samples_beyond_full_scale_are_clipped(

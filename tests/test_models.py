@@ -528,6 +528,8 @@ def test_beats_tokens_are_eight_per_whole_patch() -> None:
     assert fbank(sound(640 * 6)[None]).shape == (1, 22, 128)
     assert beats.tokens(sound(640 * 6)[None]).shape == (1, 8, 32)
     assert beats.tokens(sound(640 * 10)[None]).shape == (1, 16, 32)
+    assert [beats.count_tokens(640 * n) for n in (6, 10, 100)] == [8, 16, 192]
+    assert beats.tokens(sound(640 * 100)[None]).shape == (1, 192, 32)
     assert stretch(torch.arange(8.0).view(1, 8, 1), 6).flatten().tolist() == [
         j * 8 // 12 for j in range(12)
     ]

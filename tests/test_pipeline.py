@@ -22,8 +22,10 @@ from keyface_cli.checkpoint import (
 )
 from keyface_cli.config import SamplingConfig
 from keyface_cli.errors import ConfigError, DeviceError, WeightsError
+from keyface_cli.models import speech
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage
+from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.stream import GenerationOptions
 
 FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autoguidance=1)
@@ -83,6 +85,74 @@ def test_chunk_size_changes_rounding_only(tiny_checkpoint: Path, dtype: str) -> 
     for chunk in (3, 50):
         together = make(loaded, 41, dataclasses.replace(options, chunk=chunk))
         assert psnr(single, together) >= 55
+
+
+class Store:
+    """Keyframes in a dictionary."""
+
+    def __init__(self) -> None:
+        self.clips: dict[int, torch.Tensor] = {}
+
+    def get(self, clip: int) -> torch.Tensor | None:
+        return self.clips.get(clip)
+
+    def put(self, clip: int, latents: torch.Tensor) -> None:
+        assert latents.device.type == "cpu"
+        self.clips[clip] = latents.clone()
+
+
+@pytest.mark.parametrize("first", [1, 13, 26, 27, 51, 52, 53, 64, 65])
+def test_stream_that_begins_in_the_middle_gives_the_same_bits(
+    tiny: KeyFacePipeline, first: int
+) -> None:
+    options = dataclasses.replace(FAST, chunk=2)
+    whole = make(tiny, 66, options)
+    assert np.array_equal(make(tiny, 66, options, first_frame=first), whole[first:])
+    with pytest.raises(ValueError, match="no frame 66 in a video of 66"):
+        make(tiny, 66, options, first_frame=66)
+
+
+def test_keyframes_that_were_kept_are_not_made_again(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, count = Store(), 13 * 14 + 1  # 15 keyframes: two clips
+    whole = make(tiny, count, FAST, store=store)
+    assert {clip: tuple(kept.shape) for clip, kept in store.clips.items()} == {
+        0: (13, 4, 8, 8),
+        1: (2, 4, 8, 8),
+    }
+    monkeypatch.setattr(KeyframeStage, "sample", None)
+    assert np.array_equal(make(tiny, count, FAST, store=store), whole)
+    pictures = dict(tiny.keyframes(*inputs(count), FAST, store=store))
+    assert list(pictures) == list(range(0, count, 13))
+    # the first picture of a video is its first keyframe, sampled again by stage two
+    assert all(picture.shape == (64, 64, 3) for picture in pictures.values())
+    del store.clips[1]
+    with pytest.raises(TypeError):
+        make(tiny, count, FAST, store=store)
+
+
+def test_sound_is_read_in_slices(tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "CORE_FRAMES", 40)
+    monkeypatch.setattr(speech, "CONTEXT_FRAMES", 20)
+    monkeypatch.setattr(speech, "WINDOW_FRAMES", 80)
+    portrait, waveform, emotion = inputs(150)
+    longest = 0
+
+    class Slices:
+        def __len__(self) -> int:
+            return len(waveform)
+
+        def __getitem__(self, where: slice) -> NDArray[np.float32]:
+            nonlocal longest
+            longest = max(longest, len(waveform[where]))
+            return waveform[where]
+
+    options = dataclasses.replace(FAST, chunk=1)
+    sliced = np.concatenate(list(tiny.stream(portrait, Slices(), emotion, options)))
+    assert np.array_equal(sliced, make(tiny, 150, options))
+    assert np.array_equal(make(tiny, 150, options, first_frame=117), sliced[117:])
+    assert 0 < longest <= 81 * 640
 
 
 def test_each_input_is_heard(tiny: KeyFacePipeline) -> None:

@@ -102,6 +102,11 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
             x = layer(x, bias)
         return cast(Tensor, x)
 
+    def count_tokens(self, samples: int) -> int:
+        """Return how many tokens `tokens` makes of so many samples."""
+        patch = int(self.config["input_patch_size"])
+        return (1 + (samples - WINDOW) // HOP) // patch * (MEL_BINS // patch)
+
     def _position_bias(self, length: int) -> Tensor:
         """Return the attention bias by distance j - i -> (heads, L, L)."""
         distance = torch.arange(1 - length, length, device=self.relative_bias.weight.device)

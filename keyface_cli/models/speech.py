@@ -1,24 +1,33 @@
 """Sound to two tokens per video frame: WavLM, wav2vec 2.0 and BEATs in the paper's framing.
 
-The published system ran each encoder once over the whole recording (SPEC 3). `encode` does that
-up to 20 s and goes through longer sound in overlapping windows, so that memory and the cost of
-attention do not grow with its square. Statistics that are taken over the whole recording are taken
-over the whole recording here too.
+The published system ran each encoder once over the whole recording (SPEC 3). `Hearing` does that
+up to 20 s and goes through longer sound in overlapping windows, so that neither memory nor the cost
+of attention grows with it:
+
+    window k gives      frames  [300 k,       300 k + 300)      12 s
+    and hears           frames  [300 k - 100, 300 k + 400)      4 s more on each side
+
+Windows lie at fixed places, whatever is asked for, so that what is heard never depends on where a
+run began. Statistics that are taken over the whole recording are taken over the whole recording
+here too, in a first pass over it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keyface_cli.config import FPS, SAMPLES_PER_FRAME
-from keyface_cli.models.beats import BEATs, stretch
+from keyface_cli.models.beats import stretch
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2Model, WavLMModel
@@ -28,6 +37,18 @@ if TYPE_CHECKING:
 CORE_FRAMES = 12 * FPS  # what a window contributes
 CONTEXT_FRAMES = 4 * FPS  # what it hears besides, on each side
 WINDOW_FRAMES = CORE_FRAMES + 2 * CONTEXT_FRAMES
+Attempt = Callable[[Callable[[], Tensor]], Tensor]
+_KEPT_WINDOWS = 3  # besides the first, which every clip of keyframes asks for
+
+
+class Samples(Protocol):
+    """A waveform at 16 kHz: an array (S,), or something that reads slices of one when asked."""
+
+    def __len__(self) -> int:
+        """Return S."""
+
+    def __getitem__(self, where: slice, /) -> Any:
+        """Return the samples of a slice without a step, an array or a tensor of float32."""
 
 
 def wavlm_features(model: WavLMModel, waveforms: Tensor) -> Tensor:
@@ -66,7 +87,7 @@ def normalise(waveforms: Tensor) -> Tensor:
     return (waveforms - mean) / (variance + 1e-7).sqrt()
 
 
-def encode(encoders: Mapping[str, nn.Module], waveform: Tensor) -> dict[str, Tensor]:
+def encode(encoders: Mapping[str, nn.Module], waveform: Samples) -> dict[str, Tensor]:
     """Encode a recording of any length with several encoders.
 
     Args:
@@ -79,36 +100,197 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Tensor) -> dict[str, Ten
     Raises:
         KeyError: an encoder of another name.
     """
-    N = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
-    features = {}
-    for name, model in encoders.items():
-        device = next(model.parameters()).device
-        features[name] = _ENCODERS[name](model, waveform.to(device)[None])[0, :N].float()
-    return features
+    everything = range(math.ceil(len(waveform) / SAMPLES_PER_FRAME))
+    return {
+        name: hearing(name, model, waveform).frames(everything) for name, model in encoders.items()
+    }
 
 
-def _encode_wavlm(model: nn.Module, waveform: Tensor) -> Tensor:
-    return _frames_after_first(_speech_tokens(model, _pad(waveform, 2)))
+def hearing(
+    name: str, model: nn.Module, samples: Samples, attempt: Attempt | None = None
+) -> Hearing:
+    """Return what an encoder hears in a recording, computed when it is asked for.
+
+    Args:
+        name: "wavlm", "wav2vec2" or "beats".
+        model: the encoder.
+        samples: the recording.
+        attempt: runs what needs the model, as `memory.Residency.attempt` does; None just runs it.
+
+    Raises:
+        KeyError: another name.
+    """
+    return _KINDS[name](model, samples, attempt or _run)
 
 
-def _encode_wav2vec2(model: nn.Module, waveform: Tensor) -> Tensor:
-    return _frames_before_last(_speech_tokens(model, _pad(normalise(waveform), 1)))
+class Hearing:
+    """What one encoder hears in a recording: any of its frames, a window at a time."""
+
+    multiple = 2  # of video frames, that the recording is filled up to with zeros
+
+    def __init__(self, model: nn.Module, samples: Samples, attempt: Attempt) -> None:
+        self.heard_until = 0  # frames, of the windows so far
+        self._model = cast(Any, model)
+        self._samples = samples
+        self._attempt = attempt
+        frames = math.ceil(len(samples) / SAMPLES_PER_FRAME)
+        self._frames = frames + -frames % self.multiple
+        self._core = CORE_FRAMES if self._frames > WINDOW_FRAMES else self._frames
+        self._windows: OrderedDict[int, Tensor] = OrderedDict()
+
+    def frames(self, wanted: Sequence[int]) -> Tensor:
+        """Return (n, 2, D) float32, two tokens for each of the n frames wanted."""
+        parts: list[Tensor] = []
+        for index, run in groupby(wanted, lambda frame: frame // self._core):
+            places = torch.tensor([frame - index * self._core for frame in run])
+            window = self._window(index)
+            parts.append(window[places.to(window.device)])
+        return torch.cat(parts)
+
+    def _window(self, index: int) -> Tensor:
+        """The features of the frames of a window's core, (300 or fewer, 2, D)."""
+        if index not in self._windows:
+            self._windows[index] = self._attempt(partial(self._hear, index))
+            self.heard_until = min((index + 1) * self._core, self._frames)
+        self._windows.move_to_end(index)
+        for old in [k for k in self._windows if k != 0][:-_KEPT_WINDOWS]:
+            del self._windows[old]
+        return self._windows[index]
+
+    def _hear(self, index: int) -> Tensor:
+        if self._core == self._frames:
+            return self._whole(self._read(0, self._frames))[0].float()
+        start = index * self._core
+        first, last = max(0, start - CONTEXT_FRAMES), start + self._core + CONTEXT_FRAMES
+        heard = self._part(first, min(last, self._frames))
+        return heard[0, start - first :][: self._core].float().clone()
+
+    def _whole(self, waveform: Tensor) -> Tensor:
+        """Encode all of a short recording, (1, S), as published -> (1, F, 2, D)."""
+        raise NotImplementedError
+
+    def _part(self, first: int, last: int) -> Tensor:
+        """Encode the frames first..last of a long one -> (1, last - first, 2, D)."""
+        raise NotImplementedError
+
+    def _read(self, first: int, last: int) -> Tensor:
+        """The samples of frames first..last that there are, (1, S), where the model is."""
+        return self._slice(first * SAMPLES_PER_FRAME, last * SAMPLES_PER_FRAME)
+
+    def _slice(self, first: int, last: int) -> Tensor:
+        given = self._samples[first:last]
+        if not isinstance(given, Tensor):
+            given = torch.from_numpy(np.array(given, np.float32))
+        return given.to(next(self._model.parameters()))[None]
+
+    def _pieces(self, overlap: int = 0) -> Iterator[Tensor]:
+        """The recording in pieces (1, S) of a window's length, each `overlap` samples longer."""
+        length = WINDOW_FRAMES * SAMPLES_PER_FRAME
+        for start in range(0, len(self._samples), length):
+            yield self._slice(start, start + length + overlap)
 
 
-def _encode_beats(model: nn.Module, waveform: Tensor) -> Tensor:
-    beats = cast(BEATs, model)
-    if waveform.shape[1] <= WINDOW_FRAMES * SAMPLES_PER_FRAME:
-        return cast(Tensor, beats(waveform))
-    waveform = _pad(waveform, 2)
-    tokens = _in_windows(beats.tokens, waveform, beats.tokens_per_frame)
-    return stretch(tokens, waveform.shape[1] // SAMPLES_PER_FRAME)
+class _WavLM(Hearing):
+    """WavLM; the first norm of a long recording takes the statistics of all of it."""
+
+    _norm: nn.Module | None = None
+
+    def _whole(self, waveform: Tensor) -> Tensor:
+        return wavlm_features(self._model, waveform)
+
+    def _part(self, first: int, last: int) -> Tensor:
+        window = _fill(self._normal(self._read(first, last)), last - first)
+        layer = self._model.feature_extractor.conv_layers[0]
+        norm = getattr(layer, "layer_norm", None)
+        if not isinstance(norm, nn.GroupNorm):  # "layer" models normalise each token by itself
+            return self._framed(self._model(window).last_hidden_state)
+        self._norm = self._norm or self._norm_of_whole(layer, norm)
+        layer.layer_norm = self._norm.to(window)
+        try:
+            return self._framed(self._model(window).last_hidden_state)
+        finally:
+            layer.layer_norm = norm
+
+    def _framed(self, tokens: Tensor) -> Tensor:
+        return _frames_after_first(tokens)
+
+    def _normal(self, waveform: Tensor) -> Tensor:
+        return waveform
+
+    def _norm_of_whole(self, layer: Any, norm: nn.GroupNorm) -> nn.Module:
+        """What the group norm does where its mean and variance are of the whole recording."""
+        (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+        total = square = torch.zeros((), dtype=torch.float64)
+        count, left = 0, self._frames * SAMPLES_PER_FRAME
+        for piece in self._pieces(overlap=kernel - stride):  # no output is missed or doubled
+            length = WINDOW_FRAMES * SAMPLES_PER_FRAME
+            wanted = min(left, length + kernel - stride)
+            given = F.pad(self._normal(piece), (0, wanted - piece.shape[1]))
+            left -= length
+            if wanted < kernel:
+                break
+            y = layer.conv(given[:, None])[0].cpu().double()
+            total = total + y.sum(-1)
+            square = square + (y**2).sum(-1)
+            count += y.shape[-1]
+        mean = total / count
+        scale = norm.weight.cpu() / (square / count - mean**2 + norm.eps).sqrt()
+        return _Affine(scale, norm.bias.cpu() - mean * scale)
 
 
-_ENCODERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "wavlm": _encode_wavlm,
-    "wav2vec2": _encode_wav2vec2,
-    "beats": _encode_beats,
-}
+class _Wav2Vec2(_WavLM):
+    """wav2vec 2.0; a long recording is normalised by the mean and variance of all of it."""
+
+    multiple = 1
+    _moments: tuple[float, float] | None = None
+
+    def _whole(self, waveform: Tensor) -> Tensor:
+        return wav2vec2_features(self._model, waveform)
+
+    def _framed(self, tokens: Tensor) -> Tensor:
+        return _frames_before_last(tokens)
+
+    def _normal(self, waveform: Tensor) -> Tensor:
+        if self._moments is None:
+            sums = [
+                (p.double().sum().item(), p.double().square().sum().item(), p.shape[1])
+                for p in self._pieces()
+            ]
+            total, square, count = (sum(column) for column in zip(*sums, strict=True))
+            variance = (square - total**2 / count) / (count - 1)
+            self._moments = total / count, math.sqrt(max(variance, 0.0) + 1e-7)
+        mean, scale = self._moments
+        return (waveform - mean) / scale
+
+
+class _Beats(Hearing):
+    """BEATs, whose tokens are spread over the frames of the whole recording."""
+
+    _source: Tensor | None = None
+
+    def _whole(self, waveform: Tensor) -> Tensor:
+        return cast(Tensor, self._model(waveform))
+
+    def _part(self, first: int, last: int) -> Tensor:
+        per_frame = self._model.tokens_per_frame
+        if self._source is None:  # the token that each half frame of the recording hears
+            tokens = torch.arange(self._model.count_tokens(self._frames * SAMPLES_PER_FRAME))
+            self._source = stretch(tokens.float()[None, :, None], self._frames)[0, :, :, 0].long()
+        window = self._model.tokens(_fill(self._read(first, last), last - first))
+        wanted = self._source[first:last] - round(first * per_frame)
+        return cast(Tensor, window[:, wanted.clamp(0, window.shape[1] - 1).to(window.device)])
+
+
+_KINDS: dict[str, type[Hearing]] = {"wavlm": _WavLM, "wav2vec2": _Wav2Vec2, "beats": _Beats}
+
+
+def _run(work: Callable[[], Tensor]) -> Tensor:
+    return work()
+
+
+def _fill(waveform: Tensor, frames: int) -> Tensor:
+    """Add zeros to (1, S) up to so many video frames."""
+    return F.pad(waveform, (0, frames * SAMPLES_PER_FRAME - waveform.shape[1]))
 
 
 def _pad(waveforms: Tensor, multiple: int) -> Tensor:
@@ -126,66 +308,6 @@ def _frames_before_last(tokens: Tensor) -> Tensor:
     """2 F - 1 tokens to (B, F, 2, D): a token of zeros is added at the end (SPEC 3.1)."""
     B, count, D = tokens.shape
     return F.pad(tokens, (0, 0, 0, 1)).view(B, (count + 1) // 2, 2, D)
-
-
-def _speech_tokens(model: nn.Module, waveform: Tensor) -> Tensor:
-    """Run WavLM or wav2vec 2.0 over (1, S), S whole video frames, in windows where it is long."""
-
-    def run(window: Tensor) -> Tensor:
-        return cast(Tensor, model(window).last_hidden_state)
-
-    waveform = waveform.to(next(model.parameters()).dtype)
-    if waveform.shape[1] <= WINDOW_FRAMES * SAMPLES_PER_FRAME:
-        return run(waveform)
-    with _norm_of_whole(model, waveform):
-        return _in_windows(run, waveform, tokens_per_frame=2)
-
-
-def _in_windows(
-    run: Callable[[Tensor], Tensor], waveform: Tensor, tokens_per_frame: float
-) -> Tensor:
-    """Join what each window says about its core; `run` takes (1, S) to (1, L, D)."""
-    frames = waveform.shape[1] // SAMPLES_PER_FRAME
-    parts = []
-    for start in range(0, frames, CORE_FRAMES):
-        first = max(0, start - CONTEXT_FRAMES)
-        last = start + CORE_FRAMES + CONTEXT_FRAMES  # past the end in the last windows
-        tokens = run(waveform[:, first * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME])
-        begin = round((start - first) * tokens_per_frame)
-        count = round(CORE_FRAMES * tokens_per_frame)
-        parts.append(tokens[:, begin : begin + count])
-    return torch.cat(parts, dim=1)
-
-
-@contextlib.contextmanager
-def _norm_of_whole(model: nn.Module, waveform: Tensor) -> Iterator[None]:
-    """Let the first layer normalise every window by the statistics of the whole waveform (1, S).
-
-    That layer's group norm takes mean and variance of each channel over time (where the model has
-    one: "group" models such as Base do, "layer" models do not).
-    """
-    layer = cast(Any, model).feature_extractor.conv_layers[0]
-    norm = getattr(layer, "layer_norm", None)
-    if not isinstance(norm, nn.GroupNorm):
-        yield
-        return
-    (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
-    piece = WINDOW_FRAMES * SAMPLES_PER_FRAME // stride * stride
-    total = square = torch.zeros((), dtype=torch.float64)
-    count = 0
-    for start in range(0, waveform.shape[1] - kernel + 1, piece):
-        # Pieces overlap by what the kernel reaches over, so no output is missed or doubled.
-        y = layer.conv(waveform[:, None, start : start + piece + kernel - stride])[0].cpu().double()
-        total = total + y.sum(-1)
-        square = square + (y**2).sum(-1)
-        count += y.shape[-1]
-    mean = total / count
-    scale = norm.weight.cpu() / (square / count - mean**2 + norm.eps).sqrt()
-    layer.layer_norm = _Affine(scale, norm.bias.cpu() - mean * scale).to(waveform)
-    try:
-        yield
-    finally:
-        layer.layer_norm = norm
 
 
 class _Affine(nn.Module):
