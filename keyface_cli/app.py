@@ -12,12 +12,14 @@ import typer
 from keyface_cli import __version__
 from keyface_cli.commands import (
     animate,
+    batch,
     console,
     crop,
     doctor,
     embed,
     evaluate,
     examples,
+    info,
     train,
     weights,
 )
@@ -32,9 +34,11 @@ app = typer.Typer(
 )
 # one line for each command or group of commands; their modules import nothing heavy
 app.command(epilog=animate.EXAMPLES)(animate.animate)
+app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.command(epilog=crop.EXAMPLES)(crop.crop)
 app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
+app.command(epilog=info.EXAMPLES)(info.info)
 app.command()(doctor.doctor)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)

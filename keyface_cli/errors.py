@@ -42,5 +42,9 @@ class VideoError(KeyFaceError):
     """ffmpeg is absent or failed, or the result cannot be written."""
 
 
+class JobError(KeyFaceError):
+    """A job folder that belongs to something else, is in use or cannot be written; a bad job."""
+
+
 class DeviceError(KeyFaceError):
     """A device or number format that this machine does not offer, or too little memory."""

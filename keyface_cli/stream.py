@@ -225,7 +225,7 @@ class FrameStream:
             features = self.inputs.features
             if features is None:
                 heard = [self.hearings[name].frames(frames) for name in names]
-                until = min(N, *(self.hearings[name].heard_until for name in self.hearings))
+                until = min(N, max(one.heard_until for one in self.hearings.values()))
             else:
                 heard, until = [features[name][torch.tensor(frames)] for name in names], N
             joined = torch.cat([one.to(model.device) for one in heard], dim=-1)

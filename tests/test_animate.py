@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from keyface_cli import __version__, device, video
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.ffmpeg import find_ffmpeg
+from keyface_cli.ledger import file_hash
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions
 
@@ -91,7 +92,9 @@ def test_video_is_made_and_its_path_printed(animate: Animate) -> None:
     assert len(lines) == 6
 
 
-def test_json_object_and_metadata_say_how_it_was_made(animate: Animate) -> None:
+def test_json_object_and_metadata_say_how_it_was_made(
+    animate: Animate, portrait_png: Path, tone_wav: Path
+) -> None:
     code, out, err = animate(
         *("-o", "a.mp4", "--json", "--quiet", "--seed", 7, "--start", 0.2, "--duration", 0.5),
         *("--identity-guidance", 1, "--emotion", "Happy"),
@@ -116,7 +119,15 @@ def test_json_object_and_metadata_say_how_it_was_made(animate: Animate) -> None:
         "dtype": "float32",
     }
     assert count_frames(Path("a.mp4")) == 13
-    assert comment(Path("a.mp4")) == {
+    made = comment(Path("a.mp4"))
+    assert len(str(made.pop("job"))) == 64
+    assert made.pop("portrait_sha256") == file_hash(portrait_png)
+    assert made.pop("audio_sha256") == file_hash(tone_wav)
+    assert made.pop("command") == (
+        "keyface animate portrait.png tone.wav --model tiny --crop center --emotion Happy "
+        "--start 0.2 --duration 0.5 --seed 7 --steps 1 --identity-guidance 1.0"
+    )
+    assert made == {
         "tool": f"keyface {__version__}",
         "model": "tiny",
         "seed": 7,
@@ -143,7 +154,7 @@ def test_choices_reach_the_model(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def stream(*arguments: Any) -> None:
+    def stream(*arguments: Any, **_: Any) -> None:
         calls.append(arguments)
         raise KeyFaceError("stopped here")
 
@@ -285,8 +296,6 @@ def test_interruption_leaves_the_old_file_alone(
 
     def interrupt(writer: video.VideoWriter, frames: NDArray[np.uint8]) -> None:
         write(writer, frames)
-        while len(files()) < 2:  # the temporary file is there as soon as ffmpeg is
-            time.sleep(0.01)
         signal.raise_signal(number)
 
     monkeypatch.setattr(video.VideoWriter, "write", interrupt)
@@ -296,11 +305,15 @@ def test_interruption_leaves_the_old_file_alone(
         assert animate("-o", "a.mp4", "--force", "-q")[:2] == (code, "")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert files() == ["a.mp4"]
+    assert files() == ["a.mp4", "a.mp4.keyface"]
     assert Path("a.mp4").read_text() == "old"
+    monkeypatch.setattr(video.VideoWriter, "write", write)
+    assert animate("-o", "a.mp4", "--force", "-q")[0] == 0
+    assert files() == ["a.mp4"]
+    assert count_frames(Path("a.mp4")) == 25
 
 
-def test_program_that_is_ended_while_it_works_leaves_nothing(
+def test_program_that_is_ended_while_it_works_leaves_its_folder_alone(
     tiny_checkpoint: Path, portrait_png: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, 60 * 16000)
@@ -309,7 +322,7 @@ def test_program_that_is_ended_while_it_works_leaves_nothing(
     command = [sys.executable, "-m", "keyface_cli", "animate", portrait_png, tmp_path / "long.wav"]
     command += ["--model", tiny_checkpoint, "--steps", "30", "-o", tmp_path / "work" / "a.mp4"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        while not os.listdir(tmp_path / "work"):  # the temporary file: frames are being made
+        while not list((tmp_path / "work").glob("*/keyframes-*.safetensors")):
             assert process.poll() is None
             time.sleep(0.02)
         process.terminate()
@@ -317,4 +330,5 @@ def test_program_that_is_ended_while_it_works_leaves_nothing(
     assert process.returncode == 143
     assert out == b""
     assert b"Traceback" not in err
-    assert os.listdir(tmp_path / "work") == []
+    assert b"the same command goes on from there" in err
+    assert os.listdir(tmp_path / "work") == ["a.mp4.keyface"]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from keyface_cli.app import app
 from keyface_cli.commands import animate
+from keyface_cli.job import Job
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -87,20 +88,20 @@ def test_animate_shows_defaults_and_panels() -> None:
     for option in (
         *("emotion", "model", "seed", "steps", "audio-guidance", "identity-guidance", "start"),
         *("autoguidance", "duration", "device", "dtype", "chunk", "crf", "output"),
-        *("crop", "face", "portrait-time", "background"),
+        *("crop", "face", "portrait-time", "background", "size", "fps", "audio-offset"),
     ):
         line = next(line for line in text.splitlines() if f"--{option} " in line)
         assert "[default: " in line, option
 
 
 def test_examples_of_animate_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs: list[animate.Job] = []
+    jobs: list[Job] = []
 
-    def stop(job: animate.Job) -> None:
+    def stop(job: Job) -> None:
         jobs.append(job)
         raise typer.Exit
 
-    monkeypatch.setattr(animate, "check_files", stop)
+    monkeypatch.setattr(animate, "check", stop)
     lines = [line for line in animate.EXAMPLES.splitlines() if line.startswith("keyface ")]
     assert len(lines) == 2
     for line in lines:

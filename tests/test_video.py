@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from keyface_cli.errors import VideoError
 from keyface_cli.ffmpeg import find_ffmpeg, last_words
-from keyface_cli.video import SoundTrack, VideoWriter, check_output
+from keyface_cli.formats import SoundTrack
+from keyface_cli.video import VideoWriter, check_output
 
 SIZE = 64
 METADATA = {"tool": "keyface 0", "model": "tiny", "note": "quote ' \" = ; # \\ ü"}
@@ -226,6 +227,7 @@ def test_wrong_number_of_frames_is_our_own_mistake(sound: Path, out: Path) -> No
     with pytest.raises(ValueError, match="5 frames were written, not 9"), writer:
         writer.write(make_frames(5))
     assert leftovers(out) == []
+    writer = VideoWriter(out / "a.mp4", num_frames=9, size=(SIZE, SIZE), sound=SoundTrack(sound))
     with pytest.raises(ValueError, match="frames of float64"), writer:
         writer.write(make_frames(5).astype(float))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="even sizes, not 63x64"):
@@ -286,12 +288,18 @@ def test_last_words_leave_out_noise() -> None:
 def test_output_is_checked_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.mp4").touch()
     (tmp_path / "dir.mp4").mkdir()
+    (tmp_path / "plain").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty")
     check_output(tmp_path / "b.MP4")
     check_output(tmp_path / "a.mp4", force=True)
     for name, message in {
         "a.mp4": "exists already",
         "a.avi": r"must end in \.mp4",
-        "a": r"must end in \.mp4",
+        "plain": "is a file",
+        "full": "is a folder that holds something else",
         "dir.mp4": "is a folder",
         "no/a.mp4": "no such folder",
         "a.mp4/b.mp4": "no such folder",
@@ -301,7 +309,7 @@ def test_output_is_checked_beforehand(tmp_path: Path, monkeypatch: pytest.Monkey
             check_output(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     check_output(Path("c.mp4"))
-    assert leftovers(tmp_path) == ["a.mp4", "dir.mp4"]
+    assert leftovers(tmp_path) == ["a.mp4", "dir.mp4", "empty", "full", "plain"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder nobody can write to")

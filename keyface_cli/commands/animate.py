@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from keyface_cli import __version__
-from keyface_cli.checkpoint import Checkpoint, encoder_names, resolve_model
+from keyface_cli.checkpoint import Checkpoint, resolve_model
 from keyface_cli.commands import console, options
-from keyface_cli.config import FPS
-from keyface_cli.errors import VideoError
+from keyface_cli.formats import STDOUT
+from keyface_cli.job import Job, check, identity, read, recipe
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
+    from keyface_cli.jobfolder import JobFolder
     from keyface_cli.pipeline import KeyFacePipeline
 
 logger = logging.getLogger(__name__)
@@ -35,32 +32,6 @@ keyface animate examples/avatar.png examples/speech.wav -e examples/curve.csv --
 """
 
 
-@dataclass(frozen=True)
-class Job:
-    """One video to make: the files and every choice, as `animate` was given them."""
-
-    portrait: Path
-    audio: Path
-    output: Path
-    emotion: str
-    start_s: float
-    duration_s: float | None
-    seed: int
-    steps: int | None
-    audio_guidance: float | None
-    identity_guidance: float | None
-    autoguidance: float | None
-    chunk: int
-    crf: int
-    force: bool
-    features: Path | None
-    crop: str
-    face: str
-    require_face: bool
-    portrait_time_s: float | None
-    background: str | None
-
-
 class Machine(NamedTuple):
     """Where and how to compute: see `KeyFacePipeline.load`."""
 
@@ -69,15 +40,6 @@ class Machine(NamedTuple):
     vae_dtype: str | None
     memory: str
     compile: bool
-
-
-class Inputs(NamedTuple):
-    """What the pipeline takes: see `KeyFacePipeline.stream`."""
-
-    portrait: NDArray[np.float32]
-    waveform: NDArray[np.float32]
-    emotion: NDArray[np.float32]
-    features: dict[str, Tensor] | None
 
 
 def animate(
@@ -93,7 +55,13 @@ def animate(
     ],
     output: options.OutputOption = None,
     force: options.ForceOption = False,
+    paste_back: options.PasteBackOption = False,
+    size: options.SizeOption = None,
+    fps: options.FpsOption = 25,
     crf: options.CrfOption = 18,
+    restart: options.RestartOption = False,
+    keep_job: options.KeepJobOption = False,
+    keyframes_only: options.KeyframesOnlyOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     crop: options.CropOption = "auto",
@@ -104,6 +72,7 @@ def animate(
     emotion: options.EmotionOption = "neutral",
     start: options.StartOption = 0.0,
     duration: options.DurationOption = None,
+    audio_offset: options.AudioOffsetOption = 0.0,
     features: options.FeaturesOption = None,
     model: options.ModelOption = None,
     seed: options.SeedOption = 0,
@@ -123,102 +92,108 @@ def animate(
     if quiet:
         console.hush()
     job = Job(
-        portrait,
-        audio,
-        output or Path(f"{portrait.stem}-{audio.stem}.mp4"),
-        emotion,
-        start,
-        duration,
-        seed,
-        steps,
-        audio_guidance,
-        identity_guidance,
-        autoguidance,
-        chunk,
-        crf,
-        force,
-        features,
-        crop,
-        face,
-        require_face,
-        portrait_time,
-        background,
+        portrait=portrait,
+        audio=audio,
+        output=output or Path(f"{portrait.stem}-{audio.stem}.mp4"),
+        crop=crop,
+        face=face,
+        require_face=require_face,
+        portrait_time=portrait_time,
+        background=background,
+        paste_back=paste_back,
+        size=size,
+        fps=fps,
+        crf=crf,
+        emotion=emotion,
+        start=start,
+        duration=duration,
+        audio_offset=audio_offset,
+        features=features,
+        seed=seed,
+        steps=steps,
+        audio_guidance=audio_guidance,
+        identity_guidance=identity_guidance,
+        autoguidance=autoguidance,
+        chunk=chunk,
+        force=force,
+        restart=restart,
+        keep_job=keep_job,
+        keyframes_only=keyframes_only,
     )
-    check_files(job)
-    checkpoint = Checkpoint.open(resolve_model(model))
-    inputs = read_inputs(job, checkpoint)
+    if as_json and job.output == STDOUT:
+        raise typer.BadParameter("stdout is taken by the frames", param_hint="--json")
+    check(job)
     machine = Machine(device, dtype, vae_dtype, memory, compile_networks)
-    hear = inputs.features is None
-    pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
-    timings = make_video(job, inputs, pipeline)
-    timings["total"] = time.perf_counter() - started
-    result = describe(job, len(inputs.emotion), pipeline, timings)
-    console.say(summary(result))
-    typer.echo(json.dumps(result) if as_json else str(job.output))
+    result = run(job, model, machine)
+    result["timings"]["total"] = time.perf_counter() - started
+    result["timings"] = {stage: round(s, 3) for stage, s in result["timings"].items()}
+    if not keyframes_only:
+        console.say(summary(result))
+    if as_json:
+        typer.echo(json.dumps(result))
+    elif job.output != STDOUT:
+        typer.echo(result["output"])
 
 
-def check_files(job: Job) -> None:
-    """Check what can be checked in an instant.
-
-    Raises:
-        VideoError: the output cannot be written, is one of the inputs, or ffmpeg is absent.
-    """
-    from keyface_cli.ffmpeg import find_ffmpeg
-    from keyface_cli.video import check_output
-
-    for source in (job.portrait, job.audio):
-        if source.exists() and job.output.exists() and source.samefile(job.output):
-            raise VideoError(f"{job.output}: is an input, and would be replaced by the output")
-    check_output(job.output, job.force)
-    find_ffmpeg()
-
-
-def read_inputs(job: Job, checkpoint: Checkpoint) -> Inputs:
-    """Read the emotion, the portrait and the recording, in the order of what they cost.
+def run(job: Job, model: str | None, machine: Machine) -> dict[str, Any]:
+    """Read a job's files, load the model and make the video, or its keyframes.
 
     Raises:
-        EmotionError, PortraitError, AudioError, FeaturesError: one of them cannot be used.
+        KeyFaceError: of any kind.
     """
-    from keyface_cli.audio import count_frames, load_waveform
-    from keyface_cli.emotion import load_emotion
+    checkpoint = Checkpoint.open(resolve_model(model))
+    prepared = read(job, checkpoint)
+    with job_folder(job, checkpoint, machine) as folder:
+        level = None if folder is None else folder.notes.get("memory")
+        if machine.memory == "auto" and level is not None:
+            machine = machine._replace(memory=level)  # another one gives other bits
+        hear = prepared.features is None
+        pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
+        if folder is not None:
+            folder.note(memory=pipeline.residency.level)
+        from keyface_cli.making import make_keyframes, make_video
 
-    track = load_emotion(job.emotion)
-    portrait = read_portrait(job, checkpoint)
-    waveform = load_waveform(job.audio, job.start_s, job.duration_s)
-    N = count_frames(len(waveform))
-    features = None
-    if job.features is not None:
-        from keyface_cli.features import load_features, origin
+        facts = {
+            "model": checkpoint.name,
+            "seed": job.seed,
+            "device": str(pipeline.device),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+        }
+        with console.StageProgress() as progress:
+            if job.keyframes_only and folder is not None:
+                place = make_keyframes(job, prepared, pipeline, folder, progress)
+                return {"output": str(place), **facts, "timings": dict(pipeline.timings)}
+            made = make_video(job, prepared, recipe(job, checkpoint), pipeline, folder, progress)
+    timings = made.pop("timings")
+    return {**made, **facts, "timings": timings}
 
-        names = encoder_names(checkpoint.config)
-        belongs = origin(job.audio, job.start_s, job.duration_s, checkpoint, names)
-        features = load_features(job.features, belongs, N)
-    return Inputs(portrait, waveform, track.sample(N), features)
 
-
-def read_portrait(job: Job, checkpoint: Checkpoint) -> NDArray[np.float32]:
-    """Read the portrait and cut out the square that the model will see, (3, R, R) in [-1, 1].
+@contextmanager
+def job_folder(job: Job, checkpoint: Checkpoint, machine: Machine) -> Iterator[JobFolder | None]:
+    """Open the folder beside the output that keeps what is finished; a pipe has none.
 
     Raises:
-        PortraitError: it cannot be read, or has no such face or crop.
+        JobError: it was begun with something else.
+        DeviceError: the device is not there.
     """
-    from keyface_cli.framing import (
-        FRAMES,
-        PUBLISHED,
-        choose_crop,
-        cut,
-        to_network,
-        warn_of_few_pixels,
-    )
-    from keyface_cli.portrait import parse_colour, read_picture
+    if job.output == STDOUT:
+        yield None
+        return
+    from keyface_cli.device import resolve_device, resolve_dtype
+    from keyface_cli.jobfolder import JobFolder
 
-    config = checkpoint.config
-    colour = None if job.background is None else parse_colour(job.background)
-    picture = read_picture(job.portrait, colour, job.portrait_time_s)
-    frame = FRAMES.get(config.preset, PUBLISHED)
-    crop = choose_crop(job.portrait, picture, job.crop, job.face, frame, job.require_face)
-    warn_of_few_pixels(job.portrait, crop, config.resolution)
-    return to_network(cut(picture, crop, config.resolution))
+    place = resolve_device(machine.device)
+    dtype = str(resolve_dtype(machine.dtype, place)).removeprefix("torch.")
+    belongs = identity(job, recipe(job, checkpoint), str(place), dtype, machine.vae_dtype)
+    with JobFolder(job.output, belongs, job.restart) as folder:
+        if folder.resumed:
+            console.say(f"going on with what is finished in {folder.path}")
+        try:
+            yield folder
+        except BaseException:
+            if folder.finished:
+                console.say(f"kept in {folder.path}: the same command goes on from there")
+            raise
 
 
 def load_pipeline(
@@ -257,72 +232,6 @@ def load_pipeline(
         console.say(f"memory: {pipeline.residency.level}")
     pipeline.timings["load"] = time.perf_counter() - started  # with the imports
     return pipeline
-
-
-def make_video(job: Job, inputs: Inputs, pipeline: KeyFacePipeline) -> dict[str, float]:
-    """Generate the frames and write the video while they come.
-
-    Returns:
-        Seconds of each stage; "encode" is how long the frames had to wait for ffmpeg, which runs
-        beside the network.
-    """
-    from keyface_cli.stream import GenerationOptions
-    from keyface_cli.video import SoundTrack, VideoWriter
-
-    choices = GenerationOptions(
-        job.seed,
-        job.steps,
-        job.audio_guidance,
-        job.identity_guidance,
-        job.autoguidance,
-        job.chunk,
-    )
-    config = pipeline.checkpoint.config
-    metadata = {
-        "tool": f"keyface {__version__}",
-        "model": pipeline.checkpoint.name,
-        "seed": job.seed,
-        **asdict(choices.sampling(config.sampling)),
-        "emotion": Path(job.emotion).name,
-    }
-    with console.StageProgress() as progress:
-        sound, features = inputs.waveform, inputs.features
-        frames = pipeline.stream(
-            inputs.portrait, sound, inputs.emotion, choices, progress, features
-        )
-        with VideoWriter(
-            job.output,
-            num_frames=len(inputs.emotion),
-            size=(config.resolution, config.resolution),
-            sound=SoundTrack(job.audio, job.start_s, job.duration_s),
-            crf=job.crf,
-            metadata=metadata,
-            force=job.force,
-        ) as writer:
-            for piece in frames:
-                writer.write(piece)
-    stages = ("load", "audio", "keyframes", "interpolation", "decode")
-    return {stage: pipeline.timings[stage] for stage in stages} | {"encode": writer.waited_s}
-
-
-def describe(
-    job: Job, num_frames: int, pipeline: KeyFacePipeline, timings: dict[str, float]
-) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    checkpoint = pipeline.checkpoint
-    return {
-        "output": str(job.output),
-        "frames": num_frames,
-        "fps": FPS,
-        "seconds": num_frames / FPS,
-        "width": checkpoint.config.resolution,
-        "height": checkpoint.config.resolution,
-        "model": checkpoint.name,
-        "seed": job.seed,
-        "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
-    }
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -180,9 +180,10 @@ def _self_test(model: str | None, device: str) -> Iterator[Finding]:
     import numpy as np
 
     from keyface_cli.config import FPS, SAMPLE_RATE
+    from keyface_cli.formats import SoundTrack
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
-    from keyface_cli.video import SoundTrack, VideoWriter
+    from keyface_cli.video import VideoWriter
 
     checkpoint = Checkpoint.open(resolve_model(model))
     size = sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())

@@ -8,17 +8,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from keyface_cli.job import FRAME_RATES, LIMITS
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _PORTRAIT, _MODEL, _SOUND = "Portrait", "Model", "Sound"
 _MACHINE, _OUTPUT = "Machine", "Output"
 _OWN = "the model's own; published: {}"
-_LONGEST_S = 360_000.0  # a hundred hours: keeps infinity out
 
 
 def _check_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise typer.BadParameter("use auto, cpu, cuda, cuda:N or mps")
     return name
+
+
+def _check_fps(fps: int) -> int:
+    if fps not in FRAME_RATES:
+        raise typer.BadParameter(f"use {', '.join(map(str, FRAME_RATES))}")
+    return fps
 
 
 CropOption = Annotated[
@@ -49,8 +56,8 @@ RequireFaceOption = Annotated[
 PortraitTimeOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=_LONGEST_S,
+        min=LIMITS["portrait_time"][0],
+        max=LIMITS["portrait_time"][1],
         metavar="SECONDS",
         help="Which frame of a portrait that is a video.",
         show_default="the first",
@@ -80,8 +87,8 @@ EmotionOption = Annotated[
 StartOption = Annotated[
     float,
     typer.Option(
-        min=0.0,
-        max=_LONGEST_S,
+        min=LIMITS["start"][0],
+        max=LIMITS["start"][1],
         metavar="SECONDS",
         help="Leave out the beginning of the recording.",
         rich_help_panel=_SOUND,
@@ -90,8 +97,8 @@ StartOption = Annotated[
 DurationOption = Annotated[
     float | None,
     typer.Option(
-        min=0.04,
-        max=_LONGEST_S,
+        min=LIMITS["duration"][0],
+        max=LIMITS["duration"][1],
         metavar="SECONDS",
         help="Use no more than this of the recording.",
         show_default="to its end",
@@ -121,8 +128,8 @@ ModelOption = Annotated[
 SeedOption = Annotated[
     int,
     typer.Option(
-        min=0,
-        max=2**32 - 1,
+        min=LIMITS["seed"][0],
+        max=LIMITS["seed"][1],
         metavar="NUMBER",
         help="Another number gives another performance, the same one the same.",
         rich_help_panel=_MODEL,
@@ -131,8 +138,8 @@ SeedOption = Annotated[
 StepsOption = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=1000,
+        min=LIMITS["steps"][0],
+        max=LIMITS["steps"][1],
         help="Steps of each sampling: fewer is faster.",
         show_default=_OWN.format(10),
         rich_help_panel=_MODEL,
@@ -141,8 +148,8 @@ StepsOption = Annotated[
 AudioGuidanceOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=100.0,
+        min=LIMITS["audio_guidance"][0],
+        max=LIMITS["audio_guidance"][1],
         help="How much the keyframes heed the sound; 1 is no guidance.",
         show_default=_OWN.format(5.0),
         rich_help_panel=_MODEL,
@@ -151,8 +158,8 @@ AudioGuidanceOption = Annotated[
 IdentityGuidanceOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=100.0,
+        min=LIMITS["identity_guidance"][0],
+        max=LIMITS["identity_guidance"][1],
         help="How much the keyframes heed the portrait; 1 is no guidance.",
         show_default=_OWN.format(2.0),
         rich_help_panel=_MODEL,
@@ -161,8 +168,8 @@ IdentityGuidanceOption = Annotated[
 AutoguidanceOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
-        max=100.0,
+        min=LIMITS["autoguidance"][0],
+        max=LIMITS["autoguidance"][1],
         help="How far the frames between keep from those of a weaker model; 1 is no guidance.",
         show_default=_OWN.format(2.0),
         rich_help_panel=_MODEL,
@@ -211,17 +218,78 @@ CompileOption = Annotated[
 ChunkOption = Annotated[
     int,
     typer.Option(
-        min=1,
-        max=1000,
+        min=LIMITS["chunk"][0],
+        max=LIMITS["chunk"][1],
         help="Segments of 13 frames that are made together: more is faster and takes more memory.",
         rich_help_panel=_MACHINE,
+    ),
+]
+PasteBackOption = Annotated[
+    bool,
+    typer.Option(
+        "--paste-back",
+        help="Put the animated face back into the whole portrait, in its own size (up to 4K).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|WxH",
+        help="Size of the video in pixels: it is made as large as fits into this.",
+        show_default="the model's, with --paste-back the portrait's",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+FpsOption = Annotated[
+    int,
+    typer.Option(
+        metavar="24|25|30|50|60",
+        callback=_check_fps,
+        help="Frames a second; the model makes 25, others are interpolated between them.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+RestartOption = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Begin anew, whatever an earlier run has finished.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+KeepJobOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-job",
+        help="Keep the job folder, OUTPUT.keyface, when the video is complete.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+KeyframesOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--keyframes-only",
+        help="Stop after the keyframes and write them as PNGs into the job folder; the same "
+        "command without this goes on from them.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+AudioOffsetOption = Annotated[
+    float,
+    typer.Option(
+        min=LIMITS["audio_offset"][0],
+        max=LIMITS["audio_offset"][1],
+        metavar="MS",
+        help="Let the sound come so many milliseconds later than its picture; below 0 earlier.",
+        rich_help_panel=_SOUND,
     ),
 ]
 CrfOption = Annotated[
     int,
     typer.Option(
-        min=0,
-        max=51,
+        min=LIMITS["crf"][0],
+        max=LIMITS["crf"][1],
         help="Quality of the picture: lower is better and larger.",
         rich_help_panel=_OUTPUT,
     ),
@@ -231,8 +299,9 @@ OutputOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        metavar="FILE.mp4",
-        help="The video to write.",
+        metavar="FILE.mp4|.mov|.webm|.gif|FOLDER|-",
+        help="The video to write: its suffix says which kind. Without one it is a folder of PNGs; "
+        "- writes raw RGB frames to a pipe.",
         show_default="PORTRAIT-AUDIO.mp4 in this folder",
         rich_help_panel=_OUTPUT,
     ),

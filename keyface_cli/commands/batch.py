@@ -1,0 +1,348 @@
+"""`keyface batch`: many videos from a list, the models loaded once, and a report of each."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keyface_cli.batch import (
+    Report,
+    Row,
+    is_made,
+    jobs_of_folder,
+    output_hash,
+    parse_common,
+    read_jobs,
+)
+from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.commands import animate, console, options
+from keyface_cli.commands.animate import Machine
+from keyface_cli.errors import KeyFaceError
+from keyface_cli.job import Job, check, read, recipe
+
+if TYPE_CHECKING:
+    from keyface_cli.pipeline import KeyFacePipeline
+
+EXAMPLES = """\
+[bold]Examples[/bold]
+
+keyface batch examples/jobs.csv --skip-existing
+
+keyface batch --portrait examples/avatar.png --audio-dir examples --output-dir videos
+"""
+_LIST = "Jobs"
+
+
+def batch(
+    jobs: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[JOBS.csv]",
+            help="A CSV: the columns portrait, audio, output and any option of animate.",
+            show_default=False,
+        ),
+    ] = None,
+    portrait: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a CSV: this portrait ...", show_default=False, rich_help_panel=_LIST
+        ),
+    ] = None,
+    audio_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="... with each recording of this folder.",
+            show_default=False,
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where outputs go that have no column.",
+            show_default="the CSV's folder, with --audio-dir this one",
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    common: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An option of animate for every row that does not say otherwise.",
+            show_default=False,
+            rich_help_panel=_LIST,
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave out what was made of the same files with the same options already, by "
+            "content, and make again what was not.",
+            rich_help_panel=_LIST,
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="The report; the same as JSON lines goes beside it.",
+            show_default="JOBS.report.csv beside the CSV, or in the output folder",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object a row.", rich_help_panel="Output"),
+    ] = False,
+    quiet: options.QuietOption = False,
+    model: options.ModelOption = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            min=1,
+            max=64,
+            metavar="N",
+            help="Work on so many rows at a time, each in a process with a GPU of its own.",
+            rich_help_panel="Machine",
+        ),
+    ] = 1,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    vae_dtype: options.VaeDtypeOption = None,
+    memory: options.MemoryOption = "auto",
+) -> None:
+    """Make many videos from a list; a row that fails is reported and the rest go on."""
+    if quiet:
+        console.hush()
+    try:
+        rows, place = _rows(jobs, portrait, audio_dir, output_dir, common or [])
+        book = Report(report or place, rows)
+        checkpoint = Checkpoint.open(resolve_model(model))
+    except KeyFaceError as error:  # nothing of the batch can be made: wrong usage
+        console.report("error", str(error))
+        if error.hint is not None:
+            console.report("hint", error.hint)
+        raise typer.Exit(2) from error
+    machine = Machine(device, dtype, vae_dtype, memory, False)
+    desk = Desk(rows, book, as_json)
+    try:
+        if processes == 1:
+            worker = Worker(checkpoint, machine, skip_existing, is_default=model is None)
+            for row in desk.take():
+                desk.give(worker.make(row))
+        else:
+            _share_out(desk, checkpoint, machine, skip_existing, processes)
+    finally:
+        desk.close()
+    failed = sum(row.status == "failed" for row in rows)
+    console.say(f"{len(rows) - failed} of {len(rows)} made, {failed} failed; report: {book.path}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _rows(
+    jobs: Path | None,
+    portrait: Path | None,
+    audio_dir: Path | None,
+    output_dir: Path | None,
+    common: list[str],
+) -> tuple[list[Row], Path]:
+    """The rows and where their report goes."""
+    pairs = parse_common(common)
+    if output_dir is not None:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KeyFaceError(f"{output_dir}: {error.strerror or error}") from error
+    if jobs is not None and portrait is None and audio_dir is None:
+        rows = read_jobs(jobs, pairs, output_dir)
+        return rows, jobs.with_name(f"{jobs.stem}.report.csv")
+    if jobs is None and portrait is not None and audio_dir is not None:
+        folder = output_dir or Path.cwd()
+        return jobs_of_folder(portrait, audio_dir, pairs, folder), folder / "batch.report.csv"
+    raise KeyFaceError("give a CSV, or --portrait and --audio-dir", "keyface batch --help")
+
+
+class Desk:
+    """Where workers take rows and give them back; may be used from several threads."""
+
+    def __init__(self, rows: list[Row], report: Report, as_json: bool) -> None:
+        self._rows, self._report, self._as_json = rows, report, as_json
+        self._lock = threading.Lock()
+        self._left = iter(rows)
+
+    def take(self) -> Any:
+        """Yield rows until none is left; a row that is no job is only said."""
+        while True:
+            with self._lock:
+                row = next(self._left, None)
+            if row is None:
+                return
+            if row.job is None:
+                self.give(row)
+                continue
+            row.status = "running"
+            self.update()
+            yield row
+
+    def give(self, row: Row) -> None:
+        """Take note of a finished row, which may be a copy, and say so on stdout."""
+        with self._lock:
+            index = next(i for i, one in enumerate(self._rows) if one.row == row.row)
+            self._rows[index] = row
+        self.update()
+        if self._as_json:
+            typer.echo(json.dumps(row.described()))
+        else:
+            reason = f": {row.error}" if row.error else ""
+            typer.echo(f"{row.status} row {row.row} {row.output}{reason}")
+        sys.stdout.flush()
+
+    def update(self) -> None:
+        """Write the report."""
+        with self._lock:
+            self._report.write()
+
+    def close(self) -> None:
+        """Say in the report what was not finished."""
+        for row in self._rows:
+            if row.status == "running":
+                row.status = "interrupted"
+        self.update()
+
+
+class Worker:
+    """Makes rows one after the other with a model that is loaded once."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, *, is_default: bool
+    ) -> None:
+        self._checkpoint, self._machine = checkpoint, machine
+        self._skip_existing, self._is_default = skip_existing, is_default
+        self._pipeline: KeyFacePipeline | None = None
+
+    def make(self, row: Row) -> Row:
+        """Make a row's video, or take note of why not; returns the row."""
+        assert row.job is not None
+        started = time.perf_counter()
+        try:
+            if self._skip_existing and is_made(row.job, self._checkpoint):
+                row.status = "skipped"
+            else:
+                self._make(replace(row.job, force=row.job.force or self._skip_existing))
+                row.status = "done"
+            row.sha256 = output_hash(row.job.output)
+        except (MemoryError, Exception) as error:
+            row.fail(error)
+        row.seconds = round(time.perf_counter() - started, 3)
+        return row
+
+    def _make(self, job: Job) -> None:
+        check(job)
+        console.say(f"{job.portrait} + {job.audio} -> {job.output}")
+        prepared = read(job, self._checkpoint)
+        with animate.job_folder(job, self._checkpoint, self._machine) as folder:
+            if self._pipeline is None:
+                self._pipeline = animate.load_pipeline(
+                    self._checkpoint, self._machine, is_default=self._is_default
+                )
+            from keyface_cli.making import make_keyframes, make_video
+
+            with console.StageProgress() as progress:
+                if job.keyframes_only and folder is not None:
+                    make_keyframes(job, prepared, self._pipeline, folder, progress)
+                    return
+                described = recipe(job, self._checkpoint)
+                make_video(job, prepared, described, self._pipeline, folder, progress)
+
+
+def _share_out(
+    desk: Desk, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, count: int
+) -> None:
+    """Let `count` processes, one a GPU, work on the rows; each is led by a thread."""
+    from keyface_cli.device import resolve_device
+
+    place = resolve_device(machine.device).type
+    devices = [f"cuda:{index}" if place == "cuda" else place for index in range(count)]
+    for name in devices:
+        resolve_device(name)
+    ended = threading.Event()
+    leads = [
+        threading.Thread(
+            target=_lead,
+            args=(desk, checkpoint, machine._replace(device=name), skip_existing, ended),
+            daemon=True,
+        )
+        for name in devices
+    ]
+    for lead in leads:
+        lead.start()
+    try:
+        for lead in leads:
+            while lead.is_alive():
+                lead.join(timeout=0.2)  # so that Ctrl-C is heard
+    finally:
+        ended.set()
+        for lead in leads:
+            lead.join()
+
+
+def _lead(
+    desk: Desk, checkpoint: Checkpoint, machine: Machine, skip: bool, ended: threading.Event
+) -> None:
+    """Hand rows to a process of their own; one that dies fails its row alone."""
+    context = multiprocessing.get_context("spawn")
+    process: Any = None
+    ours: Connection | None = None
+    try:
+        for row in desk.take():
+            if process is None or not process.is_alive():
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_serve, args=(theirs, checkpoint, machine, skip), daemon=True
+                )
+                process.start()
+                theirs.close()
+            assert ours is not None
+            try:
+                ours.send(row)
+                while not ours.poll(0.2):
+                    if ended.is_set():
+                        return
+                desk.give(ours.recv())
+            except (EOFError, OSError):
+                process.join()
+                row.fail(KeyFaceError(f"its process ended with code {process.exitcode}"))
+                desk.give(row)
+    finally:
+        if process is not None:
+            process.terminate()
+            process.join()
+
+
+def _serve(connection: Connection, checkpoint: Checkpoint, machine: Machine, skip: bool) -> None:
+    """Make the rows that come through a pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console.set_up(verbose=False, debug=False)
+    console.hush()
+    worker = Worker(checkpoint, machine, skip, is_default=False)
+    while True:
+        try:
+            row = connection.recv()
+        except EOFError:
+            return
+        connection.send(worker.make(row))

@@ -1,0 +1,185 @@
+"""The folder beside an output in which a video that is being made keeps what is finished."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from keyface_cli.errors import JobError
+from keyface_cli.ledger import Ledger
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX = ".keyface"
+FORMAT = 1
+_DESCRIPTION = "job.json"
+_LONGEST_NAME = 240  # bytes of a file's name, less than every file system's limit
+
+
+def folder_for(output: Path) -> Path:
+    """Return the job folder of an output: `talk.mp4.keyface`."""
+    target = output.resolve()
+    name = target.name + SUFFIX
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32] + SUFFIX
+    return target.with_name(name)
+
+
+class JobFolder:
+    """What is finished of one video: keyframe latents and encoded pieces, each with its hash.
+
+    A context manager: inside it no other run can use the folder. On leaving, a folder in which
+    nothing is finished is removed.
+
+    Args:
+        output: the video.
+        identity: everything that the frames depend on, by the name that a user knows it under;
+            what JSON can hold. A folder that was begun with another one is not used.
+        restart: begin anew, whatever is there.
+
+    Raises:
+        JobError: the folder was begun with something else, is in use, or cannot be written.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, Any], restart: bool = False) -> None:
+        self.path = folder_for(output)
+        self._identity = json.loads(json.dumps(dict(identity)))
+        self._restart = restart
+        self.notes: dict[str, Any] = {}
+        self.resumed = False
+        self._lock = FileLock(str(self.path / "lock"))
+
+    def __enter__(self) -> JobFolder:
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self._open()
+        except Timeout:
+            raise JobError(
+                f"{self.path}: another run is making this video", "wait for it"
+            ) from None
+        except OSError as error:
+            self._lock.release()
+            raise _unwritable(self.path, error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        empty = not self.path.is_dir() or not self.ledger.names
+        self._lock.release()
+        if empty:
+            self.remove()
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is anything that a further run need not do."""
+        return bool(self.ledger.names)
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts that a further run should find in `notes`.
+
+        Raises:
+            JobError: they cannot be written.
+        """
+        self.notes |= facts
+        self._describe()
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def get(self, clip: int) -> Tensor | None:
+        """Return the latents of a clip's keyframes, see `stream.KeyframeStore`."""
+        from safetensors.torch import load_file
+
+        name = _keyframes(clip)
+        if not self.ledger.holds(name):
+            return None
+        return load_file(self.ledger.path(name))["latents"]
+
+    def put(self, clip: int, latents: Tensor) -> None:
+        """Keep the latents of a clip's keyframes, see `stream.KeyframeStore`.
+
+        Raises:
+            JobError: they cannot be written.
+        """
+        from safetensors.torch import save
+
+        name = _keyframes(clip)
+        try:
+            self.ledger.part(name).write_bytes(save({"latents": latents.contiguous()}))
+            self.ledger.add(name)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def _open(self) -> None:
+        described = self.path / _DESCRIPTION
+        if self._restart:
+            for path in self.path.iterdir():
+                if path.name != "lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            found = json.loads(described.read_text(encoding="utf-8"))
+            begun, self.notes = dict(found["identity"]), dict(found["notes"])
+        except FileNotFoundError:
+            begun = None
+        except (ValueError, KeyError, TypeError):
+            raise JobError(f"{described}: damaged", "--restart begins the video anew") from None
+        self.ledger = Ledger(self.path)
+        if begun is None:
+            self._describe()
+        elif begun != self._identity:
+            raise JobError(
+                f"{self.path} was begun with {_differences(begun, self._identity)}",
+                "give the same again to go on, or --restart to begin anew",
+            )
+        self.resumed = begun is not None and self.finished
+
+    def _describe(self) -> None:
+        described = self.path / _DESCRIPTION
+        partial = described.with_suffix(".part")
+        content = {"format": FORMAT, "identity": self._identity, "notes": self.notes}
+        try:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, described)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+def _keyframes(clip: int) -> str:
+    return f"keyframes-{clip:05d}.safetensors"
+
+
+def _differences(begun: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Say what differs, as in "--seed 3, not 4; another portrait"."""
+    said = []
+    for name in sorted(begun.keys() | wanted.keys()):
+        old, new = begun.get(name), wanted.get(name)
+        if old == new:
+            continue
+        if name.startswith("--"):
+            said.append(f"{name} {_shown(old)}, not {_shown(new)}")
+        else:
+            said.append(f"another {name}")
+    return "; ".join(said)
+
+
+def _shown(value: Any) -> str:
+    return "left out" if value is None else str(value)
+
+
+def _unwritable(place: Path, error: OSError) -> JobError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError(f"{place}: the disk is full", "free some space and run it again")
+    return JobError(f"{place}: cannot be written to: {error.strerror or error}")

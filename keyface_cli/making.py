@@ -1,0 +1,177 @@
+"""Make the video of a job with a loaded model, going on where an earlier run was ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keyface_cli import __version__
+from keyface_cli.config import FPS, KEYFRAME_STEP
+from keyface_cli.errors import VideoError
+from keyface_cli.finish import Finish, PasteBack, Resize, output_size, parse_size
+from keyface_cli.formats import Format, format_of
+from keyface_cli.job import Job, Prepared, digest
+from keyface_cli.jobfolder import JobFolder
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stream import GenerationOptions, Progress
+from keyface_cli.video import VideoWriter
+
+
+def make_video(
+    job: Job,
+    prepared: Prepared,
+    recipe: dict[str, Any],
+    pipeline: KeyFacePipeline,
+    folder: JobFolder | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Make the frames that are not finished yet, and the result.
+
+    Args:
+        job: what to make.
+        prepared: what its files hold.
+        recipe: what decides what it shows, see `job.recipe`.
+        pipeline: the model.
+        folder: where what is finished is kept; None where nothing can be, as for a pipe.
+        progress: told how far each stage is.
+
+    Returns:
+        What was made, for people and programs: "output", "frames", "fps", "seconds", "width",
+        "height" and "timings", seconds of each stage; "encode" is how long the frames had to wait
+        for ffmpeg, which runs beside the network.
+
+    Raises:
+        KeyFaceError: of any kind; what is finished stays in the folder.
+    """
+    options = _options(job)
+    kind = format_of(job.output)
+    R = pipeline.config.resolution
+    writer = VideoWriter(
+        job.output,
+        num_frames=len(prepared.emotion),
+        size=(R, R),
+        sound=job.sound,
+        crf=job.crf,
+        metadata=_metadata(job, pipeline, options, recipe),
+        force=job.force,
+        fps=job.fps,
+        finish=_finish(job, prepared, R, kind),
+        ledger=None if folder is None else folder.ledger,
+        piece_frames=KEYFRAME_STEP * job.chunk,
+    )
+    begun_at = writer.first_frame
+    pipeline.timings.update(dict.fromkeys(("audio", "keyframes", "interpolation", "decode"), 0.0))
+    with writer:
+        if not writer.complete:
+            frames = pipeline.stream(
+                prepared.portrait,
+                prepared.waveform,
+                prepared.emotion,
+                options,
+                progress,
+                prepared.features,
+                first_frame=begun_at,
+                store=folder,
+            )
+            for piece in frames:
+                writer.write(piece)
+    if folder is not None and not job.keep_job:
+        folder.remove()
+    stages = ("load", "audio", "keyframes", "interpolation", "decode")
+    timings = {stage: pipeline.timings[stage] for stage in stages} | {"encode": writer.waited_s}
+    return {
+        "output": str(job.output),
+        "frames": writer.rate.count,
+        "fps": job.fps,
+        "seconds": len(prepared.emotion) / FPS,
+        "width": writer.finish.size[0],
+        "height": writer.finish.size[1],
+        "timings": timings,
+    }
+
+
+def make_keyframes(
+    job: Job,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    folder: JobFolder,
+    progress: Progress,
+) -> Path:
+    """Make the keyframes alone and write them as PNGs into a folder of the job's.
+
+    Returns:
+        The folder: `frame-000013.png` is frame 13 of the video.
+
+    Raises:
+        KeyFaceError: of any kind.
+    """
+    place = folder.path / "keyframes"
+    pictures = pipeline.keyframes(
+        prepared.portrait,
+        prepared.waveform,
+        prepared.emotion,
+        _options(job),
+        progress,
+        prepared.features,
+        folder,
+    )
+    try:
+        place.mkdir(exist_ok=True)
+        for frame, pixels in _in_video(pictures, len(prepared.emotion)):
+            path = place / f"frame-{frame:06d}.png"
+            partial = path.with_suffix(".part")
+            Image.fromarray(pixels).save(partial, format="png")
+            os.replace(partial, path)
+    except OSError as error:
+        raise VideoError(f"{place}: cannot be written to: {error.strerror or error}") from error
+    return place
+
+
+def _in_video(
+    pictures: Iterator[tuple[int, np.ndarray[Any, Any]]], num_frames: int
+) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """The last keyframe may lie past the end: it is shown as the last frame."""
+    for frame, pixels in pictures:
+        yield min(frame, num_frames - 1), pixels
+
+
+def _options(job: Job) -> GenerationOptions:
+    return GenerationOptions(
+        job.seed,
+        job.steps,
+        job.audio_guidance,
+        job.identity_guidance,
+        job.autoguidance,
+        job.chunk,
+    )
+
+
+def _finish(job: Job, prepared: Prepared, resolution: int, kind: Format) -> Finish:
+    box = None if job.size is None else parse_size(job.size)
+    if job.paste_back:
+        return PasteBack(prepared.picture, prepared.crop, resolution, box, kind.even)
+    width, height, _ = output_size((resolution, resolution), box, kind.even)
+    return Resize((width, height))
+
+
+def _metadata(
+    job: Job, pipeline: KeyFacePipeline, options: GenerationOptions, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    name = pipeline.checkpoint.name
+    return {
+        "tool": f"keyface {__version__}",
+        "model": name,
+        "seed": job.seed,
+        **asdict(options.sampling(pipeline.config.sampling)),
+        "emotion": Path(job.emotion).name,
+        "portrait_sha256": recipe["portrait"],
+        "audio_sha256": recipe["recording"],
+        "job": digest(recipe),
+        "command": job.command(name),
+    }
