@@ -187,10 +187,21 @@ def join_commands(
             ],
         ]
     fast = ["-movflags", "+faststart"] if kind.container in ("mp4", "mov") else []
+    # the demuxer rounds where a piece begins to microseconds: back to whole frames
+    grid = f"setts=pts=round(PTS*TB*{fps})/(TB*{fps}):dts=round(DTS*TB*{fps})/(TB*{fps})"
     return [
         [
             *(*frames, "-i", file_url(sound or pieces), "-map", "0:v:0", "-map", "1:a:0"),
             *("-map_metadata", "-1", "-map_chapters", "-1", "-c", "copy", *exact),
-            *("-metadata", f"comment={comment}", *fast, "-f", kind.container, file_url(target)),
+            *(
+                "-bsf:v",
+                grid,
+                "-metadata",
+                f"comment={comment}",
+                *fast,
+                "-f",
+                kind.container,
+                file_url(target),
+            ),
         ]
     ]

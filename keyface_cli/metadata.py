@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from keyface_cli.errors import VideoError
 from keyface_cli.ffmpeg import file_url, find_ffmpeg, last_words
 from keyface_cli.formats import Format
 
 SIDECAR = "keyface.json"  # in a folder of frames
-_GIF_END = b"\x3b"
+_GIF_END, _GIF_COMMENT = b"\x3b", b"\x21\xfe"
+_GIF_TAIL = 1 << 16  # bytes at its end, among which our comment is
 _TIMEOUT_S = 60.0
 
 
@@ -37,7 +36,7 @@ def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any]) -> Non
     elif kind.name == ".gif":
         data = text.encode()
         blocks = [data[i : i + 255] for i in range(0, len(data), 255)]
-        comment = b"\x21\xfe" + b"".join(bytes([len(b)]) + b for b in blocks) + b"\0"
+        comment = _GIF_COMMENT + b"".join(bytes([len(b)]) + b for b in blocks) + b"\0"
         with path.open("r+b") as file:
             file.seek(-1, 2)
             assert file.read() == _GIF_END
@@ -57,10 +56,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         if path.is_dir():
             text = (path / SIDECAR).read_text(encoding="utf-8")
         elif path.suffix.lower() == ".gif":
-            with Image.open(path) as image:
-                for index in range(getattr(image, "n_frames", 1)):
-                    image.seek(index)
-                text = bytes(image.info.get("comment", b"")).decode()
+            text = _gif_comment(path)
         else:
             text = _comment(path)
         found = json.loads(text)
@@ -69,6 +65,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not str(found.get("tool", "")).startswith("keyface"):
         raise VideoError(f"{path}: does not say that keyface made it")
     return found
+
+
+def _gif_comment(path: Path) -> str:
+    """The comment that is the last block of a GIF; it is ASCII, which its mark is not."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _GIF_TAIL))
+        data = file.read()
+    position = data.rfind(_GIF_COMMENT) + len(_GIF_COMMENT)
+    text = b""
+    while position < len(data) and (size := data[position]):
+        text += data[position + 1 : position + 1 + size]
+        position += 1 + size
+    return text.decode("ascii")
 
 
 def _comment(path: Path) -> str:

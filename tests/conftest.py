@@ -15,6 +15,11 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--thorough` makes the fuzz test try thousands of cases instead of hundreds."""
+    parser.addoption("--thorough", action="store_true", help="fuzz with thousands of cases")
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete checkpoint folder of the preset `tiny`, guide included, in half precision."""
