@@ -70,7 +70,7 @@ def read_jobs(path: Path, common: Mapping[str, str], folder: Path | None) -> lis
     Args:
         path: the CSV.
         common: options of all rows that do not say otherwise, by the names of columns.
-        folder: where outputs go that have no column; None is the CSV's folder.
+        folder: what outputs are relative to; None is the CSV's folder.
 
     Raises:
         JobError: the file cannot be read, or a column is unknown or missing.
@@ -282,7 +282,7 @@ def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
             raise JobError(f"{name} is missing")
     for name in ("portrait", "audio", "features", "output"):
         if name in chosen:
-            chosen[name] = base / chosen[name]
+            chosen[name] = (folder if name == "output" else base) / chosen[name]
     if "emotion" in chosen and (base / chosen["emotion"]).is_file():
         chosen["emotion"] = str(base / chosen["emotion"])
     if str(values.get("output")) == "-":

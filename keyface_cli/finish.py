@@ -16,6 +16,7 @@ from keyface_cli.errors import VideoError
 from keyface_cli.framing import Crop, cut
 
 LARGEST_SIDE, MOST_PIXELS = 3840, 3840 * 2160  # 4K
+SMALLEST_SIDE = 16  # that every encoder takes
 FEATHER = 0.1  # of the square's side: where the face fades into the picture
 _RING = 0.12  # of the side: where the colours of both are compared
 _MOST_CORRECTED = 48.0  # of 255
@@ -45,8 +46,10 @@ def parse_size(text: str) -> tuple[int, int]:
         raise VideoError(f"no such size: {text}", "a number of pixels, or WIDTHxHEIGHT")
     width = int(found[1])
     height = int(found[2] or width)
-    if max(width, height) > LARGEST_SIDE or min(width, height) < 16:
-        raise VideoError(f"the size {text} is not between 16 and {LARGEST_SIDE} pixels")
+    if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
+        raise VideoError(
+            f"the size {text} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
+        )
     return width, height
 
 
@@ -59,6 +62,9 @@ def output_size(
         picture: width and height of what is shown.
         box: what it is to fit into, as large as it can; None is its own size, at most 4K.
         even: leave out the last row and column where their numbers are odd.
+
+    Raises:
+        VideoError: a side is too short for a video.
     """
     width, height = picture
     if box is None:
@@ -67,6 +73,11 @@ def output_size(
         scale = min(box[0] / width, box[1] / height)
     step = 2 if even else 1
     sides = [max(step, round(side * scale) // step * step) for side in picture]
+    if min(sides) < SMALLEST_SIDE:
+        raise VideoError(
+            f"a picture of {width} x {height} would be a video of {sides[0]} x {sides[1]} pixels",
+            "leave out --paste-back, or choose a larger --size",
+        )
     return sides[0], sides[1], scale
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from keyface_cli import __version__
 from keyface_cli.checkpoint import Checkpoint, encoder_names
 from keyface_cli.errors import JobError, VideoError
-from keyface_cli.formats import DEFAULT_CRF, STDOUT, Format, SoundTrack
+from keyface_cli.formats import DEFAULT_CRF, STDOUT, Format, SoundTrack, format_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,9 +175,11 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
 
     Raises:
         EmotionError, PortraitError, AudioError, FeaturesError: one of them cannot be used.
+        VideoError: the picture has no size that a video could have.
     """
     from keyface_cli.audio import count_frames, store_waveform
     from keyface_cli.emotion import load_emotion
+    from keyface_cli.finish import output_size, parse_size
     from keyface_cli.framing import (
         FRAMES,
         PUBLISHED,
@@ -191,6 +193,9 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
     track, config = load_emotion(job.emotion), checkpoint.config
     colour = None if job.background is None else parse_colour(job.background)
     picture = read_picture(job.portrait, colour, job.portrait_time)
+    if job.paste_back:
+        box = None if job.size is None else parse_size(job.size)
+        output_size(picture.size, box, format_of(job.output).even)
     frame = FRAMES.get(config.preset, PUBLISHED)
     crop = choose_crop(job.portrait, picture, job.crop, job.face, frame, job.require_face)
     warn_of_few_pixels(job.portrait, crop, config.resolution)

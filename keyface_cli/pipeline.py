@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,7 +187,9 @@ class KeyFacePipeline:
             For each keyframe its frame in the video and its picture, RGB (R, R, 3).
         """
         inputs = self._inputs(portrait, waveform, emotion, features)
-        return self._run(inputs, options or GenerationOptions(), progress, store).keyframes()
+        # the guide is of stage two, which does not run
+        options = replace(options or GenerationOptions(), autoguidance=1.0)
+        return self._run(inputs, options, progress, store).keyframes()
 
     def _inputs(
         self,

@@ -101,13 +101,19 @@ def test_a_square_that_reaches_past_the_picture() -> None:
         ((4000, 4000), None, True, (2880, 2880)),
         ((3000, 2000), (1280, 1280), True, (1280, 852)),
         ((512, 512), (1024, 768), True, (768, 768)),
-        ((20_000, 10), None, True, (3840, 2)),
+        ((16, 16), None, True, (16, 16)),
     ],
 )
 def test_sizes_keep_the_shape(
     picture: tuple[int, int], box: tuple[int, int] | None, even: bool, size: tuple[int, int]
 ) -> None:
     assert output_size(picture, box, even)[:2] == size
+
+
+@pytest.mark.parametrize("picture", [(1, 1), (15, 300), (20_000, 10), (20_000, 40)])
+def test_sizes_that_no_video_has(picture: tuple[int, int]) -> None:
+    with pytest.raises(VideoError, match="would be a video of"):
+        output_size(picture, None, even=True)
 
 
 def test_sizes_are_read() -> None:

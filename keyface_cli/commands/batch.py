@@ -69,7 +69,7 @@ def batch(
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where outputs go that have no column.",
+            help="Where outputs go, unless they are absolute.",
             show_default="the CSV's folder, with --audio-dir this one",
             rich_help_panel=_LIST,
         ),

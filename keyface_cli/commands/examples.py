@@ -1,4 +1,4 @@
-"""`keyface examples`: the portrait, the recording and the curve that explanations use."""
+"""`keyface examples`: the portraits, recordings and lists that explanations use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyface_cli.errors import KeyFaceError
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
 _PLACES = (_PACKAGE / "_examples", _PACKAGE.parent / "examples")
-NAMES = ("avatar.png", "speech.wav", "curve.csv")
+NAMES = ("avatar.png", "speech.wav", "curve.csv", "wall.jpg", "note.m4a", "jobs.csv", "all.sh")
 
 
 def find_examples() -> Path:
@@ -34,7 +34,7 @@ def examples(
     ] = Path("examples"),
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
 ) -> None:
-    """Copy an example portrait, recording and emotion curve into a folder."""
+    """Copy example portraits, recordings, an emotion curve and a batch into a folder."""
     source = find_examples()
     contents = {folder / name: (source / name).read_bytes() for name in NAMES}
     try:
@@ -49,5 +49,5 @@ def examples(
             typer.echo(path)
     except OSError as error:
         raise KeyFaceError(f"{folder}: cannot be written to: {error.strerror or error}") from error
-    portrait, audio, _ = contents
+    portrait, audio, *_ = contents
     console.say(f"try: keyface animate {portrait} {audio} -o talk.mp4")
