@@ -152,8 +152,8 @@ def check(job: Job) -> Format:
     """
     from keyface_cli.ffmpeg import find_ffmpeg
     from keyface_cli.finish import parse_size
+    from keyface_cli.output import check_output
     from keyface_cli.portrait import parse_colour
-    from keyface_cli.video import check_output
 
     if job.output != STDOUT:
         for source in (job.portrait, job.audio):

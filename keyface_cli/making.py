@@ -22,6 +22,8 @@ from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions, Progress
 from keyface_cli.video import VideoWriter
 
+_STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
+
 
 def make_video(
     job: Job,
@@ -65,26 +67,13 @@ def make_video(
         ledger=None if folder is None else folder.ledger,
         piece_frames=KEYFRAME_STEP * job.chunk,
     )
-    begun_at = writer.first_frame
-    pipeline.timings.update(dict.fromkeys(("audio", "keyframes", "interpolation", "decode"), 0.0))
+    pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
     with writer:
         if not writer.complete:
-            frames = pipeline.stream(
-                prepared.portrait,
-                prepared.waveform,
-                prepared.emotion,
-                options,
-                progress,
-                prepared.features,
-                first_frame=begun_at,
-                store=folder,
-            )
-            for piece in frames:
-                writer.write(piece)
+            _write_frames(writer, prepared, pipeline, options, progress, folder)
     if folder is not None and not job.keep_job:
         folder.remove()
-    stages = ("load", "audio", "keyframes", "interpolation", "decode")
-    timings = {stage: pipeline.timings[stage] for stage in stages} | {"encode": writer.waited_s}
+    timings = {stage: pipeline.timings[stage] for stage in _STAGES} | {"encode": writer.waited_s}
     return {
         "output": str(job.output),
         "frames": writer.rate.count,
@@ -94,6 +83,29 @@ def make_video(
         "height": writer.finish.size[1],
         "timings": timings,
     }
+
+
+def _write_frames(
+    writer: VideoWriter,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    options: GenerationOptions,
+    progress: Progress,
+    folder: JobFolder | None,
+) -> None:
+    """Make the frames that a writer still lacks."""
+    frames = pipeline.stream(
+        prepared.portrait,
+        prepared.waveform,
+        prepared.emotion,
+        options,
+        progress,
+        prepared.features,
+        first_frame=writer.first_frame,
+        store=folder,
+    )
+    for piece in frames:
+        writer.write(piece)
 
 
 def make_keyframes(

@@ -27,7 +27,6 @@ from keyface_cli.ffmpeg import find_ffmpeg, last_words
 from keyface_cli.finish import Finish, Resize
 from keyface_cli.formats import (
     DEFAULT_CRF,
-    Format,
     SoundTrack,
     format_of,
     join_commands,
@@ -37,67 +36,10 @@ from keyface_cli.formats import (
 from keyface_cli.framerate import FrameRate
 from keyface_cli.ledger import Ledger
 from keyface_cli.metadata import write_metadata
+from keyface_cli.output import check_output, write_error
 
 PIECE_FRAMES = 2 * KEYFRAME_STEP  # frames of the model in one piece, where nothing else is asked
 _QUEUED_PIECES = 2  # that wait for ffmpeg before `write` does
-
-
-def check_output(path: Path, force: bool = False) -> Format:
-    """Check, before anything is computed, that a result can be written to `path`.
-
-    Returns:
-        What kind of result it is.
-
-    Raises:
-        VideoError: the extension is no known one; the file exists and `force` is not set; its
-            folder is missing or cannot be written to.
-    """
-    kind = format_of(path)
-    if kind.name == "pipe":
-        if sys.stdout.isatty():
-            raise VideoError("raw frames are not for a terminal", "pipe them: ... -o - | PROGRAM")
-        return kind
-    try:
-        path.lstat()
-        exists = True
-    except (FileNotFoundError, NotADirectoryError):
-        exists = False
-    except OSError as error:  # a name that is too long, for example
-        raise _write_error(path, error) from error
-    if kind.name == "folder":
-        _check_folder(path, exists, force)
-    elif path.is_dir():
-        raise VideoError(f"{path}: is a folder")
-    elif exists and not force:
-        raise VideoError(f"{path}: exists already", "choose another name, or --force to replace it")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise VideoError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix=".keyface-"):
-            pass
-    except OSError as error:
-        raise _write_error(folder, error) from error
-    return kind
-
-
-def _check_folder(path: Path, exists: bool, force: bool) -> None:
-    """Refuse to replace what is not a folder of frames."""
-    if not exists or (path.is_dir() and not any(path.iterdir())):
-        return
-    hint = "choose another name, or --force to replace it"
-    if not path.is_dir():
-        raise VideoError(f"{path}: is a file", "a name without a suffix is a folder of PNGs")
-    if not (path / "000001.png").is_file():
-        raise VideoError(f"{path}: is a folder that holds something else", "choose another name")
-    if not force:
-        raise VideoError(f"{path}: exists already", hint)
-
-
-def _write_error(place: Path, error: OSError) -> VideoError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return VideoError(f"{place}: the disk is full", "free some space and run it again")
-    return VideoError(f"{place}: cannot be written to: {error.strerror or error}")
 
 
 class VideoWriter:
@@ -324,7 +266,7 @@ class VideoWriter:
         try:
             self._ledger.add(name)
         except OSError as error:
-            raise _write_error(self._ledger.folder, error) from error
+            raise write_error(self._ledger.folder, error) from error
 
     def _run(
         self, arguments: list[str], made: Path, frames: Iterable[NDArray[np.uint8]] = ()
@@ -362,7 +304,7 @@ class VideoWriter:
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
         if os.strerror(errno.ENOSPC) in text or os.strerror(errno.EDQUOT) in text:
-            return _write_error(self._target.parent, OSError(errno.ENOSPC, ""))
+            return write_error(self._target.parent, OSError(errno.ENOSPC, ""))
         return VideoError(f"ffmpeg failed (exit code {code}): {last_words(text)}")
 
     # -- at the end ----------------------------------------------------------------------------
@@ -385,7 +327,7 @@ class VideoWriter:
             write_metadata(part, self.kind, self._metadata)
             self._take_name(part)
         except OSError as error:
-            raise _write_error(self._target, error) from error
+            raise write_error(self._target, error) from error
         finally:
             part.with_name(f"{part.name}.palette.png").unlink(missing_ok=True)
             if part.is_dir():

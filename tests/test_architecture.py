@@ -30,13 +30,15 @@ MAY_IMPORT = {
     "framerate": {"config"},
     "finish": {"framing", "errors"},
     "ledger": set[str](),
+    "output": {"errors", "formats"},
     "video": {
-        *("config", "errors", "ffmpeg", "finish", "formats", "framerate", "ledger", "metadata"),
+        *("config", "errors", "ffmpeg", "finish", "formats", "framerate", "ledger"),
+        *("metadata", "output"),
     },
     "jobfolder": {"errors", "ledger"},
     "job": {
         *("audio", "checkpoint", "emotion", "errors", "features", "ffmpeg", "finish", "formats"),
-        *("framing", "ledger", "portrait", "video", ""),
+        *("framing", "ledger", "output", "portrait", ""),
     },
     "batch": {"checkpoint", "errors", "job", "ledger", "metadata"},
     "making": {

@@ -22,7 +22,8 @@ from keyface_cli.ffmpeg import find_ffmpeg
 from keyface_cli.finish import Resize
 from keyface_cli.formats import SoundTrack
 from keyface_cli.metadata import read_metadata
-from keyface_cli.video import VideoWriter, check_output
+from keyface_cli.output import check_output
+from keyface_cli.video import VideoWriter
 
 SIZE = 64
 METADATA = {"tool": "keyface 0", "seed": 3, "note": "quote ' \" = ; # \\ ü" + 300 * "x"}

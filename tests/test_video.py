@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from keyface_cli.errors import VideoError
 from keyface_cli.ffmpeg import find_ffmpeg, last_words
 from keyface_cli.formats import SoundTrack
-from keyface_cli.video import VideoWriter, check_output
+from keyface_cli.output import check_output
+from keyface_cli.video import VideoWriter
 
 SIZE = 64
 METADATA = {"tool": "keyface 0", "model": "tiny", "note": "quote ' \" = ; # \\ ü"}
