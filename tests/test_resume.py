@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,14 @@ def noise_wav(path: Path, seconds: float) -> Path:
     noise = np.random.default_rng(1).uniform(-0.3, 0.3, round(16_000 * seconds))
     soundfile.write(path, noise, 16_000)
     return path
+
+
+def finished(output: Path) -> int:
+    """How many steps of a video its folder holds."""
+    try:
+        return len((folder_for(output) / "done.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
 
 
 def run_program(arguments: list[str], log: str) -> None:
@@ -77,18 +84,22 @@ def test_killed_at_any_moment_the_video_is_the_same(
         words = ["animate", portrait_png, audio, "-o", tmp_path / name, "--model", tiny_checkpoint]
         return [*map(str, words), *COMMON, "--chunk", "6"]
 
-    begun = time.monotonic()
-    whole = start(command("whole.mp4"), tmp_path / "log")
+    whole = start([*command("whole.mp4"), "--keep-job"], tmp_path / "log")
     whole.join()
-    lasted = time.monotonic() - begun
     assert whole.exitcode == 0, (tmp_path / "log").read_text()
     expected = sha256(tmp_path / "whole.mp4")
+    steps = finished(tmp_path / "whole.mp4")
+    assert steps == 12  # the sound, four clips of keyframes, seven pieces
+    shutil.rmtree(folder_for(tmp_path / "whole.mp4"))
     chance = random.Random(5)
     killed = 0
     for index in range(20):
         name = f"{index}.mp4"
         process = start(command(name), tmp_path / "log")
-        process.join(chance.uniform(0.05, 0.95) * lasted)
+        step = chance.randrange(steps)
+        while process.exitcode is None and finished(tmp_path / name) < step:
+            process.join(0.005)
+        process.join(chance.uniform(0, 0.1))  # somewhere in what comes next
         if process.exitcode is None:
             killed += 1
             os.kill(process.pid, signal.SIGKILL)
