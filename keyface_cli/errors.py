@@ -48,3 +48,7 @@ class JobError(KeyFaceError):
 
 class DeviceError(KeyFaceError):
     """A device or number format that this machine does not offer, or too little memory."""
+
+
+class PageError(KeyFaceError):
+    """A page that cannot be served to a browser."""

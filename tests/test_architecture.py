@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "device": {"errors"},
     "memory": {"device", "errors"},
     "ffmpeg": {"errors"},
+    "page": {"errors"},
     "audio": {"config", "errors", "ffmpeg"},
     "emotion": {"config", "errors"},
     "portrait": {"errors", "ffmpeg"},
