@@ -1,0 +1,7 @@
+"""Valence and arousal over time: names, curves, their files, and what a model hears of them."""
+
+from keyface_cli.emotion.load import AUTO, load_emotion
+from keyface_cli.emotion.names import NAMED
+from keyface_cli.emotion.track import EASES, EmotionTrack, Key
+
+__all__ = ["AUTO", "EASES", "NAMED", "EmotionTrack", "Key", "load_emotion"]

@@ -1,0 +1,83 @@
+"""What `--emotion` means: a name, a curve in one line, or a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keyface_cli.emotion.cells import short
+from keyface_cli.emotion.line import is_line, parse_line
+from keyface_cli.emotion.names import NAMED, nearest
+from keyface_cli.emotion.objects import parse_json
+from keyface_cli.emotion.table import Style, parse_table
+from keyface_cli.emotion.track import EmotionTrack, Key
+from keyface_cli.errors import EmotionError
+
+AUTO = "auto"  # the curve is estimated from the voice: see `voice`
+SUFFIXES = (".csv", ".tsv", ".txt", ".json")
+MAX_BYTES = 64 * 2**20  # a curve with a key for every frame of two days
+
+
+def load_emotion(text: str) -> EmotionTrack:
+    """Return the curve that a text means: a name, a curve in one line, or a CSV or JSON file.
+
+    Raises:
+        EmotionError: it is none of them, or the file is not a curve.
+    """
+    name = text.strip().lower()
+    if name in NAMED:
+        return EmotionTrack((Key.named(0.0, name),))
+    exists = bool(name) and os.path.exists(text)
+    path = Path(text)
+    if is_line(text) and not exists and path.suffix.lower() not in SUFFIXES:
+        return parse_line(text)
+    if name and (path.suffix or path.name != text or exists):
+        return read_curve(path)
+    raise EmotionError(
+        f"unknown emotion: {short(' '.join(text.split())) or '(empty)'}",
+        f"{nearest(name, [*NAMED, AUTO])}the names: {', '.join(NAMED)}; or a file: FILE.csv",
+    )
+
+
+def read_curve(path: Path) -> EmotionTrack:
+    """Read a curve from a CSV or JSON file.
+
+    Raises:
+        EmotionError: names the file and the place in it.
+    """
+    return read_styled(path)[0]
+
+
+def read_styled(path: Path) -> tuple[EmotionTrack, Style | None]:
+    """Read a curve and how its file is written; the style is None for JSON."""
+    text = _read_text(path)
+    if path.suffix.lower() == ".json" or text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
+        track, _ = parse_json(text, str(path))
+        return track, None
+    return parse_table(text, str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise EmotionError(
+            f"{path}: no such emotion file", f"or one of the names: {', '.join(NAMED)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EmotionError(f"{path}: cannot be read: {reason}") from error
+    if len(data) > MAX_BYTES:
+        raise EmotionError(f"{path}: too large for a curve: more than {MAX_BYTES // 2**20} MiB")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise EmotionError(
+            f"{path}:{line}: not UTF-8 text", "save it as CSV with UTF-8 encoding"
+        ) from error
+    if "\0" in text:
+        raise EmotionError(f"{path}: not a text file", "save it as CSV with UTF-8 encoding")
+    return text

@@ -1,0 +1,169 @@
+"""Write a curve as a table, as JSON or in one line; each is read back as the same curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from keyface_cli.config import FPS
+from keyface_cli.emotion.table import Style
+from keyface_cli.emotion.track import EmotionTrack, Key
+from keyface_cli.errors import EmotionError
+
+TIME_FORMATS = ("time", "clock", "frame", "timecode")
+
+
+def write_table(track: EmotionTrack, style: Style | None = None) -> str:
+    """Return a curve as a table with only the columns that it needs.
+
+    Raises:
+        EmotionError: the style's times are frames, and two keys fall on the same one.
+    """
+    style = style or Style()
+    times = [format_time(key.time_s, style.time) for key in track.keys]
+    _check_distinct(track, times, style.time)
+    time_column = "time" if style.time == "clock" else style.time
+    rows = [{time_column: time} | _fields(key) for time, key in zip(times, track.keys, strict=True)]
+    order = (time_column, "valence", "arousal", "emotion", "intensity", "ease")
+    columns = [name for name in order if any(name in row for row in rows)]
+    output = io.StringIO()
+    for comment in style.comments:
+        output.write(f"{comment}\n")
+    writer = csv.writer(output, delimiter=style.separator, lineterminator="\n")
+    writer.writerow([*columns, *style.columns])
+    for key, row in zip(track.keys, rows, strict=True):
+        cells = [row.get(name, "") for name in columns]
+        cells = [cell.replace(".", style.decimal) for cell in cells]
+        notes = style.notes.get(key.time_s, ("",) * len(style.columns))
+        writer.writerow([*cells, *notes])
+    return output.getvalue()
+
+
+def write_json(track: EmotionTrack, time: str = "time") -> str:
+    """Return a curve as JSON, one key a line.
+
+    Raises:
+        EmotionError: times are frames, and two keys fall on the same one.
+    """
+    times = [format_time(key.time_s, time) for key in track.keys]
+    _check_distinct(track, times, time)
+    name = "time" if time == "clock" else time
+    plain = time in ("time", "frame")
+    objects = [
+        {name: json.loads(text) if plain else text, **to_object(key)}
+        for text, key in zip(times, track.keys, strict=True)
+    ]
+    lines = ",\n".join(f"  {json.dumps(item)}" for item in objects)
+    return f"[\n{lines}\n]\n"
+
+
+def to_object(key: Key) -> dict[str, Any]:
+    """Return a key without its time as the fields that JSON holds."""
+    return {
+        name: text if name in ("emotion", "ease") else float(text)
+        for name, text in _fields(key).items()
+    }
+
+
+def write_line(track: EmotionTrack) -> str:
+    """Return a curve in one line, as `--emotion` takes it."""
+    return " ".join(map(_word, track.keys))
+
+
+def _word(key: Key) -> str:
+    cells = _fields(key)
+    if key.emotion is None:
+        state = f"{cells['valence']},{cells['arousal']}"
+    else:
+        state = ":".join(cells[name] for name in ("emotion", "intensity") if name in cells)
+    ease = f":{key.ease}" if "ease" in cells else ""
+    return f"{state}@{format_time(key.time_s, 'time')}{ease}"
+
+
+def _fields(key: Key) -> dict[str, str]:
+    """Return a key's cells without its time, those left out that would say the default."""
+    if key.emotion is None:
+        cells = {"valence": format_number(key.valence), "arousal": format_number(key.arousal)}
+    else:
+        cells = {"emotion": key.emotion}
+        if key.intensity != 1:
+            cells["intensity"] = format_number(key.intensity)
+    if key.ease != "linear":
+        cells["ease"] = key.ease
+    return cells
+
+
+def format_number(value: float) -> str:
+    """Return the shortest decimal that is read as the same number."""
+    text = format(Decimal(repr(value)), "f")
+    return text.removesuffix(".0") if value else "0"
+
+
+def format_time(seconds: float, form: str) -> str:
+    """Return a time as one of TIME_FORMATS; frames and timecodes are the nearest frame."""
+    if form == "time":
+        return format_number(seconds)
+    if form == "clock":
+        minutes, rest = divmod(Decimal(repr(seconds)), 60)
+        whole, _, decimals = format(rest, "f").partition(".")
+        decimals = decimals.rstrip("0")
+        return f"{minutes:f}:{whole:>02}" + (f".{decimals}" if decimals else "")
+    frame = round(seconds * FPS)
+    if form == "frame":
+        return str(frame)
+    total, frames = divmod(frame, FPS)
+    return f"{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}:{frames:02}"
+
+
+def _check_distinct(track: EmotionTrack, times: list[str], form: str) -> None:
+    for one, other, time in zip(track.keys, track.keys[1:], times[1:], strict=False):
+        if format_time(one.time_s, form) == time:
+            raise EmotionError(
+                f"two keys fall on one {form}: {one.time_s:g} s and {other.time_s:g} s are {time}",
+                "write the times in seconds",
+            )
+
+
+def save_text(path: Path, text: str, *, force: bool) -> None:
+    """Write a file under another name and move it into place.
+
+    Raises:
+        EmotionError: the file is there and `force` is not set, or cannot be written.
+    """
+    check_free(path, force=force)
+    target = path.resolve()  # a link is followed, not replaced
+    partial = target.with_name(f".{target.name[:40]}-{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise EmotionError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_free(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before anything is computed, a file that must not or cannot be written.
+
+    Raises:
+        EmotionError: it is an input, is there without `force`, or its folder is not there.
+    """
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise EmotionError(f"{path}: is an input, and would be replaced")
+    if path.is_dir():
+        raise EmotionError(f"{path}: is a folder")
+    if path.exists() and not force:
+        raise EmotionError(f"{path}: exists already", "choose another name, or --force")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise EmotionError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
