@@ -17,6 +17,7 @@ from keyface_cli.commands import (
     crop,
     doctor,
     embed,
+    emotion,
     evaluate,
     examples,
     info,
@@ -40,6 +41,7 @@ app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command()(doctor.doctor)
+app.add_typer(emotion.app)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)
 app.add_typer(weights.app)

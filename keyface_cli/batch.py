@@ -280,7 +280,7 @@ def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
     for name in ("portrait", "audio"):
         if name not in chosen:
             raise JobError(f"{name} is missing")
-    for name in ("portrait", "audio", "features", "output"):
+    for name in ("portrait", "audio", "features", "voice_model", "output"):
         if name in chosen:
             chosen[name] = (folder if name == "output" else base) / chosen[name]
     if "emotion" in chosen and (base / chosen["emotion"]).is_file():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from keyface_cli.audio import StoredWaveform
+    from keyface_cli.emotion import EmotionTrack
     from keyface_cli.framing import Crop
 
 # option -> the least and the greatest number that it may be
@@ -30,6 +31,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "portrait_time": (0.0, 360_000.0),  # seconds: a hundred hours, which keeps infinity out
     "start": (0.0, 360_000.0),
     "duration": (0.04, 360_000.0),
+    "emotion_strength": (0.0, 10.0),
     "audio_offset": (-60_000.0, 60_000.0),
     "seed": (0, 2**32 - 1),
     "steps": (1, 1000),
@@ -68,6 +70,8 @@ class Job:
     fps: int = 25
     crf: int = DEFAULT_CRF
     emotion: str = "neutral"
+    emotion_strength: float = 1.0
+    voice_model: Path | None = None
     start: float = 0.0
     duration: float | None = None
     audio_offset: float = 0.0
@@ -115,6 +119,8 @@ class Job:
                 continue
             if name == "emotion" and Path(self.emotion).suffix:
                 value = Path(self.emotion).name
+            if isinstance(value, Path):
+                value = value.name
             words += [option(name)] if value is True else [option(name), str(value)]
         return shlex.join(words)
 
@@ -123,7 +129,8 @@ class Prepared(NamedTuple):
     """What a job's files hold.
 
     `portrait` is (3, R, R) in [-1, 1], cut out of `picture` at `crop`; `emotion` (N, 2) valence and
-    arousal of each frame; `features` what each encoder hears, where a file says so.
+    arousal of each frame, sampled from `curve`; `features` what each encoder hears, where a file
+    says so.
     """
 
     picture: Image.Image
@@ -131,6 +138,7 @@ class Prepared(NamedTuple):
     portrait: NDArray[np.float32]
     waveform: StoredWaveform
     emotion: NDArray[np.float32]
+    curve: EmotionTrack
     features: dict[str, Tensor] | None
 
 
@@ -149,7 +157,9 @@ def check(job: Job) -> Format:
         VideoError: the output cannot be written, is one of the inputs, or ffmpeg is absent; or no
             such size.
         PortraitError: no such background colour.
+        EmotionError: the emotion is none, or its file is no curve.
     """
+    from keyface_cli.emotion.load import check_emotion
     from keyface_cli.ffmpeg import find_ffmpeg
     from keyface_cli.finish import parse_size
     from keyface_cli.output import check_output
@@ -166,6 +176,7 @@ def check(job: Job) -> Format:
     kind = check_output(job.output, job.force or job.keyframes_only)
     if kind.name == "pipe" and job.keyframes_only:
         raise VideoError("keyframes cannot be piped", "name a file with -o")
+    check_emotion(job.emotion, job.voice_model)
     find_ffmpeg()
     return kind
 
@@ -178,7 +189,7 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
         VideoError: the picture has no size that a video could have.
     """
     from keyface_cli.audio import count_frames, store_waveform
-    from keyface_cli.emotion import load_emotion
+    from keyface_cli.emotion import choose_curve, warn_of_curve
     from keyface_cli.finish import output_size, parse_size
     from keyface_cli.framing import (
         FRAMES,
@@ -190,7 +201,7 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
     )
     from keyface_cli.portrait import parse_colour, read_picture
 
-    track, config = load_emotion(job.emotion), checkpoint.config
+    config = checkpoint.config
     colour = None if job.background is None else parse_colour(job.background)
     picture = read_picture(job.portrait, colour, job.portrait_time)
     if job.paste_back:
@@ -203,6 +214,8 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
     place = Path.cwd() if job.output == STDOUT else job.output.resolve().parent
     waveform = store_waveform(job.audio, place, job.start, job.duration)
     N = count_frames(len(waveform))
+    curve = choose_curve(job.emotion, waveform, job.emotion_strength, job.voice_model)
+    warn_of_curve(curve, N)
     features = None
     if job.features is not None:
         from keyface_cli.features import load_features, origin
@@ -210,7 +223,7 @@ def read(job: Job, checkpoint: Checkpoint) -> Prepared:
         names = encoder_names(config)
         belongs = origin(job.audio, job.start, job.duration, checkpoint, names)
         features = load_features(job.features, belongs, N)
-    return Prepared(picture, crop, portrait, waveform, track.sample(N), features)
+    return Prepared(picture, crop, portrait, waveform, curve.sample(N), curve, features)
 
 
 def recipe(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -219,10 +232,12 @@ def recipe(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         EmotionError, PortraitError, AudioError: a file cannot be read.
     """
-    from keyface_cli.emotion import load_emotion
+    from keyface_cli.emotion.load import fingerprint
     from keyface_cli.ledger import file_hash
 
     files = {"portrait": job.portrait, "recording": job.audio}
+    if job.voice_model is not None:
+        files["voice model"] = job.voice_model
     try:
         hashes = {name: file_hash(path) for name, path in files.items()}
     except OSError as error:
@@ -230,12 +245,11 @@ def recipe(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
     apart = ("chunk", "features")  # these change no more than the last bits
     choices = {name: value for name, value in job.choices().items() if name not in apart}
     named = {option(name): str(value) for name, value in choices.items()}
-    curve = hashlib.sha256(repr(load_emotion(job.emotion)).encode()).hexdigest()
     listed = json.dumps(checkpoint.manifest["files"], sort_keys=True)
     return {
         **named,
         **hashes,
-        "emotion curve": curve,
+        "emotion curve": fingerprint(job.emotion),
         "kind of output": job.output.suffix.lower(),
         "model": hashlib.sha256(listed.encode()).hexdigest(),
         "version of keyface": __version__,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from keyface_cli import __version__
 from keyface_cli.config import FPS, KEYFRAME_STEP
+from keyface_cli.emotion.write import save_text, to_metadata, to_record, write_table
 from keyface_cli.errors import VideoError
 from keyface_cli.finish import Finish, PasteBack, Resize, output_size, parse_size
 from keyface_cli.formats import Format, format_of
@@ -23,6 +24,7 @@ from keyface_cli.stream import GenerationOptions, Progress
 from keyface_cli.video import VideoWriter
 
 _STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
+CURVE = "emotion.csv"  # in a job folder: the curve that the video follows
 
 
 def make_video(
@@ -53,6 +55,8 @@ def make_video(
     """
     options = _options(job)
     kind = format_of(job.output)
+    if folder is not None:
+        save_text(folder.path / CURVE, write_table(prepared.curve), force=True)
     R = pipeline.config.resolution
     writer = VideoWriter(
         job.output,
@@ -60,7 +64,7 @@ def make_video(
         size=(R, R),
         sound=job.sound,
         crf=job.crf,
-        metadata=_metadata(job, pipeline, options, recipe),
+        metadata=_metadata(job, prepared, pipeline, options, recipe),
         force=job.force,
         fps=job.fps,
         finish=_finish(job, prepared, R, kind),
@@ -81,6 +85,7 @@ def make_video(
         "seconds": len(prepared.emotion) / FPS,
         "width": writer.finish.size[0],
         "height": writer.finish.size[1],
+        "emotion": to_record(prepared.curve, len(prepared.emotion)),
         "timings": timings,
     }
 
@@ -173,7 +178,11 @@ def _finish(job: Job, prepared: Prepared, resolution: int, kind: Format) -> Fini
 
 
 def _metadata(
-    job: Job, pipeline: KeyFacePipeline, options: GenerationOptions, recipe: dict[str, Any]
+    job: Job,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    options: GenerationOptions,
+    recipe: dict[str, Any],
 ) -> dict[str, Any]:
     name = pipeline.checkpoint.name
     return {
@@ -182,6 +191,7 @@ def _metadata(
         "seed": job.seed,
         **asdict(options.sampling(pipeline.config.sampling)),
         "emotion": Path(job.emotion).name,
+        **to_metadata(prepared.curve),
         "portrait_sha256": recipe["portrait"],
         "audio_sha256": recipe["recording"],
         "job": digest(recipe),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from keyface_cli import __version__, device, video
+from keyface_cli.emotion import load_emotion
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.ffmpeg import find_ffmpeg
 from keyface_cli.ledger import file_hash
@@ -97,7 +98,7 @@ def test_json_object_and_metadata_say_how_it_was_made(
 ) -> None:
     code, out, err = animate(
         *("-o", "a.mp4", "--json", "--quiet", "--seed", 7, "--start", 0.2, "--duration", 0.5),
-        *("--identity-guidance", 1, "--emotion", "Happy"),
+        *("--identity-guidance", 1, "--emotion", "Happy:0.8@0:hold", "--emotion-strength", 0.5),
     )
     assert (code, err) == (0, "")
     result = json.loads(out)
@@ -106,6 +107,9 @@ def test_json_object_and_metadata_say_how_it_was_made(
         *("load", "audio", "keyframes", "interpolation", "decode", "encode", "total")
     ]
     assert timings["total"] >= sum(timings.values()) / 2 > 0
+    emotion = result.pop("emotion")
+    assert emotion["keys"] == [{"time": 0, "valence": 0.34, "arousal": 0.3, "ease": "hold"}]
+    assert [h["frame"] for h in emotion["heard"]] == [0, 12]
     assert result == {
         "output": "a.mp4",
         "frames": 13,
@@ -124,7 +128,8 @@ def test_json_object_and_metadata_say_how_it_was_made(
     assert made.pop("portrait_sha256") == file_hash(portrait_png)
     assert made.pop("audio_sha256") == file_hash(tone_wav)
     assert made.pop("command") == (
-        "keyface animate portrait.png tone.wav --model tiny --crop center --emotion Happy "
+        "keyface animate portrait.png tone.wav --model tiny --crop center "
+        "--emotion Happy:0.8@0:hold --emotion-strength 0.5 "
         "--start 0.2 --duration 0.5 --seed 7 --steps 1 --identity-guidance 1.0"
     )
     assert made == {
@@ -136,8 +141,18 @@ def test_json_object_and_metadata_say_how_it_was_made(
         "audio_guidance": 5.0,
         "identity_guidance": 1.0,
         "autoguidance": 2.0,
-        "emotion": "Happy",
+        "emotion": "Happy:0.8@0:hold",
+        "emotion_curve": "0.34,0.3@0:hold",
     }
+
+
+def test_curve_that_hardly_means_what_it_says_is_told(animate: Animate) -> None:
+    line = "happy@0 sad@0.2 angry@0.3 happy@0.5 calm@90"
+    code, _, err = animate("--emotion", line, "-q", "--keep-job", "-o", "a.mp4")
+    assert code == 0
+    assert load_emotion("a.mp4.keyface/emotion.csv") == load_emotion(line)
+    assert "1 of 5 keys lie after the end of the sound (0:01), the last at 1:30" in err
+    assert "2 places that the model may not hear" in err
 
 
 def test_same_command_gives_the_same_frames_and_another_seed_others(animate: Animate) -> None:
@@ -168,7 +183,10 @@ def test_choices_reach_the_model(
         *("--seed", 3, "--steps", 4, "--audio-guidance", 1.5, "--identity-guidance", 2.5),
         *("--autoguidance", 3.5, "--chunk", 6, "--emotion", "angry"),
     )
-    (_, picture, waveform, emotion, *_), (_, _, _, angry, choices, *_) = calls
+    animate("--emotion", "auto", "--emotion-strength", 2)
+    (_, picture, waveform, emotion, *_), (_, _, _, angry, choices, *_), (_, _, _, auto, *_) = calls
+    assert auto.shape == (25, 2)
+    assert (auto[:, 0] == 0).all()
     assert picture.shape == (3, 64, 64)
     assert len(waveform) == 0.7 * 16000
     assert emotion.shape == (18, 2)
@@ -221,6 +239,9 @@ def assert_refused(outcome: tuple[int, str, str], message: str) -> None:
         (("-o", "/proc/self/a.mp4"), "cannot be written to"),
         (("--emotion", "hapy"), "unknown emotion: hapy"),
         (("--emotion", "no.csv"), r"no\.csv: no such emotion file"),
+        (("--emotion", "sad@2 happy@1"), r"key 2 \(happy@1\): 1 s comes after 2 s"),
+        (("--voice-model", "no.onnx"), "a voice model estimates a curve, and one is given"),
+        (("--emotion", "auto", "--voice-model", "no.onnx"), r"no\.onnx: no such voice model"),
         (("--start", 1), "a start at 1 s is beyond its end"),
         (("--device", "cuda:99"), "this machine has no cuda:99 device"),
     ],

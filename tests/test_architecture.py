@@ -43,8 +43,8 @@ MAY_IMPORT = {
     },
     "batch": {"checkpoint", "errors", "job", "ledger", "metadata"},
     "making": {
-        *("config", "errors", "finish", "formats", "job", "jobfolder", "ledger", "pipeline"),
-        *("stream", "video", ""),
+        *("config", "emotion", "errors", "finish", "formats", "job", "jobfolder", "ledger"),
+        *("pipeline", "stream", "video", ""),
     },
     "features": {"checkpoint", "errors"},
     "diffusion": {"diffusion"},

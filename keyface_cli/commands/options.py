@@ -78,9 +78,28 @@ EmotionOption = Annotated[
     typer.Option(
         "--emotion",
         "-e",
-        metavar="NAME|FILE.csv",
-        help="One of 24 names (happy, sad, angry, ...), or a curve: a CSV file with the columns "
-        "time (in seconds), valence and arousal (-1 to 1).",
+        metavar="NAME|LINE|FILE|auto",
+        help="One of 24 names (happy, sad, angry, ...), a curve in one line "
+        '("neutral@0 happy@3.5 sad:0.6@8"), a curve in a CSV or JSON file, or auto: a guess from '
+        "the voice.",
+        rich_help_panel=_SOUND,
+    ),
+]
+EmotionStrengthOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=10.0,
+        help="How many times as far from neutral as the curve says, up to the full range.",
+        rich_help_panel=_SOUND,
+    ),
+]
+VoiceModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.onnx",
+        help="A speech-emotion model (arousal, dominance, valence) for --emotion auto.",
+        show_default="the voice's loudness, melody and rate",
         rich_help_panel=_SOUND,
     ),
 ]

@@ -1,7 +1,17 @@
 """Valence and arousal over time: names, curves, their files, and what a model hears of them."""
 
-from keyface_cli.emotion.load import AUTO, load_emotion
+from keyface_cli.emotion.checks import warn_of_curve
+from keyface_cli.emotion.load import AUTO, choose_curve, load_emotion
 from keyface_cli.emotion.names import NAMED
 from keyface_cli.emotion.track import EASES, EmotionTrack, Key
 
-__all__ = ["AUTO", "EASES", "NAMED", "EmotionTrack", "Key", "load_emotion"]
+__all__ = [
+    "AUTO",
+    "EASES",
+    "NAMED",
+    "EmotionTrack",
+    "Key",
+    "choose_curve",
+    "load_emotion",
+    "warn_of_curve",
+]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
+from keyface_cli.emotion.captured import capture_of
 from keyface_cli.emotion.cells import short
 from keyface_cli.emotion.line import is_line, parse_line
 from keyface_cli.emotion.names import NAMED, nearest
 from keyface_cli.emotion.objects import parse_json
+from keyface_cli.emotion.speech_model import estimate_with_model
 from keyface_cli.emotion.table import Style, parse_table
 from keyface_cli.emotion.track import EmotionTrack, Key
+from keyface_cli.emotion.voice import Waveform, estimate
 from keyface_cli.errors import EmotionError
 
 AUTO = "auto"  # the curve is estimated from the voice: see `voice`
@@ -39,6 +43,57 @@ def load_emotion(text: str) -> EmotionTrack:
     )
 
 
+def check_emotion(text: str, voice_model: Path | None = None) -> None:
+    """Check what can be checked of `--emotion` before the recording is read.
+
+    Raises:
+        EmotionError: the curve cannot be read, or the model is no file, or nobody asks it.
+    """
+    if text.strip().lower() != AUTO:
+        load_emotion(text)
+        if voice_model is not None:
+            raise EmotionError(
+                "a voice model estimates a curve, and one is given", "--emotion auto"
+            )
+    elif voice_model is not None and not voice_model.is_file():
+        raise EmotionError(f"{voice_model}: no such voice model")
+
+
+def fingerprint(text: str) -> str:
+    """Return what tells the curve of one `--emotion` from that of another, before it is sampled.
+
+    Raises:
+        EmotionError: as for `load_emotion`.
+    """
+    if text.strip().lower() == AUTO:
+        return AUTO
+    return hashlib.sha256(repr(load_emotion(text)).encode()).hexdigest()
+
+
+def choose_curve(
+    text: str, waveform: Waveform, strength: float = 1.0, voice_model: Path | None = None
+) -> EmotionTrack:
+    """Return the curve that `--emotion` means for a recording.
+
+    Args:
+        text: as for `load_emotion`, or AUTO: estimated from the voice.
+        waveform: (S,) at 16 kHz.
+        strength: see `EmotionTrack.scaled`.
+        voice_model: a speech-emotion model for AUTO, None for the voice's loudness, melody and
+            rate alone.
+
+    Raises:
+        EmotionError: the curve or the model cannot be used.
+    """
+    if text.strip().lower() != AUTO:
+        track = load_emotion(text)
+    elif voice_model is not None:
+        track = estimate_with_model(waveform, voice_model)
+    else:
+        track = estimate(waveform)
+    return track.scaled(strength)
+
+
 def read_curve(path: Path) -> EmotionTrack:
     """Read a curve from a CSV or JSON file.
 
@@ -50,14 +105,24 @@ def read_curve(path: Path) -> EmotionTrack:
 
 def read_styled(path: Path) -> tuple[EmotionTrack, Style | None]:
     """Read a curve and how its file is written; the style is None for JSON."""
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix.lower() == ".json" or text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
         track, _ = parse_json(text, str(path))
         return track, None
+    if captured := capture_of(text):
+        raise EmotionError(
+            f"{path}: is a capture of {captured}, not a curve",
+            f"make a curve of it: keyface emotion convert {path} -o curve.csv",
+        )
     return parse_table(text, str(path))
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text, whatever mark of byte order it has.
+
+    Raises:
+        EmotionError: the file is missing, too large, or holds no text.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

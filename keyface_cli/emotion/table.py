@@ -38,6 +38,7 @@ class Style:
     time: str = "time"  # one of cells.TIMES, or "clock": time as minutes:seconds
     separator: str = ","  # one of SEPARATORS
     decimal: str = "."  # or ","
+    fields: tuple[str, ...] = ()  # columns of values that stand there even where they are empty
     comments: tuple[str, ...] = ()  # lines that begin with #, without their ends
     columns: tuple[str, ...] = ()  # names of the columns that are no curve
     notes: dict[float, tuple[str, ...]] = field(default_factory=dict)  # their cells, by key's time
@@ -80,6 +81,7 @@ def parse_table(text: str, where: str) -> tuple[EmotionTrack, Style]:
         "clock" if clock else _time_field(columns),
         rows.separator,
         "," if comma and rows.separator != "," else ".",
+        tuple(name for name in columns if name not in TIMES),
         tuple(rows.comments),
         tuple(extra.values()),
         notes,

@@ -145,7 +145,7 @@ class EmotionTrack:
 
 
 def _clip(value: float) -> float:
-    return min(1.0, max(-1.0, value))
+    return round(min(1.0, max(-1.0, value)), 9)
 
 
 def _slopes(

@@ -12,16 +12,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keyface_cli.config import FPS
 from keyface_cli.emotion.table import Style
+from keyface_cli.emotion.thin import thin
 from keyface_cli.emotion.track import EmotionTrack, Key
 from keyface_cli.errors import EmotionError
 
+MAX_LINE = 16_000  # characters: ffmpeg takes the metadata as one argument
 TIME_FORMATS = ("time", "clock", "frame", "timecode")
 
 
 def write_table(track: EmotionTrack, style: Style | None = None) -> str:
-    """Return a curve as a table with only the columns that it needs.
+    """Return a curve as a table with the columns that it needs and those of the style.
 
     Raises:
         EmotionError: the style's times are frames, and two keys fall on the same one.
@@ -31,8 +35,9 @@ def write_table(track: EmotionTrack, style: Style | None = None) -> str:
     _check_distinct(track, times, style.time)
     time_column = "time" if style.time == "clock" else style.time
     rows = [{time_column: time} | _fields(key) for time, key in zip(times, track.keys, strict=True)]
-    order = (time_column, "valence", "arousal", "emotion", "intensity", "ease")
-    columns = [name for name in order if any(name in row for row in rows)]
+    order = ("valence", "arousal", "emotion", "intensity", "ease")
+    needed = [name for name in order if any(name in row for row in rows)]
+    columns = list(dict.fromkeys([time_column, *style.fields, *needed]))
     output = io.StringIO()
     for comment in style.comments:
         output.write(f"{comment}\n")
@@ -70,6 +75,37 @@ def to_object(key: Key) -> dict[str, Any]:
         name: text if name in ("emotion", "ease") else float(text)
         for name, text in _fields(key).items()
     }
+
+
+def to_record(track: EmotionTrack, num_frames: int) -> dict[str, Any]:
+    """Return a curve and what a model hears of it, as JSON can hold them."""
+    keys = [{"time": key.time_s, **to_object(key)} for key in track.keys]
+    heard = [
+        {
+            "frame": h.frame,
+            "time": h.time_s,
+            "valence": round(h.valence, 4),
+            "arousal": round(h.arousal, 4),
+        }
+        for h in track.heard(num_frames)
+    ]
+    return {"keys": keys, "heard": heard}
+
+
+def to_metadata(track: EmotionTrack) -> dict[str, Any]:
+    """Return a curve in one line, for the metadata of a video.
+
+    A curve of very many keys is thinned until it fits, and how far it may then be off is told.
+    """
+    line = write_line(track)
+    if len(line) <= MAX_LINE:
+        return {"emotion_curve": line}
+    times = np.arange(int(track.end_s * FPS) + 1) / FPS
+    values = track.at(times)
+    tolerance = 0.01
+    while len(line := write_line(thin(times, values, tolerance))) > MAX_LINE:
+        tolerance *= 2
+    return {"emotion_curve": line, "emotion_curve_tolerance": tolerance}
 
 
 def write_line(track: EmotionTrack) -> str:
@@ -132,6 +168,11 @@ def _check_distinct(track: EmotionTrack, times: list[str], form: str) -> None:
 
 
 def save_text(path: Path, text: str, *, force: bool) -> None:
+    """Write a text as UTF-8: see `save_bytes`."""
+    save_bytes(path, text.encode(), force=force)
+
+
+def save_bytes(path: Path, content: bytes, *, force: bool) -> None:
     """Write a file under another name and move it into place.
 
     Raises:
@@ -141,8 +182,8 @@ def save_text(path: Path, text: str, *, force: bool) -> None:
     target = path.resolve()  # a link is followed, not replaced
     partial = target.with_name(f".{target.name[:40]}-{secrets.token_hex(4)}.part")
     try:
-        with partial.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
