@@ -112,8 +112,11 @@ class Page:
 
     def serve(self) -> None:
         """Answer requests until `stop`; Ctrl-C passes through."""
-        if not self._stopping:
-            self._server.serve_forever(poll_interval=0.05)
+        try:
+            if not self._stopping:
+                self._server.serve_forever(poll_interval=0.05)
+        finally:
+            self._server.server_close()
 
     def stop(self) -> None:
         """End `serve`, once the request that is being answered has its answer; any thread may."""

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "ffmpeg": {"errors"},
     "page": {"errors"},
     "audio": {"config", "errors", "ffmpeg"},
-    "emotion": {"emotion", "stages.timeline", "config", "errors"},
+    "emotion": {"emotion", "page", "stages.timeline", "config", "errors"},
     "portrait": {"errors", "ffmpeg"},
     "faces": set[str](),
     "framing": {"faces", "errors"},

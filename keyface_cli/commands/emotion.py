@@ -285,6 +285,47 @@ def convert(
         typer.echo(output)
 
 
+@app.command()
+def edit(
+    curve: Annotated[
+        Path, typer.Argument(metavar="CURVE", help="The CSV or JSON file; made where missing.")
+    ],
+    audio: Annotated[
+        Path, typer.Option("--audio", "-a", metavar="AUDIO", help="The recording it belongs to.")
+    ],
+    browser: Annotated[
+        bool, typer.Option(help="Open the page; its address is printed in any case.")
+    ] = True,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page.", show_default="a free one")
+    ] = 0,
+) -> None:
+    """Draw a curve over the sound, in a page that only this machine can open."""
+    import tempfile
+    import webbrowser
+
+    import soundfile
+
+    from keyface_cli.audio import load_waveform
+    from keyface_cli.config import SAMPLE_RATE
+    from keyface_cli.emotion.editor import Editor
+    from keyface_cli.emotion.write import check_free
+
+    check_free(curve, force=True, inputs=[audio])
+    waveform = load_waveform(audio)
+    with tempfile.TemporaryDirectory(prefix="keyface-") as folder:
+        sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
+        soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")
+        editor = Editor(curve, waveform, sound)
+        with editor.page(port=port) as page:
+            console.say(f"editing {curve}: {page.url} (Ctrl-C ends it)")
+            if browser:
+                webbrowser.open(page.url)
+            page.serve()
+    if editor.saves:
+        typer.echo(curve)
+
+
 def _read(curve: str, waveform: NDArray[np.float32] | None) -> EmotionTrack:
     """Read a curve in any form; `auto` needs the sound."""
     from keyface_cli.emotion import AUTO, load_emotion

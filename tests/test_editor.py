@@ -1,0 +1,333 @@
+"""The editor of curves: drawn, undone, saved and reloaded in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from browser import complaints, open_browser, requested, serving, wait_for
+from numpy.testing import assert_allclose
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from keyface_cli.emotion import EASES, NAMED, EmotionTrack, Key, load_emotion
+from keyface_cli.emotion.editor import Editor
+from keyface_cli.emotion.write import write_json
+from keyface_cli.errors import EmotionError
+
+CURVE = "# take 2\ntime;emotion;valence;arousal;note\n0;neutral;;;start\n4;;0,5;-0,5;\n"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    """One browser for all tests of this file."""
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "curve.csv"
+    path.write_text(CURVE)
+    return path
+
+
+@pytest.fixture
+def editor(path: Path, tmp_path: Path) -> Editor:
+    t = np.arange(8 * 16_000) / 16_000
+    waveform = (0.4 * np.sin(2 * np.pi * 200 * t) * (t < 4)).astype(np.float32)
+    soundfile.write(tmp_path / "sound.wav", waveform, 16_000)
+    return Editor(path, waveform, tmp_path / "sound.wav")
+
+
+@pytest.fixture
+def opened(browser: Chrome, editor: Editor) -> Iterator[Chrome]:
+    """The browser with the editor's page in it."""
+    with serving(editor.page()) as url:
+        requested(browser), complaints(browser)
+        browser.get(url)
+        wait_for(browser, "document.body.dataset.ready")
+        yield browser
+        # nothing may stop the page from being left
+        browser.execute_script("if (typeof keys !== 'undefined') saved = snapshot()")
+        assert all(address.startswith(url) for address in requested(browser))
+        assert complaints(browser) == []
+        browser.get("about:blank")
+
+
+def state(browser: Chrome) -> list[dict[str, Any]]:
+    keys: list[dict[str, Any]] = browser.execute_script("return keys")
+    return keys
+
+
+def place(browser: Chrome, time: float, value: float) -> tuple[int, int]:
+    """Where a time and a value are on the canvas, from its middle, as ActionChains counts."""
+    script = "return [toX(arguments[0]) - width() / 2, toY(arguments[1]) - height() / 2]"
+    x, y = browser.execute_script(script, time, value)
+    return round(x), round(y)
+
+
+def drag(browser: Chrome, start: tuple[float, float], end: tuple[float, float]) -> None:
+    canvas = browser.find_element(By.ID, "canvas")
+    x, y = place(browser, *start)
+    to_x, to_y = place(browser, *end)
+    hand = ActionChains(browser, duration=20).move_to_element_with_offset(canvas, x, y)
+    hand.click_and_hold().move_by_offset((to_x - x) // 2, (to_y - y) // 2)
+    hand.move_to_element_with_offset(canvas, to_x, to_y).release().perform()
+
+
+def press(browser: Chrome, key: str, *, control: bool = True) -> None:
+    hand = ActionChains(browser)
+    if control:
+        hand.key_down(Keys.CONTROL).send_keys(key).key_up(Keys.CONTROL).perform()
+    else:
+        hand.send_keys(key).perform()
+
+
+def test_draw_undo_save_and_reload(opened: Chrome, path: Path, editor: Editor) -> None:
+    assert [key["time"] for key in state(opened)] == [0, 4]
+    drag(opened, (4, 0.5), (6, -0.8))  # the second key's valence, and its time
+    second = state(opened)[1]
+    assert_allclose(
+        [second["time"], second["valence"], second["arousal"]], [6, -0.8, -0.5], atol=0.03
+    )
+    drag(opened, (3, -0.25), (3, 0.6))  # the line of arousal: a new key
+    assert len(state(opened)) == 3
+    assert_allclose(
+        [state(opened)[1][c] for c in ("time", "valence", "arousal")], [3, -0.4, 0.6], atol=0.03
+    )
+    press(opened, "z")
+    assert [len(state(opened)), state(opened)[1]["time"]] == [2, second["time"]]
+    press(opened, "z")
+    assert state(opened)[1]["time"] == 4
+    press(opened, "y")
+    press(opened, "y")
+    assert len(state(opened)) == 3
+    drawn = state(opened)
+    assert path.read_text() == CURVE
+    press(opened, "s")
+    wait_for(opened, "byId('status').textContent === 'saved'")
+    lines = path.read_text().splitlines()
+    assert lines[:3] == ["# take 2", "time;emotion;valence;arousal;note", "0;neutral;;;start"]
+    assert lines[3].replace(",", ".").split(";")[2:4] == [
+        str(drawn[1][c]) for c in ("valence", "arousal")
+    ]
+    assert editor.saves == 1
+    opened.refresh()
+    wait_for(opened, "document.body.dataset.ready")
+    assert state(opened) == drawn
+    assert (
+        os.listdir(path.parent) == ["sound.wav", "curve.csv"] or len(os.listdir(path.parent)) == 2
+    )
+
+
+def test_names_eases_and_numbers(opened: Chrome, path: Path) -> None:
+    chip = opened.find_element(By.CSS_SELECTOR, "[data-name=happy]")
+    canvas = opened.find_element(By.ID, "canvas")
+    x, y = place(opened, 2, 0)
+    hand = ActionChains(opened, duration=20).click_and_hold(chip)
+    hand.move_to_element_with_offset(canvas, x, y).release().perform()
+    named = state(opened)[1]
+    assert (named["emotion"], named["valence"], named["arousal"]) == ("happy", 0.85, 0.75)
+    assert_allclose(named["time"], 2, atol=0.03)
+    opened.find_element(By.CSS_SELECTOR, "#ease option:nth-child(3)").click()
+    assert state(opened)[1]["ease"] == "smooth"
+    field = opened.find_element(By.ID, "time")
+    field.clear()
+    field.send_keys("2,5\n")
+    assert state(opened)[1]["time"] == 2.5
+    opened.find_element(By.ID, "save").click()
+    wait_for(opened, "byId('status').textContent === 'saved'")
+    assert load_emotion(str(path)).keys[1] == Key.named(2.5, "happy", 1.0, "smooth")
+    field = opened.find_element(By.ID, "arousal")
+    field.clear()
+    field.send_keys("7\n")
+    assert state(opened)[1]["arousal"] == 1
+    assert "emotion" not in state(opened)[1]
+    field.clear()
+    field.send_keys("high\n")
+    assert wait_for(opened, "byId('status').textContent") == "arousal is not a number"
+    assert state(opened)[1]["arousal"] == 1
+    opened.find_element(By.ID, "remove").click()
+    assert len(state(opened)) == 2
+    ActionChains(opened, duration=20).move_to_element_with_offset(
+        canvas, *place(opened, 7, 0.9)
+    ).double_click().perform()
+    assert_allclose(
+        [state(opened)[2][c] for c in ("time", "valence", "arousal")], [7, 0.9, -0.5], atol=0.03
+    )
+
+
+def test_the_sound_plays_and_can_be_sought(opened: Chrome) -> None:
+    wait_for(opened, "sound.readyState >= 3")
+    assert opened.execute_script("return sound.duration") == 8
+    canvas = opened.find_element(By.ID, "canvas")
+    x, y = place(opened, 6, 0.97)
+    ActionChains(opened, duration=20).move_to_element_with_offset(canvas, x, y).click().perform()
+    assert_allclose(wait_for(opened, "sound.currentTime"), 6, atol=0.05)
+    press(opened, " ", control=False)
+    wait_for(opened, "sound.currentTime > 6.2 || sound.ended")
+    assert len(state(opened)) == 2
+
+
+def test_zoom_keeps_what_is_under_the_hand(opened: Chrome) -> None:
+    canvas = opened.find_element(By.ID, "canvas")
+    x, y = place(opened, 6, 0)
+    origin = {"x": x, "y": y}
+    opened.execute_script(
+        "canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: -400, clientX:"
+        " canvas.getBoundingClientRect().left + width() / 2 + arguments[0].x, clientY: 200}))",
+        origin,
+    )
+    assert opened.execute_script("return view[1] - view[0]") < 4
+    assert abs(place(opened, 6, 0)[0] - x) <= 2
+    assert canvas.is_displayed()
+
+
+def test_page_draws_the_curve_that_the_program_makes(opened: Chrome) -> None:
+    rng = np.random.default_rng(0)
+    times = np.linspace(0, 8, 200)
+    for _ in range(10):
+        moments = np.sort(rng.choice(800, 7, replace=False)) / 100
+        keys = tuple(
+            Key(t, *rng.uniform(-1, 1, 2).tolist(), str(rng.choice(EASES)))
+            for t in moments.tolist()
+        )
+        given = [
+            {"time": k.time_s, "valence": k.valence, "arousal": k.arousal, "ease": k.ease}
+            for k in keys
+        ]
+        drawn = opened.execute_script(
+            "keys = arguments[0]; return arguments[1].map(t => CHANNELS.map(c => sampler(c)(t)))",
+            given,
+            times.tolist(),
+        )
+        assert_allclose(drawn, EmotionTrack(keys).at(times), atol=1e-9)
+    assert opened.execute_script("return heard()") == [
+        h.frame for h in EmotionTrack(keys).heard(200)
+    ]
+
+
+def test_a_file_changed_elsewhere_is_not_overwritten(opened: Chrome, path: Path) -> None:
+    drag(opened, (4, 0.5), (5, 0.2))
+    path.write_text("time,emotion\n0,sad\n")
+    opened.find_element(By.ID, "save").click()
+    said = wait_for(opened, "byId('status').textContent")
+    assert re.fullmatch(
+        r"not saved: .*curve\.csv: has been changed elsewhere since; reload .*", said
+    )
+    assert path.read_text() == "time,emotion\n0,sad\n"
+    complaints(opened)  # the refused request
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_save_and_close_ends_the_server(browser: Chrome, editor: Editor) -> None:
+    page = editor.page()
+    with serving(page) as url:
+        browser.get(url)
+        wait_for(browser, "document.body.dataset.ready")
+        browser.find_element(By.ID, "done").click()
+        wait_for(browser, "document.body.textContent.startsWith('Saved.')")
+        WebDriverWait(browser, 60).until(lambda _: not answers(url))
+
+
+@pytest.mark.parametrize("name", ["new.csv", "new.json"])
+def test_new_file_is_made_when_it_is_saved(editor: Editor, tmp_path: Path, name: str) -> None:
+    fresh = Editor(tmp_path / name, np.zeros(16_000, np.float32), tmp_path / "sound.wav")
+    told = fresh.describe()
+    assert (told["version"], told["seconds"], told["frames"]) == ("", 1.0, 25)
+    assert told["keys"] == [
+        {"time": 0.0, "valence": 0.0, "arousal": 0.0, "ease": "linear", "emotion": "neutral"}
+    ]
+    assert set(told["names"]) == set(NAMED)
+    assert not (tmp_path / name).exists()
+    version = fresh.save({"keys": told["keys"], "version": ""})["version"]
+    assert load_emotion(str(tmp_path / name)) == EmotionTrack((Key.named(0.0, "neutral"),))
+    assert (name == "new.json") == (tmp_path / name).read_text().startswith("[")
+    keys = [{"time": 1, "valence": 0.25, "arousal": 0, "ease": "hold"}]
+    fresh.save({"keys": keys, "version": version})
+    assert load_emotion(str(tmp_path / name)).keys == (Key(1.0, 0.25, 0.0, "hold"),)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (None, "the page sent no keys"),
+        ({"keys": 3}, "the page sent no keys"),
+        ({"keys": []}, "the page: holds no keys"),
+        ({"keys": [{"time": 0, "valence": 2, "arousal": 0}]}, "the page: key 1: valence is out of"),
+        ({"keys": [{"time": float("nan"), "emotion": "sad"}]}, "the page: not a number: NaN"),
+        ({"keys": [None]}, "the page: key 1: is not an object"),
+    ],
+)
+def test_bad_keys_are_not_saved(editor: Editor, path: Path, body: Any, message: str) -> None:
+    if isinstance(body, dict):
+        body["version"] = editor.describe()["version"]
+    with pytest.raises(EmotionError, match=message):
+        editor.save(body)
+    assert path.read_text() == CURVE
+
+
+def test_keys_that_fall_on_one_frame_are_not_saved(editor: Editor, path: Path) -> None:
+    path.write_text("frame,valence,arousal\n0,0,0\n")
+    version = editor.describe()["version"]
+    track = EmotionTrack((Key(0.0, 0.0, 0.0), Key(0.01, 1.0, 0.0)))
+    keys = json.loads(write_json(track))
+    with pytest.raises(EmotionError, match="two keys fall on one frame"):
+        editor.save({"keys": keys, "version": version})
+
+
+def test_command_serves_until_it_is_closed(tmp_path: Path, tone_wav: Path) -> None:
+    command = [sys.executable, "-m", "keyface_cli", "emotion", "edit", "c.csv", "--no-browser"]
+    child = subprocess.Popen(
+        [*command, "--audio", tone_wav],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    line = child.stderr.readline()
+    found = re.search(r"editing c\.csv: (http://127\.0\.0\.1:\d+/\S+/) ", line)
+    assert found, line
+    with urllib.request.urlopen(f"{found[1]}sound.wav", timeout=60) as reply:
+        assert len(reply.read()) == 44 + 2 * 16_000
+    keys = [{"time": 0, "emotion": "calm"}]
+    for path, body in (("save", {"keys": keys, "version": ""}), ("close", None)):
+        headers = {"Content-Type": "application/json"}
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(found[1] + path, data, headers)
+        urllib.request.urlopen(request, timeout=60).close()
+    out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out) == (0, "c.csv\n")
+    assert load_emotion(str(tmp_path / "c.csv")).keys == (Key.named(0.0, "calm"),)
+
+
+def test_ctrl_c_ends_the_command(tmp_path: Path, tone_wav: Path) -> None:
+    command = [sys.executable, "-m", "keyface_cli", "emotion", "edit", "c.csv", "--no-browser"]
+    child = subprocess.Popen([*command, "-a", tone_wav], cwd=tmp_path, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    assert b"editing" in child.stderr.readline()
+    child.send_signal(signal.SIGINT)
+    assert b"Traceback" not in child.communicate(timeout=60)[1]
+    assert child.returncode == 130
+    assert os.listdir(tmp_path) == []
