@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "page": {"errors"},
     "audio": {"config", "errors", "ffmpeg"},
     "emotion": {"emotion", "page", "stages.timeline", "config", "errors"},
+    "emotion.performance": {"emotion", "faces", "ffmpeg", "config", "errors"},
     "portrait": {"errors", "ffmpeg"},
     "faces": set[str](),
     "framing": {"faces", "errors"},

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from keyface_cli.commands import console, options
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from keyface_cli.emotion import EmotionTrack
-    from keyface_cli.emotion.table import Style
+from keyface_cli.commands import console, draw, options
+from keyface_cli.commands.curves import (
+    AudioOption,
+    CurveArgument,
+    DecimalOption,
+    SeparatorOption,
+    TimeOption,
+    frames_of,
+    is_json,
+    read_curve,
+    read_styled_curve,
+    say_rounding,
+    sound_of,
+    style_for,
+    terminal_width,
+    with_colour,
+)
 
 app = typer.Typer(
     name="emotion",
@@ -32,36 +38,6 @@ keyface emotion new examples/speech.wav -o curve.csv --every 2
 keyface emotion plot examples/curve.csv --audio examples/speech.wav
 """,
 )
-
-TimeFormat = Literal["time", "clock", "frame", "timecode"]
-CurveArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CURVE",
-        help='A CSV or JSON file, a name, or a curve in one line ("neutral@0 happy@3.5").',
-    ),
-]
-AudioOption = Annotated[
-    Path | None,
-    typer.Option("--audio", "-a", metavar="AUDIO", help="The recording that the curve belongs to."),
-]
-TimeOption = Annotated[
-    TimeFormat | None,
-    typer.Option(
-        "--time",
-        help="How times are written: seconds, minutes:seconds, frames at 25 fps, or timecode.",
-        show_default="as in the curve, else seconds",
-    ),
-]
-SeparatorOption = Annotated[
-    Literal["comma", "semicolon", "tab"] | None,
-    typer.Option(help="What stands between columns.", show_default="comma; tab for FILE.tsv"),
-]
-DecimalOption = Annotated[
-    Literal["point", "comma"],
-    typer.Option(help="The decimal mark: comma for spreadsheets in German, French, ..."),
-]
-_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
 @app.callback()
@@ -93,7 +69,7 @@ def names(
     elif plot:
         from keyface_cli.emotion.plot import terminal_names
 
-        typer.echo(terminal_names(width=_width(), colour=_colour()))
+        typer.echo(terminal_names(width=terminal_width(), colour=with_colour()))
     elif as_json:
         typer.echo(json.dumps({name: list(values) for name, values in NAMED.items()}))
     else:
@@ -153,9 +129,9 @@ def new(
     if name is None:
         console.say("an estimate from the voice: arousal only, valence is left at 0")
     track = estimate(waveform) if name is None else None
-    style = _style(target, time or "clock", separator, decimal)
+    style = style_for(target, time or "clock", separator, decimal)
     track, style = make_template(waveform, name, every, track, style, audio.name)
-    text = write_json(track, style.time) if _is_json(target) else write_table(track, style)
+    text = write_json(track, style.time) if is_json(target) else write_table(track, style)
     save_text(target, text, force=force)
     console.say(f"{len(track.keys)} rows; then: keyface emotion check {target} --audio {audio}")
     typer.echo(target)
@@ -173,9 +149,9 @@ def check(
     """Say what is wrong with a curve, or hardly meant."""
     from keyface_cli.emotion.checks import clock, remarks
 
-    waveform = _sound(audio)
-    track = _read(curve, waveform)
-    found = remarks(track, None if waveform is None else _frames(waveform))
+    waveform = sound_of(audio)
+    track = read_curve(curve, waveform)
+    found = remarks(track, None if waveform is None else frames_of(waveform))
     for remark in found:
         console.report("warning", remark)
     facts = {"curve": curve, "keys": len(track.keys), "end_s": track.end_s, "warnings": found}
@@ -214,9 +190,9 @@ def plot(
     if output is not None:
         drawing.check_suffix(output)
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
-    waveform = _sound(audio)
-    track = _read(curve, waveform).scaled(strength)
-    frames = int(track.end_s * 25) + 26 if waveform is None else _frames(waveform)
+    waveform = sound_of(audio)
+    track = read_curve(curve, waveform).scaled(strength)
+    frames = int(track.end_s * 25) + 26 if waveform is None else frames_of(waveform)
     if output is not None:
         drawing.save_figure(drawing.draw_curve(track, frames, waveform), output)
     if as_json:
@@ -225,7 +201,9 @@ def plot(
         typer.echo(output)
     else:
         typer.echo(
-            drawing.terminal_curve(track, frames, waveform, width=_width(), colour=_colour())
+            drawing.terminal_curve(
+                track, frames, waveform, width=terminal_width(), colour=with_colour()
+            )
         )
 
 
@@ -269,12 +247,12 @@ def convert(
 
     if output is not None:
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
-    track, style = _read_styled(curve, audio, tolerance)
-    chosen = _style(output, time or (style.time if style else "time"), separator, decimal, style)
-    _say_rounding(track, chosen.time)
+    track, style = read_styled_curve(curve, audio, tolerance)
+    chosen = style_for(output, time or (style.time if style else "time"), separator, decimal, style)
+    say_rounding(track, chosen.time)
     if form == "line":
         text = f"{write_line(track)}\n"
-    elif form == "json" or (form is None and output is not None and _is_json(output)):
+    elif form == "json" or (form is None and output is not None and is_json(output)):
         text = write_json(track, chosen.time)
     else:
         text = write_table(track, chosen)
@@ -285,128 +263,5 @@ def convert(
         typer.echo(output)
 
 
-@app.command()
-def edit(
-    curve: Annotated[
-        Path, typer.Argument(metavar="CURVE", help="The CSV or JSON file; made where missing.")
-    ],
-    audio: Annotated[
-        Path, typer.Option("--audio", "-a", metavar="AUDIO", help="The recording it belongs to.")
-    ],
-    browser: Annotated[
-        bool, typer.Option(help="Open the page; its address is printed in any case.")
-    ] = True,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page.", show_default="a free one")
-    ] = 0,
-) -> None:
-    """Draw a curve over the sound, in a page that only this machine can open."""
-    import tempfile
-    import webbrowser
-
-    import soundfile
-
-    from keyface_cli.audio import load_waveform
-    from keyface_cli.config import SAMPLE_RATE
-    from keyface_cli.emotion.editor import Editor
-    from keyface_cli.emotion.write import check_free
-
-    check_free(curve, force=True, inputs=[audio])
-    waveform = load_waveform(audio)
-    with tempfile.TemporaryDirectory(prefix="keyface-") as folder:
-        sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
-        soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")
-        editor = Editor(curve, waveform, sound)
-        with editor.page(port=port) as page:
-            console.say(f"editing {curve}: {page.url} (Ctrl-C ends it)")
-            if browser:
-                webbrowser.open(page.url)
-            page.serve()
-    if editor.saves:
-        typer.echo(curve)
-
-
-def _read(curve: str, waveform: NDArray[np.float32] | None) -> EmotionTrack:
-    """Read a curve in any form; `auto` needs the sound."""
-    from keyface_cli.emotion import AUTO, load_emotion
-    from keyface_cli.emotion.voice import estimate
-
-    if curve.strip().lower() != AUTO:
-        return load_emotion(curve)
-    if waveform is None:
-        raise typer.BadParameter("auto needs the recording: --audio AUDIO")
-    console.say("an estimate from the voice: arousal only, valence is left at 0")
-    return estimate(waveform)
-
-
-def _read_styled(
-    curve: str, audio: Path | None, tolerance: float
-) -> tuple[EmotionTrack, Style | None]:
-    """Read a curve and how its file is written, or a capture."""
-    from keyface_cli.emotion.captured import capture_of, read_captured
-    from keyface_cli.emotion.load import read_styled, read_text
-    from keyface_cli.emotion.thin import resample, smooth, thin
-
-    if not os.path.isfile(curve):
-        return _read(curve, _sound(audio)), None
-    text = read_text(Path(curve))
-    if capture_of(text) is None:
-        return read_styled(Path(curve))
-    captured = read_captured(text, curve)
-    console.say(f"{captured.source}: valence and arousal are guessed from the face's muscles")
-    times, values = resample(captured.times, captured.values)
-    return thin(times, smooth(values, 3.0), tolerance), None
-
-
-def _style(
-    output: Path | None,
-    time: str,
-    separator: str | None,
-    decimal: str,
-    base: Style | None = None,
-) -> Style:
-    """Return how to write a table: the options, then the file's name, then what was read."""
-    from dataclasses import replace
-
-    from keyface_cli.emotion.table import Style
-
-    style = base or Style()
-    suffix = "" if output is None else output.suffix.lower()
-    mark = _SEPARATORS[separator] if separator else "\t" if suffix == ".tsv" else ","
-    point = "," if decimal == "comma" else "."
-    if point == mark:
-        raise typer.BadParameter("with a decimal comma, take --separator semicolon or tab")
-    return replace(style, time=time, separator=mark, decimal=point)
-
-
-def _say_rounding(track: EmotionTrack, time: str) -> None:
-    if time in ("frame", "timecode"):
-        moved = sum(abs(key.time_s * 25 - round(key.time_s * 25)) > 1e-6 for key in track.keys)
-        if moved:
-            console.report("warning", f"{moved} of {len(track.keys)} keys moved to a whole frame")
-
-
-def _is_json(path: Path) -> bool:
-    return path.suffix.lower() == ".json"
-
-
-def _sound(audio: Path | None) -> NDArray[np.float32] | None:
-    if audio is None:
-        return None
-    from keyface_cli.audio import load_waveform
-
-    return load_waveform(audio)
-
-
-def _frames(waveform: NDArray[Any]) -> int:
-    from keyface_cli.audio import count_frames
-
-    return count_frames(len(waveform))
-
-
-def _width() -> int:
-    return max(60, min(160, shutil.get_terminal_size((100, 24)).columns))
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+app.command()(draw.edit)
+app.command()(draw.extract)

@@ -81,6 +81,12 @@ def thin(times: NDArray[np.float64], values: NDArray[np.float64], tolerance: flo
             open_spans += [(first, first + worst), (first + worst, last)]
     if len(kept) == 2 and np.abs(values[0] - values[-1]).max() <= tolerance:
         kept = {0}
-    rounded = np.round(values, 3)
-    keys = (Key(round(float(times[i]), 3), *rounded[i].tolist()) for i in sorted(kept))
-    return EmotionTrack(tuple(keys))
+    places = sorted(kept)
+    return every(times[places], values[places])
+
+
+def every(times: NDArray[np.float64], values: NDArray[np.float64]) -> EmotionTrack:
+    """Return the curve with a key at each of the times (N,), in thousandths; values are (N, 2)."""
+    moments = np.round(times, 3).tolist()
+    pairs = np.round(np.clip(values, -1.0, 1.0), 3).tolist()
+    return EmotionTrack(tuple(Key(t, *pair) for t, pair in zip(moments, pairs, strict=True)))

@@ -1,0 +1,102 @@
+"""`keyface emotion edit` and `extract`: curves drawn by hand, and taken from a performance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyface_cli.commands import console, options
+from keyface_cli.commands.curves import TimeOption, is_json, style_for
+
+
+def extract(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A performance: one face.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="CURVE", help="The CSV or JSON to write.")
+    ],
+    model: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.onnx", help="EmotiEffLib's enet_b0_8_va_mtl.onnx, from its GitHub page."
+        ),
+    ],
+    dense: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write what was read of every frame, too."),
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Seconds that are averaged.")
+    ] = 0.25,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How far the keys may be off.")
+    ] = 0.08,
+    time: TimeOption = "time",
+    force: options.ForceOption = False,
+) -> None:
+    """Make a curve of a filmed performance: its valence and arousal, thinned to a few keys."""
+    import numpy as np
+
+    from keyface_cli.emotion.performance import fill_and_smooth, read_performance
+    from keyface_cli.emotion.thin import every, thin
+    from keyface_cli.emotion.write import check_free, save_text, write_json, write_table
+
+    targets = [output] if dense is None else [output, dense]
+    for target in targets:
+        check_free(target, force=force, inputs=[video, model])
+    with console.waiting("reading faces"):
+        found = read_performance(video, model)
+    unseen = int(np.isnan(found).any(axis=1).sum())
+    if unseen:
+        console.report("warning", f"no face is seen in {unseen} of {len(found)} frames: filled in")
+    times = np.arange(len(found)) / 25
+    style = style_for(output, time or "time")
+    if dense is not None:
+        table = write_table(every(times, fill_and_smooth(found, 0.0)), style_for(dense, "frame"))
+        save_text(dense, table, force=force)
+    track = thin(times, fill_and_smooth(found, smoothing), tolerance)
+    text = write_json(track, style.time) if is_json(output) else write_table(track, style)
+    save_text(output, text, force=force)
+    console.say(f"{len(track.keys)} keys of {len(found)} frames")
+    typer.echo(output)
+
+
+def edit(
+    curve: Annotated[
+        Path, typer.Argument(metavar="CURVE", help="The CSV or JSON file; made where missing.")
+    ],
+    audio: Annotated[
+        Path, typer.Option("--audio", "-a", metavar="AUDIO", help="The recording it belongs to.")
+    ],
+    browser: Annotated[
+        bool, typer.Option(help="Open the page; its address is printed in any case.")
+    ] = True,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page.", show_default="a free one")
+    ] = 0,
+) -> None:
+    """Draw a curve over the sound, in a page that only this machine can open."""
+    import tempfile
+    import webbrowser
+
+    import soundfile
+
+    from keyface_cli.audio import load_waveform
+    from keyface_cli.config import SAMPLE_RATE
+    from keyface_cli.emotion.editor import Editor
+    from keyface_cli.emotion.write import check_free
+
+    check_free(curve, force=True, inputs=[audio])
+    waveform = load_waveform(audio)
+    with tempfile.TemporaryDirectory(prefix="keyface-") as folder:
+        sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
+        soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")
+        editor = Editor(curve, waveform, sound)
+        with editor.page(port=port) as page:
+            console.say(f"editing {curve}: {page.url} (Ctrl-C ends it)")
+            if browser:
+                webbrowser.open(page.url)
+            page.serve()
+    if editor.saves:
+        typer.echo(curve)
