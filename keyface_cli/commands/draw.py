@@ -1,9 +1,11 @@
-"""`keyface emotion edit` and `extract`: curves drawn by hand, and taken from a performance."""
+"""`keyface emotion edit`, `extract`, `measure`: curves drawn, taken from a film, followed."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,3 +102,68 @@ def edit(
             page.serve()
     if editor.saves:
         typer.echo(curve)
+
+
+def measure(
+    model: options.ModelOption = None,
+    heads: Annotated[int, typer.Option(min=1, help="How many held-out avatars.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="Length of each clip.")] = 4.0,
+    scenes_seed: Annotated[
+        int, typer.Option(min=1, help="Which sentences and heads; training uses none of them.")
+    ] = 1,
+    seed: options.SeedOption = 0,
+    reader_file: Annotated[
+        Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
+    ] = Path("reader.safetensors"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE.png", help="Frames of the first head, a row a mood."
+        ),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure whether a model's faces follow a curve, and whether their lips still do the sound.
+
+    Needs flite, espeak-ng and festival, which speak the held-out sentences.
+    """
+    from keyface_cli.emotion.write import check_free
+
+    if output is not None:
+        check_free(output, force=force)
+    from PIL import Image
+
+    from keyface_cli.evaluation import moods
+    from keyface_cli.evaluation.avatars import Material
+    from keyface_cli.evaluation.reader import load_or_train
+    from keyface_cli.pipeline import KeyFacePipeline
+    from keyface_cli.stream import GenerationOptions
+
+    pipeline = KeyFacePipeline.load(model, device, dtype)
+    console.say(f"model: {pipeline.checkpoint.folder}")
+    reader = load_or_train(reader_file)
+    shown: dict[str, Any] = {}
+
+    def keep(index: int, mood: str, frames: Any) -> None:
+        if index == 0:
+            shown[mood] = frames
+
+    results = []
+    material = Material(heads, seconds, scenes_seed)
+    for result in moods.evaluate(pipeline, reader, material, GenerationOptions(seed), keep):
+        results.append(result)
+        console.say(
+            f"head {result.index + 1} of {heads} ({result.voice}): smile follows valence "
+            f"{result.valence:.3f}, brow arousal {result.arousal:.3f}"
+        )
+        if output is not None and result.index == 0:
+            Image.fromarray(moods.sheet(shown)).save(output)
+    summary = moods.summarise(results)
+    if as_json:
+        typer.echo(json.dumps({"summary": summary, "heads": [asdict(r) for r in results]}))
+        return
+    for name, value in summary.items():
+        typer.echo(f"{name}: {value:.3f}")

@@ -265,3 +265,4 @@ def convert(
 
 app.command()(draw.edit)
 app.command()(draw.extract)
+app.command()(draw.measure)
