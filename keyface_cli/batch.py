@@ -283,7 +283,7 @@ def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
     for name in ("portrait", "audio", "features", "voice_model", "output"):
         if name in chosen:
             chosen[name] = (folder if name == "output" else base) / chosen[name]
-    if "emotion" in chosen and (base / chosen["emotion"]).is_file():
+    if "emotion" in chosen and os.path.isfile(base / chosen["emotion"]):
         chosen["emotion"] = str(base / chosen["emotion"])
     if str(values.get("output")) == "-":
         raise JobError("a batch cannot be piped: name a file")

@@ -158,6 +158,17 @@ def test_plot_in_the_terminal_and_in_files(main: Main, talk: Path) -> None:
     assert main("emotion", "plot", "auto")[0] == 2
 
 
+def test_a_long_line_is_no_file_name(main: Main, talk: Path) -> None:
+    line = " ".join(f"{n % 2},0@{n / 10}" for n in range(60))
+    assert len(line) > 255
+    assert main("emotion", "plot", line, "-a", talk, "-o", "c.svg") == (0, "c.svg\n", "")
+    assert main("emotion", "convert", line, "-o", "c.csv") == (0, "c.csv\n", "")
+    assert load_emotion("c.csv") == load_emotion(line)
+    code, out, err = main("emotion", "convert", line, "-o", f"{'c' * 300}.csv")
+    assert (code, out) == (1, "")
+    assert "cannot be written: File name too long" in err
+
+
 def test_plot_tells_what_the_model_hears(main: Main, talk: Path) -> None:
     _, out, _ = main("emotion", "plot", "0,0@0 1,-0.5@1", "-a", talk, "--json", "--strength", 0.5)
     report = json.loads(out)

@@ -141,6 +141,12 @@ def terminal_width() -> int:
     return max(60, min(160, shutil.get_terminal_size((100, 24)).columns))
 
 
+def show_plot(text: str) -> None:
+    """Print a plot; what the terminal has no character for becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "replace").decode(encoding))
+
+
 def with_colour() -> bool:
     """Say whether a plot on stdout is coloured."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

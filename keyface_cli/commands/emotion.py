@@ -20,6 +20,7 @@ from keyface_cli.commands.curves import (
     read_curve,
     read_styled_curve,
     say_rounding,
+    show_plot,
     sound_of,
     style_for,
     terminal_width,
@@ -69,7 +70,7 @@ def names(
     elif plot:
         from keyface_cli.emotion.plot import terminal_names
 
-        typer.echo(terminal_names(width=terminal_width(), colour=with_colour()))
+        show_plot(terminal_names(width=terminal_width(), colour=with_colour()))
     elif as_json:
         typer.echo(json.dumps({name: list(values) for name, values in NAMED.items()}))
     else:
@@ -200,10 +201,9 @@ def plot(
     elif output is not None:
         typer.echo(output)
     else:
-        typer.echo(
-            drawing.terminal_curve(
-                track, frames, waveform, width=terminal_width(), colour=with_colour()
-            )
+        width = terminal_width()
+        show_plot(
+            drawing.terminal_curve(track, frames, waveform, width=width, colour=with_colour())
         )
 
 

@@ -199,11 +199,13 @@ def check_free(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     Raises:
         EmotionError: it is an input, is there without `force`, or its folder is not there.
     """
-    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+    # os.path says no to names that are too long, which a curve in one line may be
+    there = os.path.exists(path)
+    if any(there and os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
         raise EmotionError(f"{path}: is an input, and would be replaced")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise EmotionError(f"{path}: is a folder")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise EmotionError(f"{path}: exists already", "choose another name, or --force")
     folder = path.resolve().parent
     if not folder.is_dir():
