@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "features": {"checkpoint", "errors"},
     "diffusion": {"diffusion"},
     "models": {"models", "config"},
+    "models.lpips": {"foreign", "errors"},
     "renaming": {"config", "errors", "models"},
     "tensorfiles": {"errors"},
     "foreign": {"errors"},
