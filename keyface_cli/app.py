@@ -15,6 +15,7 @@ from keyface_cli.commands import (
     batch,
     console,
     crop,
+    dataset,
     doctor,
     embed,
     emotion,
@@ -41,6 +42,7 @@ app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command()(doctor.doctor)
+app.add_typer(dataset.app)
 app.add_typer(emotion.app)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)

@@ -20,7 +20,7 @@ from keyface_cli.training.audio import (
     train_audio,
 )
 from keyface_cli.training.avatars.voices import PHONES
-from keyface_cli.training.loop import TrainOptions
+from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.scenes import SCENE_FRAMES
 
 TINY = PRESETS["tiny"]
@@ -55,9 +55,11 @@ def test_small_encoders_train_without_dropout_or_masks(kind: tuple[Any, Any]) ->
 
 
 def test_training_goes_on_from_another_run(tmp_path: Path, shard: Path) -> None:
-    options = TrainOptions(updates=2, batch_size=2, warmup=1, bfloat16=False)
+    options = TrainOptions(updates=2, batch_size=2, warmup=1, precision="float32")
     train_audio("wavlm", TINY, [shard], tmp_path / "first", options)
-    still = TrainOptions(updates=1, batch_size=2, learning_rate=1e-12, warmup=1, bfloat16=False)
+    still = TrainOptions(
+        updates=1, batch_size=2, learning_rate=1e-12, warmup=1, precision="float32"
+    )
     train_audio("wavlm", TINY, [shard], tmp_path / "next", still, start_from=tmp_path / "first")
     first, following = (
         Checkpoint.open(tmp_path / folder).load("wavlm").state_dict()

@@ -34,12 +34,17 @@ from keyface_cli.models.vae import LatentCodec
 from keyface_cli.renaming import rename_beats, rename_unet, rename_vae, rename_wavlm, split
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
+from keyface_cli.training.clips import Clips
+from keyface_cli.training.diffusion import UNetTraining
+from keyface_cli.training.losses import latent_loss
+from keyface_cli.training.options import DiffusionOptions, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 LATENT_SCALE = ModelConfig().latent_scale  # SPEC 2; the manifest names it in words only
 ONE_PASS = 1e-4  # greatest difference after one pass of a network
 SAMPLED = 1e-3  # after all updates of a sampling
+LOSS, GRADIENT = 1e-5, 1e-4  # relative
 
 
 @dataclass(frozen=True)
@@ -232,8 +237,8 @@ def test_merge(parity: ParitySet) -> None:
     np.testing.assert_array_equal((found * 255).byte(), parity.cases["merge.uint8"])
 
 
-def test_e_vae(parity: ParitySet) -> None:
-    cases, sizes = parity.cases, parity.manifest["vae_config"]
+def build_codec(parity: ParitySet) -> LatentCodec:
+    sizes = parity.manifest["vae_config"]
     levels = len(sizes["ch_mult"])
     vae = AutoencoderKLTemporalDecoder(
         block_out_channels=[sizes["ch"] * m for m in sizes["ch_mult"]],
@@ -243,9 +248,12 @@ def test_e_vae(parity: ParitySet) -> None:
     ).eval()
     official = split(parity.weights(parity.manifest["files"]["vae"]))["vae"]
     vae.load_state_dict(rename_vae(official, vae, levels))
-    codec = LatentCodec(vae, LATENT_SCALE)
+    return LatentCodec(vae, LATENT_SCALE)
 
-    moments = vae.encode(cases["e.pixels"]).latent_dist.parameters
+
+def test_e_vae(parity: ParitySet) -> None:
+    cases, codec = parity.cases, build_codec(parity)
+    moments = codec.vae.encode(cases["e.pixels"]).latent_dist.parameters
     assert_close(moments, cases["e.moments"], ONE_PASS, "e.moments")
     assert_close(codec.encode(cases["e.pixels"]), cases["e.latent"], ONE_PASS, "e.latent")
     decoded = codec.decode(cases["e.latent"])
@@ -299,6 +307,46 @@ def test_f_fbank(parity: ParitySet, case: str) -> None:
     wave = parity.cases[f"{case}.wave"]
     padded = nn.functional.pad(wave, (0, -len(wave) % 1280))
     assert_close(fbank(padded[None])[0], parity.cases[f"{case}.fbank"], ONE_PASS, "fbank")
+
+
+@pytest.mark.parametrize(
+    ("case", "lower_half", "pixel"),
+    [("latent_only", 1.0, 0.0), ("lower_weighted", 3.0, 0.0), ("with_pixel_l2", 3.0, 1.0)],
+)
+def test_h_training_loss(parity: ParitySet, case: str, lower_half: float, pixel: float) -> None:
+    cases = {name[2:]: t for name, t in parity.cases.items() if name.startswith("h.")}
+    # a network of its own: gradients are left in it
+    network = build_unet(parity, "keyframe", parity.weights("keyframe_weights.safetensors"))
+    options = DiffusionOptions(
+        lower_half=lower_half, pixel=pixel, drop_identity=0.0, drop_audio=0.0
+    )
+    config = ModelConfig(latent_scale=LATENT_SCALE)
+    codec = build_codec(parity).requires_grad_(False) if pixel else None
+    training = UNetTraining("keyframes", config, None, options, TrainOptions(), codec)  # type: ignore[arg-type]
+    emotion = torch.stack([cases["valence"], cases["arousal"]], dim=-1)
+    clips = Clips(cases["latents"].transpose(1, 2), cases["audio"], emotion)
+    torch.testing.assert_close(clips.latents[:, 0], cases["cond_frames"])
+    if pixel:
+        pictures = cases["original_frames"].permute(0, 2, 3, 1)
+        clips = clips._replace(pictures=pictures, frame=cases["pixel_frame"])
+    sigma, noise = cases["sigma"], cases["noise"].transpose(1, 2)
+    with torch.enable_grad():
+        denoised, _ = training.denoised(network, clips, sigma, noise, torch.Generator())
+        values = training.score(denoised, clips, sigma)
+        values["loss"].backward()  # type: ignore[no-untyped-call]
+
+    rows = latent_loss(denoised, clips.latents, sigma, lower_half=lower_half).flatten()
+    torch.testing.assert_close(rows, cases[f"{case}.l2_per_frame"], rtol=LOSS, atol=0)
+    torch.testing.assert_close(values["loss"], cases[f"{case}.total"], rtol=LOSS, atol=0)
+    if pixel:
+        torch.testing.assert_close(values["pixel"], cases[f"{case}.pixel_l2"], rtol=LOSS, atol=0)
+    found = network.add_embedding.linear_1.bias.grad
+    expected = cases[f"{case}.grad_label_emb_bias"]
+    assert float((found - expected).norm() / expected.norm()) <= GRADIENT
+    norm = network.conv_out.weight.grad
+    assert norm is not None
+    recorded = cases[f"{case}.grad_out_conv_norm"]
+    torch.testing.assert_close(norm.norm(), recorded, rtol=GRADIENT, atol=0)
 
 
 def test_sigmas(parity: ParitySet) -> None:

@@ -11,127 +11,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
+from drawn import TINY, make_shard
+from PIL import Image
 from torch import Tensor, nn
 
 from keyface_cli.checkpoint import Checkpoint
-from keyface_cli.config import PRESETS
-from keyface_cli.errors import WeightsError
+from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.models.unet import VideoUNet
 from keyface_cli.training import run
+from keyface_cli.training.beginning import TEMPORAL, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
-from keyface_cli.training.diffusion import (
-    DiffusionOptions,
-    latent_loss,
-    sample_sigmas,
-    train_unet,
-)
-from keyface_cli.training.loop import Trainer, TrainOptions, rate_share_at
-from keyface_cli.training.optim import orthogonalise
+from keyface_cli.training.diffusion import COMPONENTS, train_unet
+from keyface_cli.training.losses import latent_loss, picture_losses, sample_sigmas
+from keyface_cli.training.options import DiffusionOptions, TrainOptions
+from keyface_cli.training.samples import lip_sync
 from keyface_cli.training.vae import prime, principal_components
 
-TINY = PRESETS["tiny"]
 ENCODERS = ("wavlm", "beats")
-
-
-def quadratic(trainer: Trainer) -> dict[str, Tensor]:
-    x = torch.randn(4, 3, generator=trainer.generator)
-    return {"loss": (trainer.model(x) - x.sum(1, keepdim=True)).square().mean()}
-
-
-def linear(seed: int) -> nn.Linear:
-    torch.manual_seed(seed)
-    return nn.Linear(3, 1)
-
-
-def test_learning_rate_warms_up_and_falls() -> None:
-    options = TrainOptions(updates=1000, warmup=100)
-    rates = [rate_share_at(update, options) for update in range(1000)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1)
-    assert rates[:100] == sorted(rates[:100])
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert rates[-1] == pytest.approx(0.05, rel=0.01)
-
-
-def test_training_descends(tmp_path: Path) -> None:
-    options = TrainOptions(updates=300, learning_rate=0.05, warmup=1, save_every=1000)
-    trainer = Trainer("linear", linear(0), tmp_path, options)
-    saved = []
-    assert trainer.fit(quadratic, lambda module, update: saved.append((module, update))) == 300
-    average, update = saved[-1]
-    assert update == 300
-    torch.testing.assert_close(average.weight, torch.ones(1, 3), atol=0.05, rtol=0)
-
-
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    options = TrainOptions(updates=20, learning_rate=0.01, warmup=5, save_every=4)
-
-    def keep_nothing(module: nn.Module, update: int) -> None:
-        pass
-
-    whole = Trainer("x", linear(1), tmp_path / "whole", options)
-    whole.fit(quadratic, keep_nothing)
-    stopped = Trainer("x", linear(1), tmp_path / "parts", options)
-
-    class Stop(Exception):
-        pass
-
-    def stop_at_nine(trainer: Trainer) -> dict[str, Tensor]:
-        if trainer.update == 9:  # the last save was at 8
-            raise Stop
-        return quadratic(trainer)
-
-    with pytest.raises(Stop):
-        stopped.fit(stop_at_nine, keep_nothing)
-    resumed = Trainer("x", linear(2), tmp_path / "parts", options, resume=True)
-    assert resumed.update == 8
-    resumed.fit(quadratic, keep_nothing)
-    for a, b in ((whole.model, resumed.model), (whole.average, resumed.average)):
-        for name, value in a.state_dict().items():
-            assert torch.equal(value, b.state_dict()[name])
-
-
-@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (5, 5)])
-def test_orthogonalised_matrix_has_singular_values_near_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 50
-    values = torch.linalg.svdvals(orthogonalise(matrix))
-    assert float(values.min()) > 0.5
-    assert float(values.max()) < 1.4
-
-
-def test_muon_descends_and_resumes(tmp_path: Path) -> None:
-    def network(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    options = TrainOptions(updates=60, learning_rate=0.02, warmup=5, save_every=30)
-    losses = []
-
-    def watched(trainer: Trainer) -> dict[str, Tensor]:
-        values = quadratic(trainer)
-        losses.append(float(values["loss"].detach()))
-        return values
-
-    whole = Trainer("m", network(0), tmp_path / "a", options, muon_rate=0.05)
-    whole.fit(watched, lambda module, update: None)
-    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
-    half = TrainOptions(**{**dataclasses.asdict(options), "minutes": 0.0})
-    part = Trainer("m", network(0), tmp_path / "b", half, muon_rate=0.05)
-    part.fit(quadratic, lambda module, update: None)  # stops after one update
-    resumed = Trainer("m", network(1), tmp_path / "b", options, resume=True, muon_rate=0.05)
-    resumed.fit(quadratic, lambda module, update: None)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name])
-
-
-def test_resuming_without_a_state_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no training state"):
-        Trainer("x", linear(0), tmp_path, TrainOptions(), resume=True)
-
-
-def test_resuming_another_network_is_an_error(tmp_path: Path) -> None:
-    Trainer("x", linear(0), tmp_path, TrainOptions(updates=1)).fit(quadratic, lambda m, u: None)
-    with pytest.raises(WeightsError, match="does not fit"):
-        Trainer("x", nn.Linear(5, 1), tmp_path, TrainOptions(), resume=True)
 
 
 def test_sigmas_follow_the_published_distribution() -> None:
@@ -220,27 +116,21 @@ def test_principal_components_have_the_promised_scale() -> None:
     assert (spread[:-1] >= spread[1:] - 1e-4).all()  # the strongest comes first
 
 
+def test_picture_losses_weigh_each_clip_by_its_own_noise() -> None:
+    decoded = torch.full((2, 3, 4, 4), 1.7)  # clipped to 1
+    target = torch.tensor([0.5, 0.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    sigma = torch.tensor([1.0, 2.0])  # weights 2 and 1.25
+    squared, perceived = picture_losses(
+        decoded, target, sigma, lambda a, b: (a - b).abs().mean((1, 2, 3))
+    )
+    assert float(squared) == pytest.approx((2 * 0.25 + 1.25 * 1) / 2)
+    assert float(perceived) == pytest.approx((2 * 0.5 + 1.25 * 1) / 2)
+    assert float(picture_losses(decoded, target, sigma)[1]) == 0
+
+
 @pytest.fixture
 def encoded_shard(tmp_path: Path) -> Path:
-    """A shard of three made-up scenes, encoded, for the tiny model."""
-    shard = tmp_path / "data" / "000"
-    shard.mkdir(parents=True)
-    rng = np.random.default_rng(1)
-    size = TINY.latent_size
-    frames = {"keyframes": 14, "runs": 27}
-    for name, count in frames.items():
-        shape = (3, 2, count, TINY.latent_channels, size, size)
-        np.save(shard / f"latents_{name}.npy", rng.standard_normal(shape).astype(np.float16))
-    np.save(shard / "emotions.npy", rng.uniform(-1, 1, (3, 175, 2)).astype(np.float16))
-    np.save(shard / "keyframe_starts.npy", np.array([0, 3, 5]))
-    np.save(shard / "run_starts.npy", np.array([0, 100, 148]))
-    # the first encoder tells the frame's number, the others tell which they are
-    width = TINY.keyframe_unet.audio_dim // 2
-    for position, name in enumerate(("wavlm", "wav2vec2", "beats")):
-        numbers = np.arange(3 * 175) if position == 0 else np.full(3 * 175, position)
-        features = numbers.astype(np.float32).reshape(3, 175, 1, 1)
-        np.save(shard / f"features_{name}.npy", np.broadcast_to(features, (3, 175, 2, width)))
-    return shard.parent
+    return make_shard(tmp_path / "data" / "000").parent
 
 
 def test_clips_pair_frames_with_their_own_sound(encoded_shard: Path) -> None:
@@ -260,7 +150,60 @@ def test_clips_pair_frames_with_their_own_sound(encoded_shard: Path) -> None:
         scene, frame = divmod(time, 175)
         offset = frame - starts[scene]
         expected = stored[scene, :, offset : offset + 14]
-        assert any(np.array_equal(clip.numpy(), part.astype(np.float32)) for part in expected)
+        assert any(np.array_equal(clip.numpy(), part) for part in expected)
+
+
+@pytest.mark.parametrize("kind", ["keyframes", "runs"])
+def test_a_clip_comes_with_the_picture_of_one_frame(encoded_shard: Path, kind: str) -> None:
+    source = ClipSource(encoded_shard, kind, ENCODERS, pictures=True)
+    clips = source.batch(32, torch.Generator().manual_seed(0))
+    assert clips.pictures is not None
+    assert clips.frame is not None
+    latents = np.load(encoded_shard / "000" / f"latents_{kind}.npy")
+    pictures = np.load(encoded_shard / "000" / f"{kind}.npy")
+    mirrored = 0
+    for clip, picture in zip(clips.latents, clips.pictures, strict=True):
+        (scene, flip, frame), *_ = np.argwhere(
+            (latents == clip[int(clips.frame)].numpy()).all((3, 4, 5))
+        )
+        shown = pictures[scene, frame]
+        assert np.array_equal(picture, shown[:, ::-1] if flip else shown)
+        mirrored += flip
+    assert 5 < mirrored < 27
+
+
+def test_held_out_clips_are_never_drawn(encoded_shard: Path) -> None:
+    make_shard(encoded_shard / "001")
+    source = ClipSource(encoded_shard, "keyframes", ENCODERS, held_out=2)
+    clips = source.batch(200, torch.Generator().manual_seed(0))
+    latents = np.load(encoded_shard / "000" / "latents_keyframes.npy")
+    # both shards hold the same numbers: of the first only scene 0 may be drawn
+    assert len(source) == 4
+    held_out = source.held_out()
+    assert len(held_out) == 2
+    for index, (clip, shown) in enumerate(held_out):
+        assert np.array_equal(clip.latents[0], latents[1 + index, 0])
+        assert np.array_equal(shown, np.load(encoded_shard / "000" / "keyframes.npy")[1 + index])
+    first = (clips.latents[:, 0, 0, 0, 0].numpy() == latents[0, :, 0, 0, 0, 0][:, None]).any(0)
+    assert 0.3 < first.mean() < 0.7  # scene 0 of two shards, of four places
+
+
+def test_new_shards_join(encoded_shard: Path) -> None:
+    source = ClipSource(encoded_shard, "keyframes", ENCODERS)
+    assert len(source) == 3
+    make_shard(encoded_shard / "001")
+    source.refresh()
+    assert len(source) == 6
+
+
+def test_without_a_finished_shard_there_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no encoded shard"):
+        ClipSource(tmp_path, "runs", ENCODERS)
+
+
+OPTIONS = TrainOptions(
+    updates=4, batch_size=2, save_every=3, log_every=1, sample_every=0, precision="float32"
+)
 
 
 @pytest.mark.parametrize("stage", ["keyframes", "interpolation"])
@@ -270,16 +213,13 @@ def test_unet_trains_and_the_run_is_a_checkpoint(
 ) -> None:
     config = dataclasses.replace(TINY, parameterization=parameterization)
     folder = tmp_path / "run"
-    options = TrainOptions(updates=4, batch_size=2, save_every=2, log_every=1, bfloat16=False)
-    assert train_unet(stage, config, encoded_shard, folder, options, DiffusionOptions()) == 4
+    assert train_unet(stage, config, encoded_shard, folder, OPTIONS, DiffusionOptions()) == 4
     name = "keyframe_unet" if stage == "keyframes" else "interpolation_unet"
     checkpoint = Checkpoint.open(folder)
     checkpoint.verify()
     assert checkpoint.config == config
     assert run.training_facts(folder)[name]["updates"] == 4
     assert ("interpolation_guide" in checkpoint.components) == (stage == "interpolation")
-    if stage == "interpolation":
-        assert run.training_facts(folder)["interpolation_guide"]["updates"] == 2
     log = (folder / f"{name}.csv").read_text().splitlines()
     assert len(log) == 5
     assert all(math.isfinite(float(value)) for value in log[-1].split(","))
@@ -288,11 +228,168 @@ def test_unet_trains_and_the_run_is_a_checkpoint(
     assert next(exported.load(name).parameters()).dtype == torch.float16
 
 
+def tensors(folder: Path, component: str) -> dict[str, Tensor]:
+    return Checkpoint.open(folder).load(component).state_dict()
+
+
+def test_the_guide_is_the_run_at_a_sixteenth_of_its_updates(
+    encoded_shard: Path, tmp_path: Path
+) -> None:
+    options = dataclasses.replace(OPTIONS, updates=16, save_every=10, batch_size=1)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train_unet("interpolation", TINY, encoded_shard, whole, options, DiffusionOptions())
+    assert run.training_facts(whole)["interpolation_guide"]["updates"] == 1
+    assert run.training_facts(whole)["interpolation_unet"]["updates"] == 16
+    assert train_unet("guide", TINY, encoded_shard, again, options, DiffusionOptions()) == 1
+    alone = tensors(again, "interpolation_guide")
+    final = tensors(whole, "interpolation_unet")
+    for name, value in tensors(whole, "interpolation_guide").items():
+        assert torch.equal(value, alone[name])
+    assert any(not torch.equal(value, final[name]) for name, value in alone.items())
+    # a run that is to keep its guide does
+    keep = DiffusionOptions(guide_share=0.0)
+    longer = dataclasses.replace(options, updates=3)
+    train_unet("interpolation", TINY, encoded_shard, again, longer, keep)
+    assert run.training_facts(again)["interpolation_guide"]["updates"] == 1
+
+
+def test_a_killed_unet_training_goes_on_exactly(encoded_shard: Path, tmp_path: Path) -> None:
+    whole = dataclasses.replace(OPTIONS, updates=2, learning_rate=0.01)
+    half = dataclasses.replace(whole, minutes=0.0)  # one update, then saved
+    loss = DiffusionOptions()
+    train_unet("keyframes", TINY, encoded_shard, tmp_path / "a", whole, loss)
+    train_unet("keyframes", TINY, encoded_shard, tmp_path / "b", half, loss)
+    train_unet("keyframes", TINY, encoded_shard, tmp_path / "b", whole, loss, resume=True)
+    resumed = tensors(tmp_path / "b", "keyframe_unet")
+    for name, value in tensors(tmp_path / "a", "keyframe_unet").items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_frozen_layers_along_time_stay_and_the_rest_moves(
+    encoded_shard: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    frozen = DiffusionOptions(freeze_temporal=True)
+    options = dataclasses.replace(OPTIONS, learning_rate=0.01, ema_decay=0.0)
+    with pytest.raises(ConfigError, match="they are random"):
+        train_unet("keyframes", TINY, encoded_shard, tmp_path / "x", options, frozen)
+    folder = tmp_path / "run"
+    train_unet(
+        "keyframes", TINY, encoded_shard, folder, options, frozen, start_from=tiny_checkpoint
+    )
+    before, after = (tensors(path, "keyframe_unet") for path in (tiny_checkpoint, folder))
+    along_time = {name for name in before if not TEMPORAL.isdisjoint(name.split("."))}
+    moved = {name for name in before if not torch.equal(before[name].float(), after[name])}
+    assert along_time
+    assert moved == set(before) - along_time
+    assert {"time_embedding.linear_1.weight", "audio_projection.weight"} <= moved
+    # what the run has not trained comes from the model: it can be used at once
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.verify()
+    assert set(checkpoint.components) == set(Checkpoint.open(tiny_checkpoint).components)
+    Checkpoint.open(tiny_checkpoint).verify()
+
+
+def test_the_published_names_of_frozen_parameters_are_ours() -> None:
+    # SPEC 12: those whose name contains "time_", but not time_embed
+    unet = VideoUNet(**dataclasses.asdict(TINY.keyframe_unet))
+    freeze_temporal_layers(unet)
+    frozen = {name for name, p in unet.named_parameters() if not p.requires_grad}
+    names = [name for name, _ in unet.named_parameters()]
+    time = ("temporal_", "time_mixer", "time_pos_embed")
+    assert frozen == {name for name in names if any(part in name for part in time)}
+    assert not any("time_emb_proj" in n and "temporal" not in n for n in frozen)
+
+
+def test_a_picture_of_one_frame_is_compared_through_the_vae(
+    encoded_shard: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    loss = DiffusionOptions(pixel=1.0, held_out=1)
+    options = dataclasses.replace(OPTIONS, updates=2, sample_every=2, checkpointing=True)
+    folder = tmp_path / "run"
+    train_unet("keyframes", TINY, encoded_shard, folder, options, loss, start_from=tiny_checkpoint)
+    header, *_, last = (folder / "keyframe_unet.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), map(float, last.split(",")), strict=True))
+    assert row["pixel"] > 0
+    assert row["loss"] == pytest.approx(row["latent"] + row["pixel"], rel=1e-5)
+    before, after = (tensors(path, "vae") for path in (tiny_checkpoint, folder))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    # a held-out clip is made: two rows of fourteen pictures, and its measures
+    with Image.open(folder / "samples" / "keyframe_unet-000002.png") as strip:
+        assert strip.size == (14 * 64, 2 * 64)
+    samples = (folder / "keyframe_unet-samples.csv").read_text().splitlines()
+    assert samples[0] == "update,lip_sync,psnr"
+    assert -1 <= float(samples[1].split(",")[1]) <= 1
+    asked = dataclasses.replace(loss, perceptual=1.0)
+    with pytest.raises(ConfigError, match="perceptual loss needs the weights"):
+        train_unet("keyframes", TINY, encoded_shard, folder, options, asked)
+
+
+def test_saving_memory_changes_no_gradient(encoded_shard: Path, tmp_path: Path) -> None:
+    stage = "interpolation"
+    weights = []
+    for checkpointing in (False, True):
+        options = dataclasses.replace(OPTIONS, updates=2, checkpointing=checkpointing)
+        folder = tmp_path / str(checkpointing)
+        train_unet(stage, TINY, encoded_shard, folder, options, DiffusionOptions())
+        weights.append(tensors(folder, COMPONENTS[stage]))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name])
+
+
+def test_one_stage_starts_from_the_other(encoded_shard: Path, tmp_path: Path) -> None:
+    still = dataclasses.replace(OPTIONS, updates=1, learning_rate=0.0, muon_rate=0.0)
+    loss = DiffusionOptions()
+    short = dataclasses.replace(OPTIONS, updates=1)
+    train_unet("keyframes", TINY, encoded_shard, tmp_path, short, loss)
+    train_unet(
+        "interpolation", TINY, encoded_shard, tmp_path, still, loss, start_from="keyframe_unet"
+    )
+    theirs = tensors(tmp_path, "keyframe_unet")
+    ours = tensors(tmp_path, "interpolation_unet")
+    assert torch.equal(ours["conv_in.weight"][:, :8], theirs["conv_in.weight"])
+    assert not ours["conv_in.weight"][:, 8:].any()  # the mask
+    name = "add_embedding.linear_1.weight"
+    assert torch.equal(ours[name], theirs[name][:, -ours[name].shape[1] :])
+    assert torch.equal(ours["conv_out.weight"], theirs["conv_out.weight"])
+
+
+def test_the_network_is_compiled_where_that_is_asked(
+    encoded_shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    options = dataclasses.replace(OPTIONS, updates=1, compile=True)
+    train_unet("keyframes", TINY, encoded_shard, tmp_path, options, DiffusionOptions())
+    assert [type(module) for module in compiled] == [VideoUNet]
+
+
 def test_a_run_refuses_another_configuration(tmp_path: Path, encoded_shard: Path) -> None:
-    options = TrainOptions(updates=1, batch_size=1, bfloat16=False)
+    options = dataclasses.replace(OPTIONS, updates=1)
     train_unet("keyframes", TINY, encoded_shard, tmp_path, options, DiffusionOptions())
     other = dataclasses.replace(TINY, latent_scale=2.0)
-    with pytest.raises(WeightsError, match="another configuration"):
+    with pytest.raises(ConfigError, match="another configuration"):
         run.load_trained(tmp_path, "keyframe_unet", other)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_unet("interpolation", other, encoded_shard, tmp_path, options, DiffusionOptions())
     with pytest.raises(WeightsError, match="no vae yet"):
         run.load_trained(tmp_path, "vae", TINY)
+
+
+def test_lip_sync_follows_the_main_motion_of_the_true_mouth() -> None:
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (64, 64, 3)).astype(np.float32) * 0.5
+    opening = rng.uniform(0, 1, 14)
+
+    def film(track: np.ndarray) -> np.ndarray:
+        frames = np.repeat(still[None], 14, 0)
+        frames[:, 40:48, 24:40] += 100 * track[:, None, None, None]
+        return frames.astype(np.uint8)
+
+    truth = film(opening)
+    assert lip_sync(film(opening), truth) == pytest.approx(1, abs=1e-3)
+    assert lip_sync(film(1 - opening), truth) == pytest.approx(-1, abs=1e-3)
+    found = lip_sync(film(rng.uniform(0, 1, 14)), truth)
+    assert found is not None
+    assert abs(found) < 0.7
+    assert lip_sync(film(np.zeros(14)), truth) == pytest.approx(0, abs=1e-3)
+    assert lip_sync(truth, film(np.zeros(14))) is None

@@ -2,125 +2,207 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keyface_cli.commands import console
+from keyface_cli.commands.train_options import (
+    AccumulateOption,
+    BatchOption,
+    CheckpointingOption,
+    CompileOption,
+    DataOption,
+    DeviceOption,
+    FileOption,
+    FromOption,
+    LayersOption,
+    MinutesOption,
+    PerceptualOption,
+    PrecisionOption,
+    PresetOption,
+    RateOption,
+    RecipeOption,
+    ResumeOption,
+    RunOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+    UpdatesOption,
+    WorkersOption,
+    collect,
+    is_main,
+)
+from keyface_cli.commands.training_display import TrainingDisplay
 from keyface_cli.config import PRESETS, ModelConfig
 from keyface_cli.errors import ConfigError, KeyFaceError
+
+if TYPE_CHECKING:
+    from keyface_cli.training.options import DiffusionOptions, TrainOptions
 
 app = typer.Typer(
     name="train",
     no_args_is_help=True,
-    help="Train a model of your own, or the bundled one again.",
+    help="Train a model of your own, fine-tune one, or train the bundled one again.",
     epilog="""\
 [bold]Examples[/bold]
 
-keyface train data -o runs/data --scenes 2000
+keyface train keyframes --from keyface --data data -o runs/mine --perceptual vgg16.pth
 
-keyface train vae --data runs/data -o runs/mine
-
-keyface train audio wavlm --data runs/data -o runs/mine
+accelerate launch --num_processes 4 -m keyface_cli train interpolation --data data -o runs/mine
 """,
 )
 
-DataOption = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Training data, made by keyface train data.")
-]
-RunOption = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="RUN", help="The run: a model folder that the stages fill."
-    ),
-]
-PresetOption = Annotated[str, typer.Option(help="The architecture: mini or tiny.")]
-UpdatesOption = Annotated[int, typer.Option(min=1, help="Updates in all.")]
-MinutesOption = Annotated[
-    float | None,
-    typer.Option(min=0.01, help="Stop and save after this time.", show_default="no limit"),
-]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Examples in an update.")]
-RateOption = Annotated[
-    float, typer.Option("--learning-rate", min=1e-8, max=1.0, help="At its peak.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")
-]
+
+def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
+    """Make the command that trains the UNet of a stage."""
+
+    def command(
+        data: DataOption,
+        run: RunOption,
+        start_from: FromOption = None,
+        resume: ResumeOption = False,
+        preset: PresetOption = None,
+        recipe: RecipeOption = None,
+        file: FileOption = None,
+        chosen: SetOption = None,
+        updates: UpdatesOption = None,
+        minutes: MinutesOption = None,
+        batch_size: BatchOption = None,
+        accumulate: AccumulateOption = None,
+        learning_rate: RateOption = None,
+        seed: SeedOption = None,
+        freeze_temporal: LayersOption = None,
+        perceptual: PerceptualOption = None,
+        precision: PrecisionOption = None,
+        device: DeviceOption = None,
+        workers: WorkersOption = None,
+        compile: CompileOption = None,
+        checkpointing: CheckpointingOption = None,
+        threads: ThreadsOption = None,
+    ) -> None:
+        given = {
+            "updates": updates,
+            "minutes": minutes,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "freeze_temporal": freeze_temporal,
+            "perceptual_weights": None if perceptual is None else str(perceptual),
+            "precision": precision,
+            "device": device,
+            "workers": workers,
+            "compile": compile or None,
+            "checkpointing": checkpointing,
+        }
+        _set_threads(threads)
+        start = _starting_model(start_from)
+        config = _config(run, start, preset)
+        table = "keyframes" if stage == "keyframes" else "interpolation"
+        stored = stage == "guide" or resume
+        train, options = collect(table, run, config, stored, recipe, file, given, chosen)
+        _train_unet(stage, config, data, run, train, options, start, resume)
+
+    command.__doc__ = sentence
+    return command
 
 
-@app.command()
-def data(
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the data goes.")
-    ],
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes of 7 s, one avatar each.")] = 2000,
-    pictures: Annotated[int, typer.Option(min=64, help="Single pictures for the VAE.")] = 5000,
-    shard: Annotated[int, typer.Option(min=1, help="Scenes in a shard.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 1,
-    preset: PresetOption = "mini",
+app.command("keyframes")(
+    _unet_command("keyframes", "Train stage one: keyframes from a portrait and sound.")
+)
+app.command("interpolation")(
+    _unet_command("interpolation", "Train stage two, the frames between keyframes, and its guide.")
+)
+app.command("guide")(
+    _unet_command("guide", "Train the guide alone: the beginning of the interpolation's run.")
+)
+
+
+def _train_unet(
+    stage: str,
+    config: ModelConfig,
+    data: Path,
+    run: Path,
+    train: TrainOptions,
+    options: DiffusionOptions,
+    start: str | Path | None,
+    resume: bool,
 ) -> None:
-    """Make speaking avatars to train on; needs flite, espeak-ng and festival.
+    from keyface_cli.training.diffusion import train_unet
 
-    A shard that is there already is kept, so the same command goes on where it was stopped.
-    """
-    config = _config(preset)
-    from keyface_cli.training.pictures import render_pool
-    from keyface_cli.training.scenes import render_frames, write_scenes
-
-    pool = folder / "pictures.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not pool.exists():
-        console.say(f"rendering {pictures} pictures")
-        render_pool(pool, pictures, config.resolution, seed)
-    for index in range(math.ceil(scenes / shard)):
-        target = folder / f"{index:03d}"
-        count = min(shard, scenes - index * shard)
-        # scene seeds of different shards must not meet
-        first = (seed * 1000 + index) * 10_000
-        if not (target / "waveforms.npy").exists():
-            console.say(f"speaking {count} scenes of shard {index}")
-            write_scenes(target, count, first)
-        if not (target / "runs.npy").exists():
-            console.say(f"rendering shard {index}")
-            render_frames(target, first, config.resolution)
-    typer.echo(folder)
+    with TrainingDisplay(stage) as display:
+        try:
+            train_unet(
+                stage,
+                config,
+                data,
+                run,
+                train,
+                options,
+                resume=resume,
+                start_from=start,
+                report=display,
+            )
+        except FileNotFoundError as error:
+            raise KeyFaceError(
+                str(error), "make it with keyface dataset, then keyface train encode"
+            ) from error
+    _echo(run)
 
 
 @app.command()
 def vae(
     data: DataOption,
     run: RunOption,
-    preset: PresetOption = "mini",
-    updates: UpdatesOption = 8000,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = 4,
-    learning_rate: RateOption = 4e-4,
-    seed: SeedOption = 0,
     resume: ResumeOption = False,
+    preset: PresetOption = None,
+    recipe: RecipeOption = None,
+    file: FileOption = None,
+    chosen: SetOption = None,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    seed: SeedOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
     train_encoder: Annotated[
         bool, typer.Option(help="Let the encoder leave the linear code that it starts as.")
     ] = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Train the VAE: the code of pictures that the UNets work in. The first stage."""
-    config = _config(preset)
+    config = _config(run, None, preset)
     _set_threads(threads)
-    from keyface_cli.training.loop import TrainOptions
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+    }
+    train, _ = collect("vae", run, config, resume, recipe, file, given, chosen)
     from keyface_cli.training.vae import train_vae
 
     pools = sorted(data.glob("pictures*.npy"))
     if not pools:
-        raise KeyFaceError(f"no pictures in {data}", "make them with keyface train data")
-    options = TrainOptions(
-        updates, minutes or math.inf, batch_size, learning_rate, warmup=100, seed=seed
-    )
-    train_vae(config, pools, run, options, resume=resume, freeze_encoder=not train_encoder)
-    typer.echo(run)
+        raise KeyFaceError(f"no pictures in {data}", "make them with keyface dataset avatars")
+    with TrainingDisplay("vae") as display:
+        train_vae(
+            config,
+            pools,
+            run,
+            train,
+            resume=resume,
+            freeze_encoder=not train_encoder,
+            report=display,
+        )
+    _echo(run)
 
 
 @app.command()
@@ -128,109 +210,112 @@ def audio(
     encoder: Annotated[str, typer.Argument(help="wavlm, wav2vec2 or beats.")],
     data: DataOption,
     run: RunOption,
-    preset: PresetOption = "mini",
-    updates: UpdatesOption = 1400,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = 8,
-    learning_rate: RateOption = 1e-3,
-    seed: SeedOption = 0,
+    start_from: FromOption = None,
     resume: ResumeOption = False,
+    preset: PresetOption = None,
+    recipe: RecipeOption = None,
+    file: FileOption = None,
+    chosen: SetOption = None,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    seed: SeedOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Train one audio encoder on the phones and mouth shapes of synthetic speech."""
-    config = _config(preset)
+    start = _starting_model(start_from)
+    if isinstance(start, str):
+        raise typer.BadParameter("name a model", param_hint="--from")
+    config = _config(run, start, preset)
     heard = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
     if encoder not in heard:
-        raise typer.BadParameter(f"{preset} has {', '.join(heard)}", param_hint="ENCODER")
+        raise typer.BadParameter(f"{config.preset} has {', '.join(heard)}", param_hint="ENCODER")
     _set_threads(threads)
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+    }
+    train, _ = collect("audio", run, config, resume, recipe, file, given, chosen, encoder)
     from keyface_cli.training.audio import train_audio
-    from keyface_cli.training.loop import TrainOptions
 
-    shards = sorted(path.parent for path in data.glob("*/waveforms.npy"))
-    if not shards:
-        raise KeyFaceError(f"no scenes in {data}", "make them with keyface train data")
-    options = TrainOptions(
-        updates,
-        minutes or math.inf,
-        batch_size,
-        learning_rate,
-        warmup=100,
-        ema_decay=0.99,
-        seed=seed,
-    )
-    train_audio(encoder, config, shards, run, options, resume=resume)
-    typer.echo(run)
+    with TrainingDisplay(encoder) as display:
+        shards = _scenes(data, "waveforms.npy")
+        train_audio(
+            encoder,
+            config,
+            shards,
+            run,
+            train,
+            resume=resume,
+            start_from=start,
+            report=display,
+        )
+    _echo(run)
+
+
+@app.command()
+def features(
+    data: DataOption,
+    run: RunOption,
+    resume: ResumeOption = False,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train what compares pictures where there are no VGG16 weights, on drawn avatars."""
+    _set_threads(threads)
+    from keyface_cli.training.options import TrainOptions, choose
+    from keyface_cli.training.perceptual import RECIPE, train_features
+
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    train = choose(TrainOptions, RECIPE, {k: v for k, v in given.items() if v is not None})
+    with TrainingDisplay("features") as display:
+        train_features(_scenes(data, "keyframes.npy"), run, train, resume=resume, report=display)
+    _echo(run / "features.safetensors")
 
 
 @app.command()
 def encode(
-    data: DataOption, run: RunOption, preset: PresetOption = "mini", threads: ThreadsOption = None
+    data: DataOption,
+    run: RunOption,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
-    """Encode the data's pictures and sound with the run's VAE and encoders, for the UNets."""
-    config = _config(preset)
+    """Encode drawn avatars with the run's VAE and audio encoders, for the UNets."""
+    config = _config(run, None, None)
     _set_threads(threads)
+    from keyface_cli.device import resolve_device
     from keyface_cli.models.vae import LatentCodec
     from keyface_cli.training.clips import encode_shard, encoded_shards
     from keyface_cli.training.run import load_trained
 
-    vae: Any = load_trained(run, "vae", config)
+    place = resolve_device(device or "auto")
+    vae: Any = load_trained(run, "vae", config).to(place)
     codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
-    encoders = {name: load_trained(run, name, config) for name in names}
+    encoders = {name: load_trained(run, name, config).to(place) for name in names}
     rendered = {path.parent for path in data.glob("*/runs.npy")}
     for shard in sorted(rendered.difference(encoded_shards(data))):
         console.say(f"encoding {shard}")
         encode_shard(shard, codec, encoders)
-    typer.echo(data)
-
-
-@app.command()
-def unet(
-    stage: Annotated[str, typer.Argument(help="keyframes or interpolation.")],
-    data: DataOption,
-    run: RunOption,
-    preset: PresetOption = "mini",
-    updates: UpdatesOption = 4000,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = 4,
-    learning_rate: RateOption = 1e-3,
-    seed: SeedOption = 0,
-    resume: ResumeOption = False,
-    start_from: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="COMPONENT",
-            help="Start from another network of the run, such as keyframe_unet.",
-        ),
-    ] = None,
-    threads: ThreadsOption = None,
-) -> None:
-    """Train the UNet of one stage; the interpolation's weaker guide comes with it."""
-    if stage not in ("keyframes", "interpolation"):
-        raise typer.BadParameter("use keyframes or interpolation", param_hint="STAGE")
-    config = _config(preset)
-    _set_threads(threads)
-    from keyface_cli.training.clips import encoded_shards
-    from keyface_cli.training.diffusion import MINI_LOSS, train_unet
-    from keyface_cli.training.loop import TrainOptions
-
-    if not encoded_shards(data):
-        raise KeyFaceError(f"nothing is encoded in {data}", "run keyface train encode first")
-    options = TrainOptions(
-        updates,
-        minutes or math.inf,
-        batch_size,
-        learning_rate,
-        warmup=100,
-        ema_decay=0.99,
-        seed=seed,
-        save_every=100,
-    )
-    train_unet(
-        stage, config, data, run, options, MINI_LOSS[stage], resume=resume, start_from=start_from
-    )
-    typer.echo(run)
+    _echo(data)
 
 
 @app.command()
@@ -249,13 +334,41 @@ def export(
     from keyface_cli.training.run import export as write
 
     write(run, folder, torch.float16, source)
-    typer.echo(folder)
+    _echo(folder)
 
 
-def _config(preset: str) -> ModelConfig:
-    if preset not in PRESETS:
-        raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
-    return PRESETS[preset]
+def _config(run: Path, start: str | Path | None, preset: str | None) -> ModelConfig:
+    """Choose the architecture: the one asked for, the run's, that of the model to start from."""
+    from keyface_cli.checkpoint import MANIFEST, Checkpoint
+
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
+        return PRESETS[preset]
+    if (run / MANIFEST).is_file():
+        return Checkpoint.open(run).config
+    if isinstance(start, Path):
+        return Checkpoint.open(start).config
+    return PRESETS["mini"]
+
+
+def _starting_model(name: str | None) -> str | Path | None:
+    """Tell a network of the run from a model, which is a folder or has a name."""
+    from keyface_cli.checkpoint import COMPONENTS, resolve_model
+
+    return name if name is None or name in COMPONENTS else resolve_model(name)
+
+
+def _scenes(data: Path, holding: str) -> list[Path]:
+    shards = sorted(path.parent for path in data.glob(f"*/{holding}"))
+    if not shards:
+        raise KeyFaceError(f"no scenes in {data}", "make them with keyface dataset avatars")
+    return shards
+
+
+def _echo(path: Path) -> None:
+    if is_main():
+        typer.echo(path)
 
 
 def _set_threads(threads: int | None) -> None:

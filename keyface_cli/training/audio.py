@@ -22,7 +22,8 @@ from keyface_cli.models import speech
 from keyface_cli.training import run
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.avatars.voices import PHONES
-from keyface_cli.training.loop import Trainer, TrainOptions
+from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.options import TrainOptions
 
 MOUTH = tuple(rig.INDEX[name] for name in ("jaw", "width", "round", "press", "teeth", "tongue"))
 WINDOW_FRAMES = 4 * 25  # of one training example; a multiple of 4 keeps BEATs' patches aligned
@@ -69,7 +70,7 @@ class AudioTraining:
         self.labels = [np.load(s / "labels.npy") for s in shards]
         self.rigs = [np.load(s / "rigs.npy") for s in shards]
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw windows: waveforms (B, S), phone labels (B, 2 F) and mouth tracks (B, F, M)."""
         waves, phones, mouths = [], [], []
         for _ in range(self.options.batch_size):
@@ -89,11 +90,12 @@ class AudioTraining:
         mouth = torch.from_numpy(np.stack(mouths)).float()
         return wave, torch.from_numpy(np.stack(phones)).long(), mouth
 
-    def losses(self, trainer: Trainer) -> dict[str, Tensor]:
-        wave, phones, mouth = self.batch(trainer.generator)
+    def losses(self, trainer: Trainer, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        """Score the encoder on what `draw` gives."""
+        wave, phones, mouth = batch
         blocks = wave.view(len(wave), -1, SAMPLES_PER_FRAME)
         loudness = (blocks.square().mean(-1) + 1e-6).log()[..., None] / 4 + 1.5
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bfloat16):
+        with trainer.compute.autocast():
             logits, shapes = trainer.model(wave)
         logits, shapes = logits.float().flatten(1, 2), shapes.float()
         phone_loss = F.cross_entropy(logits.flatten(0, 1), phones.flatten())
@@ -114,6 +116,7 @@ def train_audio(
     resume: bool = False,
     start_from: Path | None = None,
     muon_rate: float | None = None,
+    report: Report | None = None,
 ) -> int:
     """Train the encoder `name` of `config` into `folder/NAME`.
 
@@ -125,7 +128,9 @@ def train_audio(
         options: how long and how fast.
         resume: go on where this run stopped.
         start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
-        muon_rate: peak rate of the matrices under Muon, see `optim`; None is AdamW for all.
+        muon_rate: peak rate of the matrices under Muon, see `optim`; None is that of the options,
+            else AdamW for all.
+        report: told of every update.
 
     Returns:
         The updates done in all.
@@ -133,6 +138,7 @@ def train_audio(
     Raises:
         WeightsError: there is nothing to begin with, or it does not fit.
     """
+    run.check(folder, config)
     torch.manual_seed(options.seed)
     if start_from is None:
         encoder = build(name, config)
@@ -143,13 +149,15 @@ def train_audio(
     width = settings.encoder_embed_dim if name == "beats" else settings.hidden_size
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
+    if muon_rate is None and options.muon_rate > 0:
+        muon_rate = options.muon_rate
     trainer = Trainer(name, model, folder, options, resume=resume, muon_rate=muon_rate)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
         run.save(folder, name, cast(AudioEncoderTraining, average).encoder, config, facts)
 
-    return trainer.fit(training.losses, save)
+    return trainer.fit(training.draw, training.losses, save, report=report)
 
 
 def _leave_nothing_out(encoder: nn.Module) -> None:

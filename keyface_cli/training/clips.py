@@ -1,7 +1,10 @@
-"""Clips that the UNets train on: latents, audio features and emotion of rendered scenes, cached.
+"""Clips that the UNets train on: latents, audio features, emotion and pictures of finished shards.
 
 The VAE and the audio encoders are frozen by the time the UNets train, so each frame is encoded
-once, as it is and mirrored, and each recording is heard once.
+once and each recording is heard once. There are two kinds of shards: those of drawn avatars, which
+`encode_shard` completes and which hold every frame mirrored too, and those of real videos (see
+`shards`). A clip of keyframes is fourteen frames, 13 apart, the first of which is the identity; a
+run is fourteen consecutive frames.
 """
 
 from __future__ import annotations
@@ -10,26 +13,57 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
+from keyface_cli.training.shards import PreparedShard, prepared_shards
 
 logger = logging.getLogger(__name__)
 ENCODE_BATCH = 16
+# kind of clip -> frames from one to the next, and the name of the first one's position
+KINDS = {"keyframes": (KEYFRAME_STEP, "keyframe_starts"), "runs": (1, "run_starts")}
 
 
 class Clips(NamedTuple):
     """A batch of clips; latents are in the scaled domain."""
 
-    latents: Tensor  # (B, T, C, h, w)
+    latents: Tensor  # (B, T, C, h, w), float16 or float32
     features: Tensor  # (B, T, 2, A)
     emotion: Tensor  # (B, T, 2)
+    pictures: Tensor | None = None  # (B, H, W, 3) uint8 of one frame of each clip
+    frame: Tensor | None = None  # which one, 0-d
+
+
+class Window(NamedTuple):
+    """Where a clip lies: in which shard, and what that shard needs to find it."""
+
+    shard: Shard
+    clip: int
+    start: int  # within what the shard holds of the clip
+    mirrored: bool = False
+
+
+class Shard(Protocol):
+    """Finished clips of one folder or file."""
+
+    sources: list[str]
+    """What each clip was cut from; clips of one source show one person."""
+
+    def windows(self, clip: int) -> int:
+        """Return at how many places a clip of the asked kind can begin."""
+
+    def read(self, window: Window) -> tuple[NDArray[np.float16], ...]:
+        """Return latents (T, C, h, w), features (T, 2, A) and emotion (T, 2) of a window."""
+
+    def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
+        """Return a frame of a window: (H, W, 3)."""
 
 
 @torch.inference_mode()
@@ -39,21 +73,23 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
     Writes `latents_keyframes.npy` and `latents_runs.npy`, float16 (n, 2, T, C, h, w) with the
     mirrored frames second, and for each encoder `features_NAME.npy`, float16 (n, N, 2, D).
     """
+    device = next(codec.parameters()).device
     heard: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
     for samples in np.load(folder / "waveforms.npy", mmap_mode="r"):
         wave = torch.from_numpy(np.array(samples)).float() / 32768
         for name, features in encode(encoders, wave).items():
-            heard[name].append(features.half().numpy())
+            heard[name].append(features.half().cpu().numpy())
     for name, each in heard.items():
         np.save(folder / f"features_{name}.npy", np.stack(each))
     for name in ("keyframes", "runs"):
         pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
         latents = []
         for frames in pictures:
-            x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = torch.from_numpy(np.array(frames)).to(device)
+            x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
             both = torch.cat([x, x.flip(-1)])
             parts = [codec.encode(part) for part in torch.split(both, ENCODE_BATCH)]
-            latents.append(torch.stack(torch.cat(parts).chunk(2)).half().numpy())
+            latents.append(torch.stack(torch.cat(parts).chunk(2)).half().cpu().numpy())
         partial = folder / f"latents_{name}.part.npy"
         np.save(partial, np.stack(latents))
         os.replace(partial, folder / f"latents_{name}.npy")
@@ -61,25 +97,71 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
 
 
 def encoded_shards(data: Path) -> list[Path]:
-    """Return the shards in a folder that `encode_shard` has finished."""
+    """Return the shards of drawn avatars in a folder that `encode_shard` has finished."""
     return sorted(path.parent for path in data.glob("*/latents_runs.npy"))
+
+
+class DrawnShard:
+    """A shard of drawn avatars: each scene has one place for a clip of keyframes."""
+
+    def __init__(self, folder: Path, kind: str, encoders: Sequence[str]) -> None:
+        self.folder, self.kind, self.encoders = folder, kind, encoders
+        self.latents = np.load(folder / f"latents_{kind}.npy", mmap_mode="r")
+        self.emotions = np.load(folder / "emotions.npy")
+        self.starts = np.load(folder / f"{KINDS[kind][1]}.npy")
+        self.features = {
+            name: np.load(folder / f"features_{name}.npy", mmap_mode="r") for name in encoders
+        }
+        self.sources = [f"{folder.name}/{i}" for i in range(len(self.starts))]
+
+    def windows(self, clip: int) -> int:
+        return int(self.latents.shape[2]) - NUM_FRAMES + 1
+
+    def read(self, window: Window) -> tuple[NDArray[np.float16], ...]:
+        clip, frames = window.clip, slice(window.start, window.start + NUM_FRAMES)
+        times = int(self.starts[clip]) + KINDS[self.kind][0] * np.arange(NUM_FRAMES) + window.start
+        return (
+            self.latents[clip, int(window.mirrored), frames],
+            np.concatenate([self.features[name][clip, times] for name in self.encoders], -1),
+            self.emotions[clip, times],
+        )
+
+    def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
+        pictures = np.load(self.folder / f"{self.kind}.npy", mmap_mode="r")
+        picture = np.array(pictures[window.clip, window.start + frame])
+        return picture[:, ::-1] if window.mirrored else picture
 
 
 class ClipSource:
     """Draws batches of clips from every shard that is complete; new shards join as they come.
 
+    Every place where a clip can begin is drawn equally often.
+
     Args:
-        data: the folder of shards.
+        data: a folder of shards of drawn avatars, or one that `keyface dataset prepare` has made.
         kind: "keyframes" for clips of fourteen frames 13 apart, "runs" for consecutive ones.
         encoders: whose features the clips hold, side by side in this order.
+        held_out: clips that are kept from training: the last ones of the first shard, and
+            whatever shows the same people.
+        pictures: give one frame of each clip as a picture too.
 
     Raises:
         FileNotFoundError: there is no complete shard yet.
     """
 
-    def __init__(self, data: Path, kind: str, encoders: Sequence[str]) -> None:
-        self.data, self.kind, self.encoders = data, kind, encoders
-        self.shards: dict[Path, dict[str, np.ndarray]] = {}
+    def __init__(
+        self,
+        data: Path,
+        kind: str,
+        encoders: Sequence[str],
+        *,
+        held_out: int = 0,
+        pictures: bool = False,
+    ) -> None:
+        self.data, self.kind, self.encoders, self.pictures = data, kind, encoders, pictures
+        self.shards: dict[Path, Shard] = {}
+        self._held_out: list[Window] = []
+        self._wanted = held_out
         self.refresh()
         if not self.shards:
             raise FileNotFoundError(f"no encoded shard in {data}")
@@ -87,37 +169,66 @@ class ClipSource:
     def refresh(self) -> None:
         """Take in shards that have been completed since."""
         for folder in encoded_shards(self.data):
-            if folder in self.shards:
-                continue
-            starts = "keyframe_starts" if self.kind == "keyframes" else "run_starts"
-            self.shards[folder] = {
-                "latents": np.load(folder / f"latents_{self.kind}.npy", mmap_mode="r"),
-                "emotions": np.load(folder / "emotions.npy"),
-                "starts": np.load(folder / f"{starts}.npy"),
-                **{name: np.load(folder / f"features_{name}.npy", mmap_mode="r")
-                   for name in self.encoders},
-            }  # fmt: skip
+            if folder not in self.shards:
+                self.shards[folder] = DrawnShard(folder, self.kind, self.encoders)
+        for path in prepared_shards(self.data):
+            if path not in self.shards:
+                step = KINDS[self.kind][0]
+                self.shards[path] = PreparedShard(path, step, self.encoders)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Set clips aside, and count the windows of all others."""
+        ordered = [self.shards[path] for path in sorted(self.shards)]
+        places = [
+            (shard, clip)
+            for shard in ordered
+            for clip in range(len(shard.sources))
+            if shard.windows(clip) > 0
+        ]
+        if ordered and self._wanted and not self._held_out:
+            first = [(shard, clip) for shard, clip in places if shard is ordered[0]]
+            for shard, clip in first[-self._wanted :]:
+                self._held_out.append(Window(shard, clip, shard.windows(clip) // 2))
+        people = {w.shard.sources[w.clip] for w in self._held_out}
+        self._places = [(s, clip) for s, clip in places if s.sources[clip] not in people]
+        self._ends = np.cumsum([shard.windows(clip) for shard, clip in self._places])
+
+    def __len__(self) -> int:
+        """Return at how many places a clip can begin."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def held_out(self) -> list[tuple[Clips, NDArray[np.uint8]]]:
+        """Return the clips that are kept from training, each with its pictures (T, H, W, 3)."""
+        return [
+            (
+                _stack([window.shard.read(window)]),
+                np.stack([window.shard.picture(window, i) for i in range(NUM_FRAMES)]),
+            )
+            for window in self._held_out
+        ]
 
     def batch(self, size: int, generator: torch.Generator) -> Clips:
-        """Draw clips, mirrored half of the time."""
-        folders = sorted(self.shards)
+        """Draw clips; those of drawn avatars are mirrored half of the time."""
 
         def draw(stop: int) -> int:
             return int(torch.randint(stop, (), generator=generator))
 
-        latents, features, emotions = [], [], []
+        windows = []
         for _ in range(size):
-            shard = self.shards[folders[draw(len(folders))]]
-            scene, mirrored = draw(len(shard["starts"])), draw(2)
-            start = int(shard["starts"][scene])
-            frames = np.arange(NUM_FRAMES)
-            if self.kind == "keyframes":
-                times = start + KEYFRAME_STEP * frames
-            else:
-                frames = frames + draw(shard["latents"].shape[2] - NUM_FRAMES + 1)
-                times = start + frames
-            latents.append(shard["latents"][scene, mirrored, frames[0] : frames[-1] + 1])
-            features.append(np.concatenate([shard[e][scene, times] for e in self.encoders], -1))
-            emotions.append(shard["emotions"][scene, times])
-        return Clips(*(torch.from_numpy(np.stack(part)).float()
-                       for part in (latents, features, emotions)))  # fmt: skip
+            number = draw(len(self))
+            place = int(np.searchsorted(self._ends, number, "right"))
+            shard, clip = self._places[place]
+            start = number - int(self._ends[place]) + shard.windows(clip)
+            mirrored = isinstance(shard, DrawnShard) and draw(2) == 1
+            windows.append(Window(shard, clip, start, mirrored))
+        clips = _stack([window.shard.read(window) for window in windows])
+        if not self.pictures:
+            return clips
+        frame = draw(NUM_FRAMES)  # of all clips alike (SPEC 12)
+        pictures = np.stack([window.shard.picture(window, frame) for window in windows])
+        return clips._replace(pictures=torch.from_numpy(pictures), frame=torch.tensor(frame))
+
+
+def _stack(parts: list[tuple[NDArray[np.float16], ...]]) -> Clips:
+    return Clips(*(torch.from_numpy(np.stack(each)) for each in zip(*parts, strict=True)))

@@ -1,17 +1,14 @@
-"""Training of the two UNets (paper section 3 and appendix, SPEC 12): noise, weights and losses.
+"""Training of the two UNets and of the guide (paper section 3 and appendix, SPEC 12).
 
-Noise levels are log-normal, ln sigma ~ N(1.0, 1.2^2). The squared error of the denoised latents is
-weighted by (sigma^2 + 1) / sigma^2, and the lower half of the picture, where the mouth is, counts
-more. Conditions are dropped at random so that guidance has its unconditional branches.
+A batch of clips is noised, denoised under its conditions, some of which are dropped at random so
+that guidance has its unconditional branches, and scored by `losses`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -19,89 +16,39 @@ from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
 from keyface_cli.diffusion.denoiser import denoise
+from keyface_cli.errors import ConfigError
 from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.start import anchor_for
 from keyface_cli.training import run
+from keyface_cli.training.beginning import begin, freeze_temporal_layers
 from keyface_cli.training.clips import Clips, ClipSource
-from keyface_cli.training.loop import Trainer, TrainOptions
+from keyface_cli.training.loop import Report, Sample, Trainer
+from keyface_cli.training.losses import (
+    MOUTH_COLUMNS,
+    MOUTH_ROWS,
+    PictureDistance,
+    latent_loss,
+    picture_losses,
+    sample_sigmas,
+)
+from keyface_cli.training.options import RECIPES, DiffusionOptions, TrainOptions, choose
+from keyface_cli.training.perceptual import load_distance
+from keyface_cli.training.samples import HeldOut
 
-
-@dataclass(frozen=True)
-class DiffusionOptions:
-    """The loss of a UNet; the defaults are the published ones for keyframes."""
-
-    log_sigma_mean: float = 1.0
-    log_sigma_std: float = 1.2
-    # share of clips whose sigma is drawn log-uniformly over the whole range that sampling visits;
-    # the log-normal seldom reaches either end of it
-    wide_sigmas: float = 0.0
-    weight_limit: float = math.inf  # of (sigma^2 + 1) / sigma^2
-    lower_half: float = 3.0  # lambda_lower; 2 for interpolation
-    mouth: float = 1.0  # factor of the cells around the mouth, on top of the lower half's
-    drop_identity: float = 0.1
-    drop_audio: float = 0.2
-
-
-WIDE_RANGE = (0.01, 700.0)
-MOUTH_ROWS, MOUTH_COLUMNS = (0.56, 0.88), (0.28, 0.72)  # where it is, of the picture
 MUON_RATE = 0.01  # of the inner matrices; the other parameters' rate is an option
+GUIDE = "interpolation_guide"
+COMPONENTS = {
+    "keyframes": "keyframe_unet",
+    "interpolation": "interpolation_unet",
+    "guide": GUIDE,
+}
+REFRESH = 100  # batches between looks for new shards
 # what the bundled model was trained with
 MINI_LOSS = {
-    "keyframes": DiffusionOptions(
-        wide_sigmas=0.25, weight_limit=10.0, mouth=4.0, drop_identity=0.02, drop_audio=0.1
-    ),
-    # its guidance is autoguidance, which hears every condition: none need be dropped
-    "interpolation": DiffusionOptions(
-        wide_sigmas=0.25,
-        weight_limit=10.0,
-        lower_half=2.0,
-        mouth=4.0,
-        drop_identity=0.0,
-        drop_audio=0.0,
-    ),
+    stage: choose(DiffusionOptions, RECIPES["mini"][stage])
+    for stage in ("keyframes", "interpolation")
 }
-
-
-def sample_sigmas(count: int, options: DiffusionOptions, generator: torch.Generator) -> Tensor:
-    """Draw one noise level per clip: (count,)."""
-    normal = torch.randn(count, generator=generator)
-    sigmas = (options.log_sigma_mean + options.log_sigma_std * normal).exp()
-    low, high = (math.log(bound) for bound in WIDE_RANGE)
-    wide = (low + (high - low) * torch.rand(count, generator=generator)).exp()
-    picked = torch.rand(count, generator=generator) < options.wide_sigmas
-    return torch.where(picked, wide, sigmas)
-
-
-def latent_loss(
-    denoised: Tensor,
-    target: Tensor,
-    sigma: Tensor,
-    *,
-    lower_half: float = 1.0,
-    mouth: float = 1.0,
-    weight_limit: float = math.inf,
-) -> Tensor:
-    """Return the weighted squared error of each frame (SPEC 12).
-
-    Args:
-        denoised: D, (B, T, C, h, w).
-        target: clean latents of the same shape.
-        sigma: (B,).
-        lower_half: factor of the rows from h / 2 on.
-        mouth: further factor of the cells around the mouth.
-        weight_limit: upper bound of the noise weight.
-
-    Returns:
-        (B, T): the mean over channels and positions.
-    """
-    weight = ((sigma**2 + 1) / sigma**2).clamp(max=weight_limit)
-    error = weight.view(-1, 1, 1, 1, 1) * (denoised - target) ** 2
-    h, w = target.shape[-2:]
-    cells = torch.ones(h, w, device=target.device)
-    cells[h // 2 :] = lower_half
-    (top, bottom), (left, right) = MOUTH_ROWS, MOUTH_COLUMNS
-    cells[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] *= mouth
-    return (error * cells).mean((2, 3, 4))
 
 
 class UNetTraining:
@@ -113,6 +60,8 @@ class UNetTraining:
         source: of the clips.
         options: of the loss.
         train: batch size and precision.
+        codec: decodes the frame that is compared as a picture; None where no picture is.
+        distance: the perceptual one, for that frame.
     """
 
     def __init__(
@@ -122,52 +71,124 @@ class UNetTraining:
         source: ClipSource,
         options: DiffusionOptions,
         train: TrainOptions,
+        codec: LatentCodec | None = None,
+        distance: PictureDistance | None = None,
     ) -> None:
         self.stage, self.config, self.source = stage, config, source
         self.options, self.train = options, train
+        self.codec, self.distance = codec, distance
+        self._drawn = 0
 
-    def losses(self, trainer: Trainer) -> dict[str, Tensor]:
-        if trainer.update % 100 == 0:
+    def draw(self, generator: torch.Generator) -> Clips:
+        """Draw a batch of clips."""
+        self._drawn += 1
+        if self._drawn % REFRESH == 0:
             self.source.refresh()
-        generator = trainer.generator
-        clips = self.source.batch(self.train.batch_size, generator)
-        network: VideoUNet = trainer.model  # type: ignore[assignment]
-        sigma = sample_sigmas(len(clips.latents), self.options, generator)
-        noise = torch.randn(clips.latents.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.train.bfloat16):
-            given, anchor = self._conditions(network, clips, generator)
-            denoised = denoise(
-                lambda x, c_noise: network(x, c_noise, given),
-                clips.latents + sigma.view(-1, 1, 1, 1, 1) * noise,
-                sigma,
-                anchor=anchor,
-            )
-        per_frame = latent_loss(
+        return self.source.batch(self.train.batch_size, generator)
+
+    def losses(self, trainer: Trainer, clips: Clips) -> dict[str, Tensor]:
+        """Score the network on a batch; see `score`."""
+        clips = clips._replace(
+            latents=clips.latents.float(),
+            features=clips.features.float(),
+            emotion=clips.emotion.float(),
+        )
+        z, generator = clips.latents, trainer.generator
+        sigma = sample_sigmas(len(z), self.options, generator)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        network = cast(VideoUNet, trainer.model)
+        with trainer.compute.autocast():
+            denoised, anchor = self.denoised(network, clips, sigma, noise, generator)
+        values = self.score(denoised, clips, sigma, trainer)
+        return values | self._measures(denoised, clips, anchor)
+
+    def denoised(
+        self,
+        network: VideoUNet,
+        clips: Clips,
+        sigma: Tensor,
+        noise: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add noise to a batch and take it away again.
+
+        Args:
+            network: of the stage.
+            clips: the batch, float32.
+            sigma: (B,).
+            noise: unit Gaussian, (B, T, C, h, w).
+            generator: of the conditions that are dropped.
+
+        Returns:
+            D (B, T, C, h, w), float32, and the anchor that it started from, None for "v".
+        """
+        given, anchor = self._conditions(network, clips, generator)
+        denoised = denoise(
+            lambda x, c_noise: network(x, c_noise, given),
+            clips.latents + sigma.view(-1, 1, 1, 1, 1) * noise,
+            sigma,
+            anchor=anchor,
+        )
+        return denoised, anchor
+
+    def score(
+        self, denoised: Tensor, clips: Clips, sigma: Tensor, trainer: Trainer | None = None
+    ) -> dict[str, Tensor]:
+        """Return the losses of denoised latents: `loss` and the terms that it is the sum of.
+
+        Args:
+            denoised: (B, T, C, h, w), float32.
+            clips: the truth; with pictures where the options ask for pixels.
+            sigma: (B,).
+            trainer: whose precision the decoder computes in; None is float32.
+        """
+        options = self.options
+        latent = latent_loss(
             denoised,
             clips.latents,
             sigma,
-            lower_half=self.options.lower_half,
-            mouth=self.options.mouth,
-            weight_limit=self.options.weight_limit,
-        )
-        values = {"loss": per_frame.mean()}
-        with torch.no_grad():
-            error = (denoised - clips.latents).square().mean((1, 2, 3, 4))
-            values["mse"] = error.mean()
-            if anchor is not None:
-                still = (anchor - clips.latents).square().mean()
-                values["explained"] = 1 - error.mean() / still
-                h, w = clips.latents.shape[-2:]
-                rows, columns = (
-                    slice(round(a * side), round(b * side))
-                    for (a, b), side in ((MOUTH_ROWS, h), (MOUTH_COLUMNS, w))
-                )
-                left, move = (
-                    (d - clips.latents)[..., rows, columns].square().mean()
-                    for d in (denoised, anchor)
-                )
-                values["mouth_explained"] = 1 - left / move
+            lower_half=options.lower_half,
+            mouth=options.mouth,
+            weight_limit=options.weight_limit,
+        ).mean()
+        values = {"loss": latent}
+        if clips.pictures is None or clips.frame is None or self.codec is None:
+            return values
+        # every frame's index is the same in all clips, and gradients flow through the decoder
+        picked = denoised.index_select(1, clips.frame.view(1).to(denoised.device))[:, 0]
+        target = clips.pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+        if trainer is None:
+            decoded = self.codec.decode(picked)
+        else:
+            with trainer.compute.autocast(self.config.vae_dtype == "auto"):
+                decoded = self.codec.decode(picked)
+        distance = self.distance if options.perceptual else None
+        squared, perceived = picture_losses(decoded, target, sigma, distance, options.weight_limit)
+        values["loss"] = latent + options.pixel * squared
+        values |= {"latent": latent, "pixel": squared}
+        if distance is not None:
+            values["loss"] = values["loss"] + options.perceptual * perceived
+            values["perceptual"] = perceived
         return values
+
+    @torch.no_grad()
+    def _measures(self, denoised: Tensor, clips: Clips, anchor: Tensor | None) -> dict[str, Tensor]:
+        """How far a batch is off, unweighted; with an anchor, what share of the motion is right."""
+        z = clips.latents
+        error = (denoised - z).square().mean()
+        if anchor is None:
+            return {"mse": error}
+        h, w = z.shape[-2:]
+        rows, columns = (
+            slice(round(a * side), round(b * side))
+            for (a, b), side in ((MOUTH_ROWS, h), (MOUTH_COLUMNS, w))
+        )
+        left, move = ((d - z)[..., rows, columns].square().mean() for d in (denoised, anchor))
+        return {
+            "mse": error,
+            "explained": 1 - error / (anchor - z).square().mean(),
+            "mouth_explained": 1 - left / move,
+        }
 
     def _conditions(
         self, network: VideoUNet, clips: Clips, generator: torch.Generator
@@ -177,7 +198,8 @@ class UNetTraining:
         B, T = z.shape[:2]
 
         def kept(probability: float, *shape: int) -> Tensor:
-            return (torch.rand(B, generator=generator) >= probability).float().view(B, *shape)
+            drawn = torch.rand(B, generator=generator, device=z.device)
+            return (drawn >= probability).float().view(B, *shape)
 
         audio = network.project_audio(clips.features) * kept(self.options.drop_audio, 1, 1)
         clean = z[:, :1] if self.stage == "keyframes" else z[:, [0, -1]]
@@ -190,27 +212,6 @@ class UNetTraining:
         return given, anchor
 
 
-@torch.no_grad()
-def transfer(source: VideoUNet, target: VideoUNet) -> None:
-    """Let one stage's network start from what the other's has learned.
-
-    Everything that both have is copied. The interpolation network sees one channel more, the mask,
-    which starts at zero, and hears no emotion, whose columns are left out.
-    """
-    theirs = source.state_dict()
-    for name, mine in target.state_dict().items():
-        other = theirs.get(name)
-        if other is None:
-            continue
-        if name == "add_embedding.linear_1.weight":
-            mine.copy_(other[:, -mine.shape[1] :])
-        elif name == "conv_in.weight" and mine.shape[1] > other.shape[1]:
-            mine.zero_()
-            mine[:, : other.shape[1]] = other
-        else:
-            mine.copy_(other)
-
-
 def train_unet(
     stage: str,
     config: ModelConfig,
@@ -220,45 +221,115 @@ def train_unet(
     options: DiffusionOptions,
     *,
     resume: bool = False,
-    start_from: str | None = None,
+    start_from: str | Path | None = None,
+    report: Report | None = None,
 ) -> int:
     """Train the UNet of a stage into `folder/keyframe_unet` or `folder/interpolation_unet`.
 
-    The interpolation run also leaves `interpolation_guide`, as it was after a sixteenth of the
-    updates.
+    The interpolation run also leaves `interpolation_guide`, as it was after `guide_share` of its
+    updates. "guide" is the beginning of that same run, once more: the same seed and options give
+    the same guide, for runs that have none or are to have another.
 
     Args:
-        stage: "keyframes" or "interpolation".
+        stage: "keyframes", "interpolation" or "guide".
         config: of the model.
-        data: folder of encoded shards.
+        data: folder of finished shards, see `clips`.
         folder: the run.
         train: how long and how fast.
         options: of the loss.
         resume: go on from the run's saved state.
-        start_from: another component of the run, whose weights a new network starts from.
+        start_from: what a new network starts from, see `beginning.begin`.
+        report: told of every update.
 
     Returns:
         The updates done in all.
+
+    Raises:
+        ConfigError: the options do not fit each other or the run.
+        WeightsError: a network that is needed is missing, or the state does not fit.
+        FileNotFoundError: the data has no finished shard.
     """
     torch.manual_seed(train.seed)
-    name = "keyframe_unet" if stage == "keyframes" else "interpolation_unet"
-    network = VideoUNet(**dataclasses.asdict(config.unet(stage)))
+    component, run_stage = (
+        COMPONENTS[stage],
+        "keyframes" if stage == "keyframes" else "interpolation",
+    )
+    network = VideoUNet(**dataclasses.asdict(config.unet(run_stage)))
     network.zero_output_layers()
-    network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
-    if start_from is not None and not resume:
-        transfer(cast(VideoUNet, run.load_trained(folder, start_from, config)), network)
-    if stage == "keyframes":
-        source = ClipSource(data, "keyframes", config.keyframe_encoders)
-    else:
-        source = ClipSource(data, "runs", config.interpolation_encoders)
-    training = UNetTraining(stage, config, source, options, train)
-    trainer = Trainer(name, network, folder, train, resume=resume, muon_rate=MUON_RATE)
+    begin(network, component, config, folder, start_from, resume=resume)
+    if options.freeze_temporal:
+        if start_from is None and not resume:
+            raise ConfigError(
+                "the layers along time are to stay as they are, and they are random",
+                "start from a trained model with --from, or train all with --all-layers",
+            )
+        freeze_temporal_layers(network)
+    training = _prepare(run_stage, config, data, folder, train, options)
+    rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
+    trainer = Trainer(component, network, folder, train, resume=resume, muon_rate=rate or None)
+    _set_up(network, training.codec, trainer)
+    clips = training.source.held_out() if train.sample_every else []
+    held_out = HeldOut(run_stage, config, clips, folder, trainer.device)
+    mark = max(1, round(train.updates * options.guide_share))
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": train.batch_size, "seed": train.seed}
-        run.save(folder, name, average, config, facts)
+        run.save(folder, component, average, config, facts)
         # the weaker network for autoguidance: the same run, long before its end
-        if stage == "interpolation" and update <= max(train.updates // 16, train.save_every):
-            run.save(folder, "interpolation_guide", average, config, facts)
+        if stage == "interpolation" and options.guide_share and update <= mark:
+            run.save(folder, GUIDE, average, config, facts)
 
-    return trainer.fit(training.losses, save)
+    def sample(average: nn.Module) -> Sample | None:
+        return held_out.sample(cast(VideoUNet, average), trainer.compute)
+
+    return trainer.fit(
+        training.draw,
+        training.losses,
+        save,
+        sample=sample,
+        save_at={mark},
+        stop_at=mark if stage == "guide" else None,
+        report=report,
+    )
+
+
+def _prepare(
+    stage: str,
+    config: ModelConfig,
+    data: Path,
+    folder: Path,
+    train: TrainOptions,
+    options: DiffusionOptions,
+) -> UNetTraining:
+    """Open the data, and what compares pictures."""
+    pictures = options.pixel > 0 or options.perceptual > 0
+    if options.perceptual and not options.perceptual_weights:
+        raise ConfigError(
+            "the perceptual loss needs the weights of the network that compares",
+            "name them with --perceptual FILE, or leave the term out with --set perceptual=0",
+        )
+    kind, encoders = "runs", config.interpolation_encoders
+    if stage == "keyframes":
+        kind, encoders = "keyframes", config.keyframe_encoders
+    source = ClipSource(data, kind, encoders, held_out=options.held_out, pictures=pictures)
+    if not len(source):
+        raise ConfigError(f"{data} holds no clip that is long enough to train {stage}")
+    codec = distance = None
+    if pictures:
+        vae: Any = run.load_trained(folder, "vae", config)
+        codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
+    if options.perceptual:
+        distance = load_distance(Path(options.perceptual_weights))
+    return UNetTraining(stage, config, source, options, train, codec, distance)
+
+
+def _set_up(network: VideoUNet, codec: LatentCodec | None, trainer: Trainer) -> None:
+    """Choose how the networks compute: on the device, and with less memory where that is asked."""
+    if trainer.device.type == "cpu":
+        network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
+    if trainer.options.checkpointing:
+        network.enable_gradient_checkpointing()
+    if codec is not None:
+        codec.to(trainer.device)
+        if trainer.options.checkpointing:
+            codec.vae.enable_gradient_checkpointing()

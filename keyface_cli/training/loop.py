@@ -1,66 +1,84 @@
-"""The training loop that all networks share: AdamW, warm-up, EMA, clipping, saving, resuming."""
+"""The training loop that all networks share: rates, EMA, clipping, saving, resuming.
+
+The state of a run is its weights, their average, the optimiser and the number of updates. All
+randomness is seeded anew for each update from the run's seed and that number (see `batches`), so
+a run that was killed and resumed is the run that nothing had stopped.
+"""
 
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from keyface_cli.errors import WeightsError
+from keyface_cli.errors import KeyFaceError, WeightsError
+from keyface_cli.training.batches import Draw, batches, seed_for
+from keyface_cli.training.compute import Compute
+from keyface_cli.training.log import TrainingLog
 from keyface_cli.training.optim import MuonAdamW, parameter_groups
+from keyface_cli.training.options import TrainOptions
 
 logger = logging.getLogger(__name__)
 
+Losses = Callable[["Trainer", Any], dict[str, Tensor]]
+"""Named 0-d losses of a batch; the one named `loss` is descended, the others are only logged."""
+Save = Callable[[nn.Module, int], None]
+"""Called with the averaged module and the updates done, every so often and last."""
+Report = Callable[[int, int, Mapping[str, float]], None]
+"""Called after each update with the updates done, those wanted, and the latest logged numbers."""
+MAX_SKIPPED = 50  # updates in a row whose gradient is no number
+LAST_SHARE = 0.05  # of the peak rate, where the cosine ends
+FIRST_SHARE = 1e-6  # where the warm-up of a constant rate begins (SPEC 12)
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """How long and how fast to train; the defaults are those of the bundled model."""
 
-    updates: int = 10_000  # in all, counting those of the run that is resumed
-    minutes: float = math.inf  # stop and save after this time, whatever has been reached
-    batch_size: int = 8
-    learning_rate: float = 5e-4  # the peak; falls to a twentieth of it by a cosine
-    warmup: int = 200  # updates of linear warm-up
-    weight_decay: float = 0.01
-    ema_decay: float = 0.995
-    clip_norm: float = 1.0
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 20
-    bfloat16: bool = True  # autocast of the forward pass; weights stay in float32
+class Sample(NamedTuple):
+    """Held-out clips as a network makes them, and how near they are to the truth."""
+
+    strip: NDArray[np.uint8]  # (H, W, 3)
+    values: dict[str, float]
 
 
 def rate_share_at(update: int, options: TrainOptions) -> float:
-    """Return the share of its peak that the rate has at an update: warm-up, then a cosine."""
+    """Return the share of its peak that the rate has at an update: warm-up, then the schedule."""
     if update < options.warmup:
+        if options.schedule == "constant":
+            return FIRST_SHARE + (1 - FIRST_SHARE) * update / options.warmup
         return (update + 1) / options.warmup
+    if options.schedule == "constant":
+        return 1.0
     done = min(1.0, (update - options.warmup) / max(1, options.updates - options.warmup))
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+    return LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Trainer:
     """Trains one module; its averaged copy is what gets saved and used.
 
+    `generator` is on the device and seeded anew for each update.
+
     Args:
         name: of the component, which names its state and log files.
-        model: the module to train, on its device, in float32.
-        folder: the run folder; the state goes to `state/NAME.pt`, the log to `NAME.csv`.
+        model: the module to train, in float32; it is moved to the device.
+        folder: the run folder; the state goes to `state/NAME.pt`, the log beside it (see `log`).
         options: see `TrainOptions`.
-        resume: go on from `state/NAME.pt`, where weights, average, optimiser, generator and the
-            number of updates are kept.
+        resume: go on from `state/NAME.pt`.
         muon_rate: train inner matrices by Muon at this peak rate, see `optim`; None is AdamW only.
 
     Raises:
         WeightsError: the state to resume from is missing or belongs to another network.
+        DeviceError, ConfigError: the device or the precision cannot be had.
     """
 
     def __init__(
@@ -73,77 +91,134 @@ class Trainer:
         resume: bool = False,
         muon_rate: float | None = None,
     ) -> None:
-        self.name, self.model, self.folder, self.options = name, model, folder, options
-        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.name, self.folder, self.options = name, folder, options
+        self.compute = Compute(options.device, options.precision)
+        self.device = self.compute.device
+        self.model = model.to(self.device)
+        self.average: nn.Module | None = None
+        if options.ema_decay > 0:
+            self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser: torch.optim.Optimizer
-        if muon_rate is None:
-            self.optimiser = torch.optim.AdamW(
-                self.parameters,
-                lr=options.learning_rate,
-                betas=(0.9, 0.99),
-                weight_decay=options.weight_decay,
-            )
-        else:
-            groups = parameter_groups(model, muon_rate, options.learning_rate)
-            self.optimiser = MuonAdamW(groups, weight_decay=options.weight_decay)
+        self.optimiser = _optimiser(model, self.parameters, options, muon_rate)
         self.peak_rates = [group["lr"] for group in self.optimiser.param_groups]
-        self.generator = torch.Generator().manual_seed(options.seed)
+        self.generator = torch.Generator(self.device)
         self.update = 0
+        self._skipped = 0
+        self._sums: dict[str, Tensor] = {}  # of the losses since the last row of the log
+        self._count = 0
         self.state_path = folder / "state" / f"{name}.pt"
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         if resume:
             self._resume()
+        if options.compile:
+            model.compile()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The module that is saved: the average, or the network itself where none is kept."""
+        return self.model if self.average is None else self.average
 
     def fit(
         self,
-        losses: Callable[[Trainer], dict[str, Tensor]],
-        save: Callable[[nn.Module, int], None],
+        draw: Draw,
+        losses: Losses,
+        save: Save,
+        *,
+        sample: Callable[[nn.Module], Sample | None] | None = None,
+        save_at: Container[int] = (),
+        stop_at: int | None = None,
+        report: Report | None = None,
     ) -> int:
-        """Train until the updates or the minutes are used up.
+        """Train until the updates or the minutes are used up, or Ctrl-C or SIGTERM comes.
+
+        A signal is obeyed when the update is done and the state is saved.
 
         Args:
-            losses: draws a batch with the trainer's generator and returns named scalar losses;
-                the one named `loss` is descended, the others are only logged.
-            save: called with the averaged module and the updates done, every so often and last.
+            draw: makes a batch, in this process or another (see `batches`).
+            losses: of a batch on the device.
+            save: writes the averaged module.
+            sample: makes held-out clips, by the module it is given.
+            save_at: updates at which to save, besides every so often.
+            stop_at: end early, after this update.
+            report: told of every update.
 
         Returns:
             The updates done in all.
+
+        Raises:
+            KeyFaceError: the loss is no number any more.
+            WeightsError: the state cannot be written.
         """
-        start, sums, count = time.monotonic(), dict[str, float](), 0
-        while self.update < self.options.updates:
-            values = self._step(losses)
-            for key, value in values.items():
-                sums[key] = sums.get(key, 0.0) + value
-            count += 1
-            if self.update % self.options.log_every == 0:
-                elapsed = time.monotonic() - start
-                self._log({key: value / count for key, value in sums.items()}, elapsed)
-                sums, count = {}, 0
-            if self.update % self.options.save_every == 0:
-                self._save(save)
-            if time.monotonic() - start > self.options.minutes * 60:
-                break
-        self._save(save)
+        options, started = self.options, time.monotonic()
+        last = min(options.updates, stop_at or options.updates)
+        log = TrainingLog(self.folder, self.name, self.update) if self.compute.is_main else None
+        numbers = range(self.update * options.accumulate, last * options.accumulate)
+        drawn = batches(
+            draw, options.seed, self.compute.rank, numbers, options.workers, self.device
+        )
+        shown: dict[str, float] = {}
+        with _signals() as received, closing(log) if log is not None else nullcontext():
+            while self.update < last:
+                self._step(drawn, losses)
+                if self.update % options.log_every == 0 or self.update >= last:
+                    shown = self._take_means()
+                    if log is not None:
+                        log.write(self.update, time.monotonic() - started, shown)
+                if report is not None and self.compute.is_main:
+                    report(self.update, last, shown)
+                if sample and options.sample_every and self.update % options.sample_every == 0:
+                    self._sample(sample, log)
+                out_of_time = time.monotonic() - started > options.minutes * 60
+                stopping = self.compute.any(out_of_time or bool(received))
+                due = self.update % options.save_every == 0 or self.update in save_at
+                if due or stopping or self.update >= last:
+                    self._save(save)
+                if stopping:
+                    break
         return self.update
 
-    def _step(self, losses: Callable[[Trainer], dict[str, Tensor]]) -> dict[str, float]:
-        share = rate_share_at(self.update, self.options)
+    def _step(self, drawn: Iterator[Any], losses: Losses) -> None:
+        options = self.options
+        share = rate_share_at(self.update, options)
         for group, peak in zip(self.optimiser.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * share
+        seed = seed_for("update", options.seed, self.compute.rank, self.update)
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)  # of dropout
         self.model.train()
-        values = losses(self)
         self.optimiser.zero_grad(set_to_none=True)
-        values["loss"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
-        if torch.isfinite(norm):
-            self.optimiser.step()
+        scaler, total = self.compute.scaler, dict[str, Tensor]()
+        for _ in range(options.accumulate):
+            batch = self.compute.move(next(drawn))
+            values = losses(self, batch)
+            loss = values["loss"] / options.accumulate
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for key, value in values.items():
+                total[key] = total.get(key, 0) + value.detach().float() / options.accumulate
+        self.compute.average_gradients(self.parameters)
+        scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_norm or math.inf)
+        finite = bool(torch.isfinite(norm))
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped > MAX_SKIPPED:
+            raise KeyFaceError(
+                f"the training of {self.name} diverged: its gradient is no number "
+                f"from update {self.update - MAX_SKIPPED} to {self.update}",
+                "resume with a lower --learning-rate",
+            )
+        if finite or scaler.is_enabled():  # the scaler itself leaves out what is not finite
+            scaler.step(self.optimiser)
+        scaler.update()
         self.update += 1
         self._update_average()
-        return {key: float(value.detach()) for key, value in values.items()} | {"norm": float(norm)}
+        for key, value in (total | {"norm": norm.detach()}).items():
+            self._sums[key] = self._sums.get(key, 0) + value
+        self._count += 1
 
     @torch.no_grad()
     def _update_average(self) -> None:
+        if self.average is None:
+            return
         # the average of a short run must forget its random beginning
         decay = min(self.options.ema_decay, (1 + self.update) / (10 + self.update))
         mine: list[Tensor] = list(self.average.parameters())
@@ -152,30 +227,39 @@ class Trainer:
         for kept, other in zip(self.average.buffers(), self.model.buffers(), strict=True):
             kept.copy_(other)
 
-    def _log(self, values: dict[str, float], elapsed: float) -> None:
-        row = {"update": float(self.update), "seconds": round(elapsed, 1)} | values
-        path = self.folder / f"{self.name}.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+    def _take_means(self) -> dict[str, float]:
+        values = {key: float(value) / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        values = self.compute.mean(values)
         text = " ".join(f"{key} {value:.4g}" for key, value in values.items())
-        logger.info("%s update %d (%.0f s): %s", self.name, self.update, elapsed, text)
+        logger.info("%s update %d: %s", self.name, self.update, text)
+        return values
 
-    def _save(self, save: Callable[[nn.Module, int], None]) -> None:
-        save(self.average, self.update)
-        state = {
-            "update": self.update,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        partial = self.state_path.with_suffix(".part")
-        torch.save(state, partial)
-        os.replace(partial, self.state_path)
+    def _sample(
+        self, sample: Callable[[nn.Module], Sample | None], log: TrainingLog | None
+    ) -> None:
+        if log is not None:
+            module = self.averaged.eval()
+            with torch.inference_mode():
+                made = sample(module)
+            if made is not None:
+                log.sample(self.update, made.strip, made.values)
+        self.compute.wait()
+
+    def _save(self, save: Save) -> None:
+        if self.compute.is_main:
+            save(self.averaged, self.update)
+            state: dict[str, Any] = {
+                "update": self.update,
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": self.compute.scaler.state_dict(),
+                "logged": (self._count, {key: float(v) for key, v in self._sums.items()}),
+            }
+            if self.average is not None:
+                state["average"] = self.average.state_dict()
+            _write_state(self.state_path, state)
+        self.compute.wait()
 
     def _resume(self) -> None:
         if not self.state_path.is_file():
@@ -186,12 +270,75 @@ class Trainer:
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
+            if self.average is not None:
+                self.average.load_state_dict(state.get("average", state["model"]))
             self.optimiser.load_state_dict(state["optimiser"])
-            self.generator.set_state(state["generator"])
+            # a state of an earlier version has neither of these
+            if state.get("scaler"):
+                self.compute.scaler.load_state_dict(state["scaler"])
+            self._count, sums = state.get("logged", (0, {}))
+            self._sums = {key: torch.tensor(v, device=self.device) for key, v in sums.items()}
             self.update = int(state["update"])
         except (RuntimeError, KeyError, ValueError, OSError) as error:
             raise WeightsError(
                 f"the training state does not fit this network: {self.state_path}",
                 "it was made with another configuration: begin a new run folder",
             ) from error
+
+
+def _optimiser(
+    model: nn.Module, parameters: list[nn.Parameter], options: TrainOptions, muon: float | None
+) -> torch.optim.Optimizer:
+    betas = (0.9, options.beta2)
+    if muon is not None:
+        groups = parameter_groups(model, muon, options.learning_rate)
+        return MuonAdamW(groups, betas=betas, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay
+    )
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".part")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        full = "No space left" in str(error) or "PytorchStreamWriter" in str(error)
+        raise WeightsError(
+            f"cannot write the training state: {path}: {'the disk is full' if full else error}",
+            "free some space and go on with --resume: the state before is kept",
+        ) from error
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM in a list, and obey the first of them after the block.
+
+    A second signal is obeyed at once.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, handlers[number])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for handled, handler in handlers.items():
+            signal.signal(handled, handler)
+    if received:
+        logger.info("stopped by signal %d; the state is saved", received[0])
+        signal.raise_signal(received[0])

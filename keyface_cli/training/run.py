@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from torch import nn
 
 from keyface_cli.checkpoint import COMPONENTS, MANIFEST, Checkpoint, save_component, write_manifest
 from keyface_cli.config import ModelConfig
-from keyface_cli.errors import WeightsError
+from keyface_cli.errors import ConfigError, WeightsError
 
 
 def save(
@@ -45,21 +48,65 @@ def training_facts(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def check(folder: Path, config: ModelConfig) -> None:
+    """Refuse to train a run with another configuration than the one it was begun with.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    if not same_networks(Checkpoint.open(folder).config, config):
+        raise ConfigError(
+            f"the run was begun with another configuration: {folder}", "begin a new run folder"
+        )
+
+
+def same_networks(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two configurations build the same networks, whatever the sampling defaults."""
+    return dataclasses.replace(one, sampling=other.sampling, preset=other.preset) == other
+
+
+def adopt(folder: Path, source: Checkpoint, config: ModelConfig) -> None:
+    """Give a run every network of a model that it has not yet, so that it can be used at once.
+
+    Tensors are linked where the disk allows it, and copied elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder / ".lock")):
+        for component in source.components:
+            if (folder / component).is_dir():
+                continue
+            partial = folder / f".{component}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source.folder / component, partial, copy_function=_link)
+            partial.replace(folder / component)
+        write_manifest(folder, config, training=training_facts(folder))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        # these are replaced when they are saved anew; other files are written in place
+        if not source.endswith(".safetensors"):
+            raise OSError
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module:
     """Load a network that an earlier stage of the training has made, in float32.
 
     Raises:
-        WeightsError: the run lacks it, or it was trained with another configuration.
+        WeightsError: the run lacks it.
+        ConfigError: it was trained with another configuration.
     """
     if not (folder / component).is_dir():
         raise WeightsError(
             f"the run has no {component} yet: {folder}", "train vae and audio before the UNets"
         )
     checkpoint = Checkpoint.open(folder)
-    if checkpoint.config != config:
-        raise WeightsError(
-            f"the run was begun with another configuration: {folder}", "begin a new run folder"
-        )
+    check(folder, config)
     return checkpoint.load(component, dtype=torch.float32)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
 from keyface_cli.training import run
-from keyface_cli.training.loop import Trainer, TrainOptions
+from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.options import TrainOptions
 
 FACE_ROWS, FACE_COLUMNS = (0.28, 0.85), (0.2, 0.8)  # where eyes and mouth are, of the picture
 FACE_WEIGHT = 3.0
@@ -95,8 +96,8 @@ class VAETraining:
             sample, config.latent_channels, patch, self.emphasis
         )
 
-    def batch(self, generator: torch.Generator) -> Tensor:
-        """Draw pictures with random flips: (B, 3, H, W) in [-1, 1]."""
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw pictures with random flips: (B, 3, H, W) uint8."""
         pictures = []
         for _ in range(self.options.batch_size):
             pool = self.pools[int(torch.randint(len(self.pools), (), generator=generator))]
@@ -104,23 +105,26 @@ class VAETraining:
             picture = torch.from_numpy(np.array(pool[index])).permute(2, 0, 1)
             flip = float(torch.rand((), generator=generator)) < 0.5
             pictures.append(picture.flip(-1) if flip else picture)
-        return torch.stack(pictures).float() / 127.5 - 1
+        return torch.stack(pictures)
 
-    def losses(self, trainer: Trainer) -> dict[str, Tensor]:
-        x = self.batch(trainer.generator)
-        patch = self.config.vae_patch_size
+    def losses(self, trainer: Trainer, pictures: Tensor) -> dict[str, Tensor]:
+        """Score the network on pictures (B, 3, H, W) uint8."""
+        x = pictures.float() / 127.5 - 1
+        emphasis = self.emphasis.to(x.device)
+        patch, generator = self.config.vae_patch_size, trainer.generator
         vae = cast(Any, trainer.model)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bfloat16):
+        with trainer.compute.autocast():
             packed = F.pixel_unshuffle(x, patch)
             posterior = vae.encode(packed).latent_dist
-            latents = posterior.sample(trainer.generator)
-            strength = LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=trainer.generator)
-            noise = torch.randn(latents.shape, generator=trainer.generator)
+            latents = posterior.sample(generator)
+            drawn = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+            strength = LATENT_NOISE * drawn
+            noise = torch.randn(latents.shape, generator=generator, device=x.device)
             decoded = vae.decode(latents + strength * noise, num_frames=1).sample
         y = F.pixel_shuffle(decoded.float(), patch)
-        error = ((y - x).abs() * self.emphasis).mean()
+        error = ((y - x).abs() * emphasis).mean()
         edges = sum(
-            ((y.diff(dim=d) - x.diff(dim=d)).abs() * self.emphasis.narrow(d, 1, x.shape[d] - 1))
+            ((y.diff(dim=d) - x.diff(dim=d)).abs() * emphasis.narrow(d, 1, x.shape[d] - 1))
             .mean() for d in (-1, -2)
         )  # fmt: skip
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -204,6 +208,7 @@ def train_vae(
     *,
     resume: bool = False,
     freeze_encoder: bool = True,
+    report: Report | None = None,
 ) -> int:
     """Train the VAE of `config` into `folder/vae`; returns the updates done in all.
 
@@ -211,6 +216,7 @@ def train_vae(
     code and only the decoder learns, so that latents made early in the training remain valid. A
     deeper one starts at random and is trained whole.
     """
+    run.check(folder, config)
     torch.manual_seed(options.seed)
     vae = AutoencoderKLTemporalDecoder(**config.vae)
     training = VAETraining(config, pools, options)
@@ -221,10 +227,11 @@ def train_vae(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
-    trainer = Trainer("vae", vae, folder, options, resume=resume, muon_rate=MUON_RATE)
+    rate = MUON_RATE if options.muon_rate < 0 else options.muon_rate
+    trainer = Trainer("vae", vae, folder, options, resume=resume, muon_rate=rate or None)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
         run.save(folder, "vae", average, config, facts)
 
-    return trainer.fit(training.losses, save)
+    return trainer.fit(training.draw, training.losses, save, report=report)

@@ -1,0 +1,198 @@
+"""The options of `keyface train`: what they mean, and how they, files and recipes add up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keyface_cli.config import ModelConfig
+from keyface_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from keyface_cli.training.options import DiffusionOptions, TrainOptions, Value
+
+_WHERE, _HOW, _MACHINE = "Run", "Recipe", "Machine"
+
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", help="Training data, from keyface dataset.", rich_help_panel=_WHERE
+    ),
+]
+RunOption = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="RUN",
+        help="The run: a model folder that the stages fill.",
+        rich_help_panel=_WHERE,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The architecture: keyface, mini or tiny.",
+        show_default="the run's, else that of --from, else mini",
+        rich_help_panel=_WHERE,
+    ),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="Start from a model (a folder or a name), or from another network of the run, such "
+        "as keyframe_unet.",
+        show_default="random weights",
+        rich_help_panel=_WHERE,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on exactly where the run stopped, with its options.",
+        rich_help_panel=_WHERE,
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where options begin: paper or mini.",
+        show_default="paper for the published architecture, else mini",
+        rich_help_panel=_HOW,
+    ),
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--options",
+        metavar="FILE.toml",
+        help="Options, a table for each network; a run's own are in RUN/options.",
+        rich_help_panel=_HOW,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any option of such a file.", rich_help_panel=_HOW
+    ),
+]
+
+
+def _number(*names: str, help: str, panel: str = _HOW, **bounds: Any) -> Any:
+    return typer.Option(
+        *names, help=help, show_default="the recipe's", rich_help_panel=panel, **bounds
+    )
+
+
+UpdatesOption = Annotated[int | None, _number(help="Updates in all.", min=1)]
+MinutesOption = Annotated[float | None, _number(help="Stop and save after this time.", min=0)]
+BatchOption = Annotated[
+    int | None, _number("--batch-size", help="Examples that each process takes at once.", min=1)
+]
+AccumulateOption = Annotated[int | None, _number(help="Batches in an update.", min=1)]
+RateOption = Annotated[
+    float | None, _number("--learning-rate", help="At its peak.", min=1e-9, max=1.0)
+]
+SeedOption = Annotated[int | None, _number(help="Of weights, order and noise.", min=0)]
+PrecisionOption = Annotated[
+    str | None, _number(help="float32, bfloat16 or float16.", panel=_MACHINE)
+]
+DeviceOption = Annotated[str | None, _number(help="auto, cpu, cuda, cuda:N, mps.", panel=_MACHINE)]
+WorkersOption = Annotated[
+    int | None, _number(help="Processes that prepare batches.", panel=_MACHINE, min=0)
+]
+CompileOption = Annotated[
+    bool | None, typer.Option("--compile", help="Compile the network.", rich_help_panel=_MACHINE)
+]
+CheckpointingOption = Annotated[
+    bool | None,
+    _number(
+        "--checkpointing/--no-checkpointing",
+        help="Less memory, a third more time: activations are computed twice.",
+        panel=_MACHINE,
+    ),
+]
+LayersOption = Annotated[
+    bool | None,
+    _number("--freeze-temporal/--all-layers", help="Leave the layers along time as they are."),
+]
+PerceptualOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--perceptual",
+        metavar="FILE",
+        help="Weights of the perceptual loss: VGG16 of ImageNet (LPIPS), or features.safetensors "
+        "of keyface train features.",
+        rich_help_panel=_HOW,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel=_MACHINE),
+]
+
+
+def collect(
+    table: str,
+    run: Path,
+    config: ModelConfig,
+    stored: bool,
+    recipe: str | None,
+    file: Path | None,
+    given: dict[str, Any],
+    chosen: list[str] | None,
+    name: str | None = None,
+) -> tuple[TrainOptions, DiffusionOptions]:
+    """Collect the options of a network, the strongest last, and keep them in the run.
+
+    Args:
+        table: "vae", "audio", "keyframes" or "interpolation".
+        run: the run folder.
+        config: of the model, whose preset chooses the recipe.
+        stored: begin with the run's own, where it has some.
+        recipe: of `--recipe`.
+        file: of `--options`.
+        given: values of flags; None where one was not given.
+        chosen: of `--set`.
+        name: of the network, where a table serves several.
+
+    Raises:
+        ConfigError: an option or a recipe that there is not.
+    """
+    from keyface_cli.training.options import (
+        RECIPES,
+        DiffusionOptions,
+        TrainOptions,
+        choose,
+        parse,
+        read_toml,
+        write_toml,
+    )
+
+    recipe = recipe or ("paper" if config.preset == "keyface" else "mini")
+    if recipe not in RECIPES:
+        raise ConfigError(f"unknown recipe: {recipe}", f"use one of {', '.join(RECIPES)}")
+    kept = run / "options" / f"{name or table}.toml"
+    layers: list[dict[str, Value]] = [RECIPES[recipe][table]]
+    if stored and kept.is_file():
+        layers.append(read_toml(kept, table))
+    if file is not None:
+        layers.append(read_toml(file, table))
+    layers.append({key: value for key, value in given.items() if value is not None})
+    layers.append(dict(parse(text) for text in chosen or []))
+    train, diffusion = choose(TrainOptions, *layers), choose(DiffusionOptions, *layers)
+    if is_main():
+        parts = (train, diffusion) if table in ("keyframes", "interpolation") else (train,)
+        write_toml(kept, table, *parts)
+    return train, diffusion
+
+
+def is_main() -> bool:
+    """Whether this is the process, of those that accelerate starts, that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,123 @@
+"""`keyface train` and `keyface dataset` from the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from drawn import make_shard
+
+from keyface_cli.checkpoint import Checkpoint
+from keyface_cli.commands.train_options import collect
+from keyface_cli.commands.training_display import TrainingDisplay
+from keyface_cli.config import PRESETS
+
+Main = Callable[..., tuple[int, str, str]]
+QUICK = ("--updates", 2, "--batch-size", 1, "--precision", "float32", "--set", "held_out=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shard(tmp_path_factory.mktemp("drawn") / "data" / "000").parent
+
+
+def test_a_run_is_a_model_at_any_time(
+    main: Main,
+    data: Path,
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tone_wav: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--data", data, "-o", run, "--from", tiny_checkpoint, *QUICK)
+    code, out, err = main("train", "interpolation", *arguments, "--seed", 5)
+    assert (code, out) == (0, f"{run}\n"), err
+    assert "interpolation: 2/2" in err
+    code, out, err = main(
+        "animate", portrait_png, tone_wav, "-o", tmp_path / "talk.mp4", "--model", run
+    )
+    assert code == 0, err
+    assert Checkpoint.open(run).config == PRESETS["tiny"]  # of the model it started from
+    stored = tomllib.loads((run / "options" / "interpolation.toml").read_text())
+    assert stored["interpolation"]["updates"] == 2
+    assert stored["interpolation"]["seed"] == 5
+    assert stored["interpolation"]["lower_half"] == 2.0  # of the recipe
+
+    # resuming takes the stored options, and flags go before them
+    code, _, err = main(
+        "train", "interpolation", "--data", data, "-o", run, "--resume", "--updates", 3
+    )
+    assert code == 0, err
+    stored = tomllib.loads((run / "options" / "interpolation.toml").read_text())
+    assert (stored["interpolation"]["updates"], stored["interpolation"]["seed"]) == (3, 5)
+    assert stored["interpolation"]["batch_size"] == 1
+    rows = (run / "interpolation_unet.csv").read_text().splitlines()
+    assert rows[0].startswith("update,seconds,loss")
+
+
+def test_the_published_architecture_gets_the_published_recipe(tmp_path: Path) -> None:
+    config = PRESETS["keyface"]
+    found, loss = collect("keyframes", tmp_path, config, False, None, None, {}, None)
+    assert (found.learning_rate, found.schedule, found.muon_rate) == (1e-5, "constant", 0.0)
+    assert (loss.pixel, loss.perceptual, loss.freeze_temporal) == (1.0, 1.0, True)
+    # the small ones get the one that suits a CPU
+    found, loss = collect("keyframes", tmp_path, PRESETS["mini"], False, None, None, {}, None)
+    assert (found.schedule, loss.wide_sigmas, loss.pixel) == ("cosine", 0.25, 0.0)
+
+
+def test_flags_go_before_files_and_files_before_recipes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[keyframes]\nupdates = 11\nseed = 3\nmouth = 2.5\n[vae]\nupdates = 9\n")
+    found, loss = collect(
+        "keyframes",
+        tmp_path / "run",
+        PRESETS["mini"],
+        False,
+        "paper",
+        file,
+        {"seed": 4, "updates": None},
+        ["drop_audio=0.5"],
+    )
+    assert (found.updates, found.seed, found.learning_rate) == (11, 4, 1e-5)
+    assert (loss.mouth, loss.drop_audio, loss.pixel) == (2.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("keyframes", "--set", "updatse=4"), 1, "unknown option: updatse"),
+        (("keyframes", "--preset", "huge"), 1, "unknown preset: huge"),
+        (("keyframes", "--recipe", "mine"), 1, "unknown recipe: mine"),
+        (("keyframes", "--from", "nowhere"), 1, "no such model: nowhere"),
+        (("keyframes", "--options", "none.toml"), 1, "cannot read options: none.toml"),
+        (("keyframes", "--updates", "0"), 2, "Invalid value for '--updates'"),
+        (("keyframes", "--preset", "tiny"), 1, "no encoded shard in"),
+        (("interpolation", "--preset", "tiny", "--from", "keyframe_unet"), 1, "no keyframe_unet"),
+        (("vae", "--preset", "tiny"), 1, "no pictures in"),
+        (("audio", "beats", "--preset", "tiny"), 1, "no scenes in"),
+        (("audio", "hubert", "--preset", "tiny"), 2, "tiny has beats, wav2vec2, wavlm"),
+        (("features",), 1, "no scenes in"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    main: Main, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, out, err = main("train", *arguments, "--data", tmp_path / "none", "-o", tmp_path / "run")
+    assert found == code, err
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_progress_is_a_line_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with TrainingDisplay("keyframes") as display:
+        display(1, 100, {})
+        display(50, 100, {"loss": 0.5})
+        display(100, 100, {"loss": 0.25, "mse": 0.125})
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("keyframes: 100/100")
+    assert lines[0].endswith("loss 0.25  mse 0.125")
