@@ -136,17 +136,18 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> N
         assert_equal(runs[0], runs[2])
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_change_nothing() -> None:
-    def drawn(workers: int) -> list[Tensor]:
+def test_threads_change_nothing() -> None:
+    def drawn(threads: int) -> list[Tensor]:
         cpu = torch.device("cpu")
-        return [batch[0] for batch in batches(draw, 5, 0, range(7, 17), workers, cpu)]
+        return [batch[0] for batch in batches(draw, 5, 0, range(7, 17), threads, cpu)]
 
     alone, ahead = drawn(0), drawn(2)
     assert len(alone) == 10
     assert all(torch.equal(a, b) for a, b in zip(alone, ahead, strict=True))
     later = [batch[0] for batch in batches(draw, 5, 0, range(12, 17), 0, torch.device("cpu"))]
     assert torch.equal(later[0], alone[5])
+    with pytest.raises(ZeroDivisionError):  # a thread's error is the loop's
+        list(batches(lambda generator: 1 / 0, 5, 0, range(3), 2, torch.device("cpu")))
     other_process = next(batches(draw, 5, 1, range(7, 17), 0, torch.device("cpu")))[0]
     assert not torch.equal(other_process, alone[0])
 

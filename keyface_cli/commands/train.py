@@ -31,7 +31,6 @@ from keyface_cli.commands.train_options import (
     SetOption,
     ThreadsOption,
     UpdatesOption,
-    WorkersOption,
     collect,
     is_main,
 )
@@ -78,7 +77,6 @@ def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
         perceptual: PerceptualOption = None,
         precision: PrecisionOption = None,
         device: DeviceOption = None,
-        workers: WorkersOption = None,
         compile: CompileOption = None,
         checkpointing: CheckpointingOption = None,
         threads: ThreadsOption = None,
@@ -94,7 +92,6 @@ def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
             "perceptual_weights": None if perceptual is None else str(perceptual),
             "precision": precision,
             "device": device,
-            "workers": workers,
             "compile": compile or None,
             "checkpointing": checkpointing,
         }

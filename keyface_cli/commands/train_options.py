@@ -104,9 +104,6 @@ PrecisionOption = Annotated[
     str | None, _number(help="float32, bfloat16 or float16.", panel=_MACHINE)
 ]
 DeviceOption = Annotated[str | None, _number(help="auto, cpu, cuda, cuda:N, mps.", panel=_MACHINE)]
-WorkersOption = Annotated[
-    int | None, _number(help="Processes that prepare batches.", panel=_MACHINE, min=0)
-]
 CompileOption = Annotated[
     bool | None, typer.Option("--compile", help="Compile the network.", rich_help_panel=_MACHINE)
 ]

@@ -1,26 +1,29 @@
-"""Batches for the training loop, drawn ahead by worker processes; each depends on its number only.
+"""Batches for the training loop, drawn ahead by threads; each depends on its number only.
 
 The generator of a batch is seeded by the run's seed, the process and the batch's number. So the
-order in which workers finish changes nothing, and a resumed run draws what an uninterrupted one
-would have drawn.
+order in which threads finish changes nothing, and a resumed run draws what an uninterrupted one
+would have drawn. Threads suffice: copying mapped arrays and decoding pictures hold no lock of
+Python's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 Draw = Callable[[torch.Generator], Any]
-"""Draws one batch on the CPU: a tuple of tensors, of which some may be None."""
+"""Draws one batch on the CPU: a tensor, or a tuple of tensors of which some may be None."""
 
-MAX_WORKERS = 8
-AHEAD = 4  # batches that each worker holds ready
+MAX_THREADS = 8
+AHEAD = 4  # batches that are held ready, besides those in the making
 
 
 def seed_for(*names: object) -> int:
@@ -29,41 +32,51 @@ def seed_for(*names: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class _Drawn(Dataset[Any]):
-    def __init__(self, draw: Draw, seed: int, rank: int) -> None:
-        self.draw, self.seed, self.rank = draw, seed, rank
-
-    def __getitem__(self, number: int) -> Any:
-        seed = seed_for("batch", self.seed, self.rank, number)
-        return self.draw(torch.Generator().manual_seed(seed))
-
-
 def batches(
-    draw: Draw, seed: int, rank: int, numbers: range, workers: int, device: torch.device
-) -> Iterator[Any]:
-    """Draw the batches of a range of numbers.
+    draw: Draw, seed: int, rank: int, numbers: range, threads: int, device: torch.device
+) -> Generator[Any, None, None]:
+    """Draw the batches of a range of numbers, in order.
 
     Args:
-        draw: makes one from a generator on the CPU.
+        draw: makes one from a generator on the CPU; called from several threads.
         seed: of the run.
         rank: number of this process, each of which has batches of its own.
         numbers: of the batches wanted.
-        workers: processes that draw ahead; 0 draws in this one, a negative number means none on a
-            CPU, whose cores the network needs, and elsewhere as many as there are cores to spare.
+        threads: that draw ahead; 0 draws when a batch is asked for, a negative number means none
+            on a CPU, whose cores the network needs, and elsewhere as many as there are cores to
+            spare.
         device: where the batches will be used.
     """
-    if workers < 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        # elsewhere a process would have to be given a copy of the data
-        forks = sys.platform == "linux"
-        workers = min(MAX_WORKERS, cores - 1) if device.type != "cpu" and forks else 0
-    loader = DataLoader(
-        _Drawn(draw, seed, rank),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=AHEAD if workers else None,
-        multiprocessing_context="fork" if workers else None,
-    )
-    return iter(loader)
+    if threads < 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+        threads = 0 if device.type == "cpu" else max(1, min(MAX_THREADS, cores - 1))
+
+    def make(number: int) -> Any:
+        seeded = torch.Generator().manual_seed(seed_for("batch", seed, rank, number))
+        batch = draw(seeded)
+        return _pin(batch) if device.type == "cuda" else batch
+
+    if threads == 0:
+        yield from map(make, numbers)
+        return
+    left = iter(numbers)
+    pool = ThreadPoolExecutor(threads, "batches")
+    try:
+        made: deque[Future[Any]] = deque()
+        made.extend(pool.submit(make, number) for number in islice(left, threads + AHEAD))
+        while made:
+            batch = made.popleft().result()
+            made.extend(pool.submit(make, number) for number in islice(left, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pin(batch: Any) -> Any:
+    """Lay tensors where a GPU can fetch them while it computes."""
+    if isinstance(batch, Tensor):
+        return batch.pin_memory()
+    if isinstance(batch, tuple):
+        parts = [_pin(part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch

@@ -191,12 +191,13 @@ class ClipSource:
             for shard, clip in first[-self._wanted :]:
                 self._held_out.append(Window(shard, clip, shard.windows(clip) // 2))
         people = {w.shard.sources[w.clip] for w in self._held_out}
-        self._places = [(s, clip) for s, clip in places if s.sources[clip] not in people]
-        self._ends = np.cumsum([shard.windows(clip) for shard, clip in self._places])
+        drawn = [(s, clip) for s, clip in places if s.sources[clip] not in people]
+        ends = np.cumsum([0, *(shard.windows(clip) for shard, clip in drawn)])
+        self._places = drawn, ends  # at once: other threads may be drawing
 
     def __len__(self) -> int:
         """Return at how many places a clip can begin."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self._places[1][-1])
 
     def held_out(self) -> list[tuple[Clips, NDArray[np.uint8]]]:
         """Return the clips that are kept from training, each with its pictures (T, H, W, 3)."""
@@ -215,11 +216,12 @@ class ClipSource:
             return int(torch.randint(stop, (), generator=generator))
 
         windows = []
+        places, ends = self._places
         for _ in range(size):
-            number = draw(len(self))
-            place = int(np.searchsorted(self._ends, number, "right"))
-            shard, clip = self._places[place]
-            start = number - int(self._ends[place]) + shard.windows(clip)
+            number = draw(int(ends[-1]))
+            place = int(np.searchsorted(ends, number, "right")) - 1
+            shard, clip = places[place]
+            start = number - int(ends[place])
             mirrored = isinstance(shard, DrawnShard) and draw(2) == 1
             windows.append(Window(shard, clip, start, mirrored))
         clips = _stack([window.shard.read(window) for window in windows])

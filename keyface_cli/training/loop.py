@@ -154,10 +154,14 @@ class Trainer:
         log = TrainingLog(self.folder, self.name, self.update) if self.compute.is_main else None
         numbers = range(self.update * options.accumulate, last * options.accumulate)
         drawn = batches(
-            draw, options.seed, self.compute.rank, numbers, options.workers, self.device
+            draw, options.seed, self.compute.rank, numbers, options.draw_threads, self.device
         )
         shown: dict[str, float] = {}
-        with _signals() as received, closing(log) if log is not None else nullcontext():
+        with (
+            _signals() as received,
+            closing(drawn),
+            closing(log) if log is not None else nullcontext(),
+        ):
             while self.update < last:
                 self._step(drawn, losses)
                 if self.update % options.log_every == 0 or self.update >= last:

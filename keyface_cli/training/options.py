@@ -49,7 +49,7 @@ class TrainOptions:
     sample_every: int = 1000  # updates between samples of held-out clips; 0 for none
     precision: str = "bfloat16"  # autocast of the forward pass; weights stay in float32
     device: str = "auto"
-    workers: int = -1  # processes that prepare batches; 0 is none; negative: as many as pay
+    draw_threads: int = -1  # that prepare batches; 0 is none; negative: as many as pay
     checkpointing: bool = False  # compute activations again in the backward pass: less memory
     compile: bool = False  # translate the network by torch.compile first
 
@@ -228,7 +228,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("updates", "batch_size", "accumulate", "save_every", "log_every"), (1, 1e9)),
     **dict.fromkeys(("drop_identity", "drop_audio", "wide_sigmas", "guide_share"), (0, 1)),
     **dict.fromkeys(("ema_decay", "beta2"), (0, 0.999999)),
-    **dict.fromkeys(("muon_rate", "workers"), (-1, 1024)),
+    **dict.fromkeys(("muon_rate", "draw_threads"), (-1, 1024)),
     "log_sigma_mean": (-100, 100),
     "learning_rate": (0, 1),
 }
