@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "emotion.performance": {"emotion", "faces", "ffmpeg", "config", "errors"},
     "portrait": {"errors", "ffmpeg"},
     "faces": set[str](),
+    "affect": {"errors"},
     "framing": {"faces", "errors"},
     "formats": {"errors", "ffmpeg"},
     "metadata": {"formats", "ffmpeg", "errors", ""},

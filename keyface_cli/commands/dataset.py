@@ -1,25 +1,28 @@
-"""`keyface dataset`: training data."""
+"""`keyface dataset`: training data, drawn or from real videos."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keyface_cli.commands import console
 from keyface_cli.config import PRESETS
-from keyface_cli.errors import ConfigError
+from keyface_cli.errors import ConfigError, KeyFaceError
 
 app = typer.Typer(
     name="dataset",
     no_args_is_help=True,
-    help="Make training data.",
+    help="Make training data: drawn avatars, or shards of real talking videos.",
     epilog="""\
 [bold]Examples[/bold]
 
 keyface dataset avatars -o data --hours 4 --seed 1
+
+keyface dataset prepare videos -o data --model keyface --emotion-model enet_b0_8_va_mtl.onnx
 """,
 )
 FolderOption = Annotated[
@@ -67,3 +70,100 @@ def avatars(
             console.say(f"rendering shard {index}")
             render_frames(target, first, resolution)
     typer.echo(folder)
+
+
+@app.command()
+def prepare(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEOS...", help="Video files, or folders of them.")
+    ],
+    folder: FolderOption,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Whose VAE, audio encoders and framing are used.",
+            show_default="the published one where it is installed, else mini",
+        ),
+    ] = None,
+    emotion_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.onnx",
+            help="EmotiEffLib's enet_b0_8_va_mtl.onnx, which reads valence and arousal.",
+        ),
+    ] = None,
+    neutral: Annotated[
+        bool, typer.Option("--neutral", help="Store valence and arousal 0 for want of it.")
+    ] = False,
+    shortest: Annotated[
+        float, typer.Option(min=0.56, help="Seconds of the shortest clip to keep.")
+    ] = 7.0,
+    longest: Annotated[
+        float, typer.Option(min=7.0, help="Seconds of a clip; longer ones are divided.")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the counts as one JSON object.")
+    ] = False,
+) -> None:
+    """Cut talking videos into clips of one face, check them and encode them for training.
+
+    Each video is brought to 25 frames a second; its face is found, followed and framed as the model
+    frames it. What is not fit is left out, and DIR/report.csv says why: too short, no face, several
+    faces, face too small, no sound, silent, cut off, or sound and picture apart. The same command
+    goes on where it was stopped.
+    """
+    if emotion_model is None and not neutral:
+        raise KeyFaceError(
+            "valence and arousal are read by a network that has to be named",
+            "--emotion-model enet_b0_8_va_mtl.onnx (EmotiEffLib), or --neutral to store zeros",
+        )
+    from keyface_cli.training.preparation import media
+    from keyface_cli.training.preparation.prepare import (
+        Limits,
+        facts_of,
+        load_encoders,
+        prepare,
+        summarise,
+    )
+
+    files = media.find_videos(videos)
+    limits = Limits(shortest, longest)
+    with console.waiting("loading the model"):
+        encoders = load_encoders(model, emotion_model, device)
+    with VideosDisplay() as display:
+        made_with = facts_of(encoders, limits)
+        pieces = prepare(files, folder, encoders, limits, made_with, display)
+    counts = summarise(pieces)
+    for outcome, row in counts.items():
+        console.say(f"{outcome}: {row['clips']} clips, {row['hours']:.2f} h")
+    if json_output:
+        typer.echo(json.dumps({"folder": str(folder), "outcomes": counts}))
+    else:
+        typer.echo(folder)
+
+
+class VideosDisplay:
+    """Shows which video is being prepared; calling it is `preparation.prepare.Report`."""
+
+    def __init__(self) -> None:
+        self._status: Any = None
+
+    def __enter__(self) -> VideosDisplay:
+        if console.stderr().is_terminal and not console.state.quiet:
+            self._status = console.stderr().status("")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """Say that `done` of `total` videos are ready, and which is next."""
+        text = f"video {done + 1} of {total}: {name}" if name else f"{total} videos are ready"
+        if self._status is not None:
+            self._status.update(text)
+        else:
+            console.say(text)

@@ -35,6 +35,7 @@ from keyface_cli.training.losses import (
 from keyface_cli.training.options import RECIPES, DiffusionOptions, TrainOptions, choose
 from keyface_cli.training.perceptual import load_distance
 from keyface_cli.training.samples import HeldOut
+from keyface_cli.training.shards import check_vae
 
 MUON_RATE = 0.01  # of the inner matrices; the other parameters' rate is an option
 GUIDE = "interpolation_guide"
@@ -315,8 +316,10 @@ def _prepare(
     if not len(source):
         raise ConfigError(f"{data} holds no clip that is long enough to train {stage}")
     codec = distance = None
-    if pictures:
+    if (folder / "vae").is_dir() or pictures:
         vae: Any = run.load_trained(folder, "vae", config)
+        check_vae(data, run.fingerprint(vae))
+    if pictures:
         codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     if options.perceptual:
         distance = load_distance(Path(options.perceptual_weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,15 @@ def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module
     checkpoint = Checkpoint.open(folder)
     check(folder, config)
     return checkpoint.load(component, dtype=torch.float32)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash a network's tensors, as float32: the same weights have the same, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def export(run: Path, target: Path, dtype: torch.dtype, source: str) -> None:

@@ -67,6 +67,23 @@ def read_index(data: Path) -> dict[str, Any]:
     raise KeyFaceError(f"not an index of shards: {path}", "run keyface dataset prepare again")
 
 
+def check_vae(data: Path, fingerprint: str) -> None:
+    """Refuse data whose latents are another VAE's.
+
+    Args:
+        data: a data folder, of any kind.
+        fingerprint: of the VAE that the latents are to be decoded with, see `run.fingerprint`.
+
+    Raises:
+        KeyFaceError: the data was prepared with another one.
+    """
+    if (data / INDEX).is_file() and read_index(data)["made_with"].get("vae") != fingerprint:
+        raise KeyFaceError(
+            f"{data} was prepared with another VAE than the run's",
+            "prepare the data with the model that is to be trained",
+        )
+
+
 def write_index(
     data: Path,
     made_with: Mapping[str, Any],
@@ -151,7 +168,7 @@ class PreparedShard:
         self.names = sorted(clips)
         self.sources = [str(clips[name]["source"]) for name in self.names]
         self.lengths = [int(clips[name]["frames"]) for name in self.names]
-        self._file: tuple[int, Any] | None = None
+        self._file: Any = None
         for name in encoders:
             if name not in index["made_with"]["encoders"]:
                 raise KeyFaceError(
@@ -179,12 +196,11 @@ class PreparedShard:
         return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
 
     def _open(self) -> Any:
-        # each process opens the file for itself
-        if self._file is None or self._file[0] != os.getpid():
+        if self._file is None:
             try:
-                self._file = os.getpid(), safe_open(self.path, framework="np")
+                self._file = safe_open(self.path, framework="np")
             except (OSError, SafetensorError) as error:
                 raise KeyFaceError(
                     f"the shard is damaged: {self.path}", "delete it and prepare the data again"
                 ) from error
-        return self._file[1]
+        return self._file

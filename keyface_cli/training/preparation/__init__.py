@@ -1,0 +1,1 @@
+"""Real talking videos to training shards: read, follow the face, check, encode."""
