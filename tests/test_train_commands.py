@@ -112,6 +112,44 @@ def test_wrong_use_is_one_line(
     assert out == ""
 
 
+def test_avatars_are_drawn_once(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[object, ...]] = []
+
+    def scenes(folder: Path, count: int, seed: int) -> None:
+        folder.mkdir()
+        (folder / "waveforms.npy").touch()
+        drawn.append(("scenes", folder.name, count, seed))
+
+    def frames(folder: Path, seed: int, size: int) -> None:
+        (folder / "runs.npy").touch()
+        drawn.append(("frames", folder.name, seed, size))
+
+    def pool(path: Path, count: int, size: int, seed: int) -> None:
+        path.touch()
+        drawn.append(("pictures", count, size, seed))
+
+    monkeypatch.setattr("keyface_cli.training.scenes.write_scenes", scenes)
+    monkeypatch.setattr("keyface_cli.training.scenes.render_frames", frames)
+    monkeypatch.setattr("keyface_cli.training.pictures.render_pool", pool)
+    arguments = ("dataset", "avatars", "-o", tmp_path / "data", "--hours", 0.5, "--seed", 3)
+    code, out, err = main(*arguments)
+    assert (code, out) == (0, f"{tmp_path / 'data'}\n"), err
+    assert drawn == [
+        ("pictures", 5000, 256, 3),
+        ("scenes", "000", 200, 30_000_000),
+        ("frames", "000", 30_000_000, 256),
+        ("scenes", "001", 58, 30_010_000),  # half an hour is 258 scenes of 7 s
+        ("frames", "001", 30_010_000, 256),
+    ]
+    assert (tmp_path / "data" / "pictures.npy").exists()
+    drawn.clear()
+    (tmp_path / "data" / "001" / "runs.npy").unlink()
+    assert main(*arguments)[0] == 0
+    assert drawn == [("frames", "001", 30_010_000, 256)]
+
+
 def test_progress_is_a_line_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     with TrainingDisplay("keyframes") as display:
         display(1, 100, {})

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from drawn import TINY, make_shard
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import Checkpoint
+from keyface_cli.checkpoint import Checkpoint, build
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.training import run
-from keyface_cli.training.beginning import TEMPORAL, freeze_temporal_layers
+from keyface_cli.training.beginning import TEMPORAL, begin, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.diffusion import COMPONENTS, train_unet
 from keyface_cli.training.losses import latent_loss, picture_losses, sample_sigmas
@@ -184,6 +185,8 @@ def test_held_out_clips_are_never_drawn(encoded_shard: Path) -> None:
     for index, (clip, shown) in enumerate(held_out):
         assert np.array_equal(clip.latents[0], latents[1 + index, 0])
         assert np.array_equal(shown, np.load(encoded_shard / "000" / "keyframes.npy")[1 + index])
+    (encoded_shard / "000" / "keyframes.npy").unlink()
+    assert source.held_out() == []
     first = (clips.latents[:, 0, 0, 0, 0].numpy() == latents[0, :, 0, 0, 0, 0][:, None]).any(0)
     assert 0.3 < first.mean() < 0.7  # scene 0 of two shards, of four places
 
@@ -351,6 +354,40 @@ def test_one_stage_starts_from_the_other(encoded_shard: Path, tmp_path: Path) ->
     name = "add_embedding.linear_1.weight"
     assert torch.equal(ours[name], theirs[name][:, -ours[name].shape[1] :])
     assert torch.equal(ours["conv_out.weight"], theirs["conv_out.weight"])
+
+
+@pytest.mark.parametrize("stage", ["keyframes", "interpolation"])
+def test_a_training_starts_from_stable_video_diffusion(stage: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    width = TINY.keyframe_unet.block_out_channels[0]
+    unet = VideoUNet(**dataclasses.asdict(TINY.keyframe_unet)).state_dict()
+    base = {name: t for name, t in unet.items() if not name.startswith("audio_projection.")}
+    base["add_embedding.linear_1.weight"] = torch.zeros(4 * width, 3 * width)
+    vae = build("vae", TINY)
+    for name, tensors_of in (("unet", base), ("vae", vae.state_dict())):
+        (tmp_path / "svd" / name).mkdir(parents=True)
+        (tmp_path / "svd" / name / "config.json").write_text("{}")
+        save_file(tensors_of, tmp_path / "svd" / name / "diffusion_pytorch_model.safetensors")
+    network = VideoUNet(**dataclasses.asdict(TINY.unet(stage)))
+    fresh = {name: t.clone() for name, t in network.state_dict().items()}
+    component, folder = COMPONENTS[stage], tmp_path / "run"
+    begin(network, component, TINY, folder, tmp_path / "svd", resume=False)
+    own = {"add_embedding.linear_1.weight", "missing_frame", "conv_in.weight"}
+    for name, tensor in network.state_dict().items():
+        if name in own or name.startswith("audio_projection."):
+            continue
+        assert torch.equal(tensor, base[name]), name
+    assert torch.equal(
+        network.add_embedding.linear_1.weight, fresh["add_embedding.linear_1.weight"]
+    )
+    assert torch.equal(network.conv_in.weight[:, :8], base["conv_in.weight"])
+    assert not network.conv_in.weight[:, 8:].any()
+    copied = tensors(folder, "vae")
+    assert all(torch.equal(tensor, copied[name]) for name, tensor in vae.state_dict().items())
+    base["strange.weight"] = torch.zeros(1)
+    save_file(base, tmp_path / "svd" / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(WeightsError, match="another architecture"):
+        begin(network, component, TINY, folder, tmp_path / "svd", resume=False)
 
 
 def test_the_network_is_compiled_where_that_is_asked(

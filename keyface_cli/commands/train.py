@@ -345,6 +345,8 @@ def _config(run: Path, start: str | Path | None, preset: str | None) -> ModelCon
     if (run / MANIFEST).is_file():
         return Checkpoint.open(run).config
     if isinstance(start, Path):
+        if (start / "unet").is_dir() and not (start / MANIFEST).is_file():
+            return PRESETS["keyface"]  # Stable Video Diffusion's folder, see training/beginning.py
         return Checkpoint.open(start).config
     return PRESETS["mini"]
 

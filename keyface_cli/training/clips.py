@@ -200,14 +200,19 @@ class ClipSource:
         return int(self._places[1][-1])
 
     def held_out(self) -> list[tuple[Clips, NDArray[np.uint8]]]:
-        """Return the clips that are kept from training, each with its pictures (T, H, W, 3)."""
-        return [
-            (
-                _stack([window.shard.read(window)]),
-                np.stack([window.shard.picture(window, i) for i in range(NUM_FRAMES)]),
-            )
-            for window in self._held_out
-        ]
+        """Return the clips that are kept from training, each with its pictures (T, H, W, 3).
+
+        Those whose pictures have been deleted since they were encoded are left out.
+        """
+        found = []
+        for window in self._held_out:
+            try:
+                shown = [window.shard.picture(window, i) for i in range(NUM_FRAMES)]
+            except FileNotFoundError as error:
+                logger.warning("a held-out clip has no pictures: %s", error.filename)
+                continue
+            found.append((_stack([window.shard.read(window)]), np.stack(shown)))
+        return found
 
     def batch(self, size: int, generator: torch.Generator) -> Clips:
         """Draw clips; those of drawn avatars are mirrored half of the time."""
