@@ -251,6 +251,8 @@ def test_the_guide_is_the_run_at_a_sixteenth_of_its_updates(
     assert any(not torch.equal(value, final[name]) for name, value in alone.items())
     # a run that is to keep its guide does
     keep = DiffusionOptions(guide_share=0.0)
+    with pytest.raises(ConfigError, match="no guide is wanted"):
+        train_unet("guide", TINY, encoded_shard, again, options, keep)
     longer = dataclasses.replace(options, updates=3)
     train_unet("interpolation", TINY, encoded_shard, again, longer, keep)
     assert run.training_facts(again)["interpolation_guide"]["updates"] == 1

@@ -115,9 +115,11 @@ class DrawnShard:
         self.sources = [f"{folder.name}/{i}" for i in range(len(self.starts))]
 
     def windows(self, clip: int) -> int:
+        """See `Shard`."""
         return int(self.latents.shape[2]) - NUM_FRAMES + 1
 
     def read(self, window: Window) -> tuple[NDArray[np.float16], ...]:
+        """See `Shard`."""
         clip, frames = window.clip, slice(window.start, window.start + NUM_FRAMES)
         times = int(self.starts[clip]) + KINDS[self.kind][0] * np.arange(NUM_FRAMES) + window.start
         return (
@@ -127,6 +129,7 @@ class DrawnShard:
         )
 
     def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
+        """See `Shard`."""
         pictures = np.load(self.folder / f"{self.kind}.npy", mmap_mode="r")
         picture = np.array(pictures[window.clip, window.start + frame])
         return picture[:, ::-1] if window.mirrored else picture

@@ -250,21 +250,11 @@ def train_unet(
         WeightsError: a network that is needed is missing, or the state does not fit.
         FileNotFoundError: the data has no finished shard.
     """
-    torch.manual_seed(train.seed)
-    component, run_stage = (
-        COMPONENTS[stage],
-        "keyframes" if stage == "keyframes" else "interpolation",
-    )
-    network = VideoUNet(**dataclasses.asdict(config.unet(run_stage)))
-    network.zero_output_layers()
-    begin(network, component, config, folder, start_from, resume=resume)
-    if options.freeze_temporal:
-        if start_from is None and not resume:
-            raise ConfigError(
-                "the layers along time are to stay as they are, and they are random",
-                "start from a trained model with --from, or train all with --all-layers",
-            )
-        freeze_temporal_layers(network)
+    if stage == "guide" and not options.guide_share:
+        raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
+    component = COMPONENTS[stage]
+    run_stage = "keyframes" if stage == "keyframes" else "interpolation"
+    network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
     rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
     trainer = Trainer(component, network, folder, train, resume=resume, muon_rate=rate or None)
@@ -292,6 +282,31 @@ def train_unet(
         stop_at=mark if stage == "guide" else None,
         report=report,
     )
+
+
+def _network(
+    stage: str,
+    component: str,
+    config: ModelConfig,
+    folder: Path,
+    train: TrainOptions,
+    options: DiffusionOptions,
+    resume: bool,
+    start_from: str | Path | None,
+) -> VideoUNet:
+    """Build a network as its training begins, see `begin`; some layers may be frozen."""
+    torch.manual_seed(train.seed)
+    network: VideoUNet = VideoUNet(**dataclasses.asdict(config.unet(stage)))
+    network.zero_output_layers()
+    begin(network, component, config, folder, start_from, resume=resume)
+    if options.freeze_temporal:
+        if start_from is None and not resume:
+            raise ConfigError(
+                "the layers along time are to stay as they are, and they are random",
+                "start from a trained model with --from, or train all with --all-layers",
+            )
+        freeze_temporal_layers(network)
+    return network
 
 
 def _prepare(

@@ -177,9 +177,11 @@ class PreparedShard:
                 )
 
     def windows(self, clip: int) -> int:
+        """See `clips.Shard`."""
         return max(0, self.lengths[clip] - self.step * (NUM_FRAMES - 1))
 
     def read(self, window: Window) -> tuple[NDArray[np.float16], ...]:
+        """See `clips.Shard`."""
         frames = [window.start + self.step * i for i in range(NUM_FRAMES)]
 
         def rows(name: str) -> NDArray[np.float16]:
@@ -190,6 +192,7 @@ class PreparedShard:
         return rows("latents"), np.concatenate(features, -1), rows("emotion")
 
     def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
+        """See `clips.Shard`."""
         name, number = self.names[window.clip], window.start + self.step * frame
         begin, end = self._open().get_slice(f"{name}/offsets")[number : number + 2].tolist()
         data = self._open().get_slice(f"{name}/pictures")[begin:end].tobytes()
