@@ -26,7 +26,6 @@ MAY_IMPORT = {
     "emotion.performance": {"emotion", "faces", "ffmpeg", "config", "errors"},
     "portrait": {"errors", "ffmpeg"},
     "faces": set[str](),
-    "affect": {"errors"},
     "framing": {"faces", "errors"},
     "formats": {"errors", "ffmpeg"},
     "metadata": {"formats", "ffmpeg", "errors", ""},

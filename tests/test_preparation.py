@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
-from keyface_cli.affect import AffectReader
-from keyface_cli.errors import KeyFaceError, VideoError, WeightsError
+from keyface_cli.errors import EmotionError, KeyFaceError, VideoError
 from keyface_cli.faces import Face
 from keyface_cli.framing import PUBLISHED, FaceFrame
 from keyface_cli.training import shards
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.preparation import checks, media, prepare, tracking, writer
+from keyface_cli.training.preparation.affect import AffectReader
 
 Main = Callable[..., tuple[int, str, str]]
 AVATAR = Path(__file__).parent.parent / "examples" / "avatar.png"
@@ -347,10 +347,10 @@ def test_affect_is_read_from_normalised_pictures(affect_model: Path, tmp_path: P
     np.testing.assert_allclose(found[:, 0], np.clip(expected, -1, 1), atol=1e-4)
     np.testing.assert_allclose(found[:, 1], -0.5 * (124 / 255 - 0.406) / 0.225, atol=1e-4)
     assert reader.read([]).shape == (0, 2)
-    with pytest.raises(WeightsError, match="file not found"):
+    with pytest.raises(EmotionError, match="no such file"):
         AffectReader(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no")
-    with pytest.raises(WeightsError, match="not an ONNX network"):
+    with pytest.raises(EmotionError, match="not EmotiEffLib's"):
         AffectReader(tmp_path / "bad.onnx")
 
 

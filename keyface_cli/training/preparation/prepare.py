@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from keyface_cli.affect import AffectReader
 from keyface_cli.checkpoint import Checkpoint, encoder_names, resolve_model
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME
 from keyface_cli.device import resolve_device
@@ -32,6 +31,7 @@ from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training import shards
 from keyface_cli.training.preparation import checks, media, tracking
+from keyface_cli.training.preparation.affect import AffectReader
 from keyface_cli.training.preparation.writer import ShardWriter
 from keyface_cli.training.run import fingerprint
 
@@ -287,7 +287,7 @@ def load_encoders(model: str | None, affect: Path | None, device: str) -> Encode
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
-        WeightsError: a file is missing or damaged.
+        WeightsError, EmotionError: a file is missing or damaged.
         DeviceError: there is no such device.
     """
     reader = None if affect is None else AffectReader(affect)
