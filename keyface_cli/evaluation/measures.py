@@ -1,0 +1,157 @@
+"""What every metric is: it sees a clip block by block, keeps little, and answers at the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keyface_cli.evaluation.faces import FaceFinder, Points
+from keyface_cli.evaluation.media import AS_IT_IS, Conform
+
+Frames = NDArray[np.uint8]  # (n, H, W, 3) RGB
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the table.
+
+    Args:
+        key: its name in CSV and JSON.
+        label: its heading, without an arrow.
+        better: which way is better.
+        digits: after the point.
+    """
+
+    key: str
+    label: str
+    better: Better
+    digits: int = 3
+
+    @property
+    def arrow(self) -> str:
+        """Return the arrow that stands behind the label."""
+        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A generated clip and what it is compared with, after they were made comparable.
+
+    Args:
+        name: of the pair.
+        generated: its file.
+        reference: the true clip's file, None where there is none.
+        fps: rate of both.
+        frames: of both.
+        size: width and height of both.
+        emotion: the CSV curve that was asked for, None where there is none.
+        label: the class of non-speech sound that is heard, None where it is not known.
+        conform: how the generated file is brought to this rate, size and length.
+        reference_conform: the same of the reference's.
+    """
+
+    name: str
+    generated: Path
+    reference: Path | None
+    fps: float
+    frames: int
+    size: tuple[int, int]
+    emotion: Path | None = None
+    label: str | None = None
+    conform: Conform = AS_IT_IS
+    reference_conform: Conform = AS_IT_IS
+
+
+@dataclass
+class Block:
+    """Consecutive frames of a clip.
+
+    Args:
+        start: index of the first frame.
+        generated: the frames.
+        reference: as many of the true clip, None where there is none.
+        finder: finds faces, once for all metrics that ask.
+    """
+
+    start: int
+    generated: Frames
+    reference: Frames | None
+    finder: FaceFinder
+
+    @cached_property
+    def faces(self) -> tuple[Points, NDArray[np.float32]]:
+        """Points (n, 5, 2) and boxes (n, 4) of the generated frames, NaN without a face."""
+        return self._find(self.generated)
+
+    @cached_property
+    def reference_faces(self) -> tuple[Points, NDArray[np.float32]]:
+        """The same of the reference's frames."""
+        assert self.reference is not None
+        return self._find(self.reference)
+
+    def _find(self, frames: Frames) -> tuple[Points, NDArray[np.float32]]:
+        found = [self.finder.find(frame) for frame in frames]
+        return np.stack([points for points, _ in found]), np.stack([box for _, box in found])
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a metric says of one clip.
+
+    Args:
+        values: column -> figure; a column that is not here was not scored.
+        reasons: column -> why it was not scored.
+        tracks: name -> one value a frame, for plots.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    tracks: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+
+
+class Measure(ABC):
+    """A metric; one object serves one method's clips, one after the other."""
+
+    name: ClassVar[str]  # as --metrics takes it
+    needs_reference: ClassVar[bool] = False
+    columns: tuple[Column, ...]
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """Return what is needed to repeat the figures: definitions and settings."""
+
+    @abstractmethod
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+
+    @abstractmethod
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+
+    @abstractmethod
+    def end(self) -> Figures:
+        """Finish the clip."""
+
+    def unscored(self, reason: str) -> Figures:
+        """Return the answer that no column could be scored."""
+        return Figures(reasons={column.key: reason for column in self.columns})
+
+
+class SetMeasure(Measure):
+    """A metric of a whole set of clips, as FID; `end` says only what cannot be scored."""
+
+    @abstractmethod
+    def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
+        """Return the figures of all clips so far.
+
+        Args:
+            weights: how often each clip counts, in the order in which they ended; None: once.
+        """
