@@ -26,6 +26,7 @@ STAGES = {
     "keyframes": ("keyframes", "keyframes"),
     "interpolation": ("interpolation", "frames"),
     "decode": ("decoding", "frames"),
+    "measure": ("measuring", "frames"),
 }
 _LINE_EVERY_S = 10.0  # between the plain lines of one stage
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli.commands import console, options
+from keyface_cli.commands import console, evaluate_videos, options
 from keyface_cli.errors import KeyFaceError
 
 app = typer.Typer(
     name="evaluate",
     no_args_is_help=True,
-    help="Measure a model.",
+    help="Measure a model, or videos.",
     epilog="""\
 [bold]Examples[/bold]
 
@@ -25,9 +25,13 @@ keyface evaluate avatars --model runs/mine -o report --json
 )
 
 
+app.command(epilog=evaluate_videos.EXAMPLES)(evaluate_videos.videos)
+app.command(epilog=evaluate_videos.SCENES_EXAMPLE)(evaluate_videos.scenes)
+
+
 @app.callback()
 def evaluate() -> None:
-    """Measure a model."""
+    """Measure a model, or videos."""
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -50,6 +51,11 @@ class FeatureStore:
     def close_clip(self, count: int) -> None:
         """End a clip of `count` features."""
         self.counts.append(count)
+
+    def drop_clip(self) -> None:
+        """Forget what was written since the last clip ended."""
+        self._file.truncate(sum(self.counts) * self.size * 4)
+        self._file.seek(0, os.SEEK_END)
 
     def gaussian(self, weights: NDArray[np.float64] | None = None) -> Gaussian:
         """Return what the features are taken for, each clip counted `weights` times.
@@ -139,6 +145,11 @@ class FrechetInceptionDistance(SetMeasure):
         self._reference.close_clip(self._count)
         return Figures()
 
+    def forget(self) -> None:
+        """Drop the clip that was begun."""
+        self._generated.drop_clip()
+        self._reference.drop_clip()
+
     def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
         """Return the distance, if there are two frames."""
         return _distance("fid", self._generated, self._reference, weights)
@@ -213,6 +224,11 @@ class FrechetVideoDistance(SetMeasure):
         if not self._count:
             return self.unscored(f"shorter than {self._frames * self._stride} frames")
         return Figures()
+
+    def forget(self) -> None:
+        """Drop the clip that was begun."""
+        self._generated.drop_clip()
+        self._reference.drop_clip()
 
     def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
         """Return the distance, if there are two windows."""

@@ -140,6 +140,9 @@ class Measure(ABC):
     def end(self) -> Figures:
         """Finish the clip."""
 
+    def forget(self) -> None:  # noqa: B027 -- most metrics keep nothing of a clip
+        """Drop the clip that was begun: its file turned out to be damaged."""
+
     def unscored(self, reason: str) -> Figures:
         """Return the answer that no column could be scored."""
         return Figures(reasons={column.key: reason for column in self.columns})

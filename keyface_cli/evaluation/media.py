@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -82,7 +82,7 @@ def probe(path: Path) -> VideoInfo:
 
 def read_frames(
     path: Path, conform: Conform | None = None, block: int = 16
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     """Decode a video block by block.
 
     Args:

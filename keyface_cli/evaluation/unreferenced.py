@@ -18,6 +18,7 @@ from keyface_cli.evaluation.flow import DESCRIPTION, DenseFlow
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure
 
 Gray = NDArray[np.float32]  # (H, W) luminance, 0 to 255
+LEAST_S = 5.0  # of which a slope a minute is worth stating
 SEGMENT = 13  # frames from one keyframe to the next (SPEC 5)
 
 
@@ -140,8 +141,8 @@ class ColourDrift(Measure):
     def end(self) -> Figures:
         """Finish the clip."""
         second = round(self._fps)
-        if len(self._grids) < 2 * second:
-            return self.unscored("shorter than two seconds")
+        if len(self._grids) < LEAST_S * self._fps:
+            return self.unscored(f"shorter than {LEAST_S:g} s")
         grids = np.stack(self._grids)
         distance = np.linalg.norm(grids - grids[:second].mean(axis=0), axis=-1).mean(axis=(1, 2))
         minutes = np.arange(len(distance)) / self._fps / 60

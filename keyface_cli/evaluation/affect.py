@@ -1,0 +1,181 @@
+"""Emotion of a face, frame by frame: EmotiEffLib's network, against a curve or the true video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from keyface_cli.emotion import read_curve
+from keyface_cli.errors import KeyFaceError, WeightsError
+from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
+
+Track = NDArray[np.float64]
+CLASSES = (
+    *("anger", "contempt", "disgust", "fear"),
+    *("happiness", "neutral", "sadness", "surprise"),
+)
+SIDE = 224
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_STILL = 1e-6  # variance below which a track has no direction to agree in
+AXES = ("valence", "arousal")
+
+
+class AffectReader:
+    """Class scores, valence and arousal of faces.
+
+    Args:
+        path: enet_b0_8_va_mtl.onnx.
+
+    Raises:
+        WeightsError: the file is missing, no ONNX, or another network.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise WeightsError(f"file not found: {path}")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise KeyFaceError(
+                "the emotion metric needs onnxruntime", "pip install 'keyface[eval]'"
+            ) from error
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors are of many private classes
+            raise WeightsError(f"not an ONNX network: {path}", "fetch it again") from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        sides = inputs[0].shape[2:]
+        width = outputs[0].shape[-1]
+        if len(inputs) != 1 or any(isinstance(s, int) and s != SIDE for s in sides) or width != 10:
+            raise WeightsError(
+                f"{path}: is another network: {inputs[0].shape} to {outputs[0].shape}",
+                "expected: enet_b0_8_va_mtl.onnx, 224 x 224 pixels to 8 classes and 2 values",
+            )
+        self._input = inputs[0].name
+
+    def read(self, frame: Frames, box: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (10,): scores of CLASSES, valence, arousal; NaN without a face.
+
+        Args:
+            frame: (H, W, 3) RGB.
+            box: left, top, width, height.
+        """
+        if not np.isfinite(box).all():
+            return np.full(10, np.nan, np.float32)
+        pixels = prepare(frame, box)[None]
+        return np.asarray(self._session.run(None, {self._input: pixels})[0][0], np.float32)
+
+
+def prepare(frame: Frames, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut a face out and normalise it as ImageNet: (3, 224, 224)."""
+    left, top = np.maximum(box[:2].astype(int), 0)
+    right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
+    face = frame[top : max(bottom, top + 1), left : max(right, left + 1)]
+    x = cv2.resize(face, (SIDE, SIDE)).astype(np.float32) / 255
+    x = (x - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)
+    return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
+def concordance(a: Track, b: Track) -> float:
+    """Return the concordance (Lin 1989) of two tracks: 1 equal; NaN where both stand still."""
+    spread = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    if spread < _STILL:
+        return float("nan")
+    return float(2 * ((a - a.mean()) * (b - b.mean())).mean() / spread)
+
+
+def agreement(seen: Track, wanted: Track) -> dict[str, float]:
+    """Return ccc, pearson, rmse and sign of two tracks; those that are not defined are left out.
+
+    The sign is compared where the wanted value is at least 0.05 from 0.
+    """
+    result = {"rmse": float(np.sqrt(((seen - wanted) ** 2).mean()))}
+    if np.isfinite(ccc := concordance(seen, wanted)):
+        result["ccc"] = ccc
+    if min(seen.var(), wanted.var()) > _STILL:
+        result["pearson"] = float(np.corrcoef(seen, wanted)[0, 1])
+    clear = np.abs(wanted) >= 0.05
+    if clear.any():
+        result["sign"] = float((np.sign(seen[clear]) == np.sign(wanted[clear])).mean())
+    return result
+
+
+class Affect(Measure):
+    """Valence and arousal against the curve that was asked for, else against the true video.
+
+    Args:
+        reader: of the faces.
+    """
+
+    name = "emotion"
+
+    def __init__(self, reader: AffectReader) -> None:
+        self._reader = reader
+        kinds = (
+            ("ccc", "CCC", "higher"),
+            ("pearson", "r", "higher"),
+            ("rmse", "RMSE", "lower"),
+            ("sign", "sign", "higher"),
+        )
+        columns = [
+            Column(f"{axis}_{kind}", f"{axis.capitalize()} {label}", better)  # type: ignore[arg-type]
+            for axis in AXES
+            for kind, label, better in kinds
+        ]
+        self.columns = (*columns, Column("emotion_accuracy", "Emotion accuracy", "higher"))
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the network and what it is compared with."""
+        return {
+            "network": "EmotiEffLib enet_b0_8_va_mtl, faces by MTCNN",
+            "target": "the curve of each clip where there is one, else the true video",
+            "accuracy": "frames whose class of eight is that of the true video's frame",
+        }
+
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+        self._clip = clip
+        self._seen: list[NDArray[np.float32]] = []
+        self._true: list[NDArray[np.float32]] = []
+
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+        _, boxes = block.faces
+        self._seen += [self._reader.read(*x) for x in zip(block.generated, boxes, strict=True)]
+        if block.reference is not None:
+            _, boxes = block.reference_faces
+            self._true += [self._reader.read(*x) for x in zip(block.reference, boxes, strict=True)]
+
+    def end(self) -> Figures:
+        """Finish the clip."""
+        seen = np.stack(self._seen).astype(np.float64)
+        true = np.stack(self._true).astype(np.float64) if self._true else None
+        wanted = None if true is None else true[:, -2:]
+        if self._clip.emotion is not None:
+            keys = read_curve(self._clip.emotion).keys
+            times = np.arange(len(seen)) / self._clip.fps
+            points = np.array([(k.time_s, k.valence, k.arousal) for k in keys])
+            wanted = np.stack([np.interp(times, points[:, 0], points[:, i]) for i in (1, 2)], 1)
+        if wanted is None:
+            return self.unscored("neither a curve nor a reference")
+        found = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)
+        if not found.any():
+            return self.unscored("no face was found in any frame")
+        values = {}
+        for i, axis in enumerate(AXES):
+            for kind, value in agreement(seen[found, -2 + i], wanted[found, i]).items():
+                values[f"{axis}_{kind}"] = value
+        if true is not None and (both := found & np.isfinite(true).all(1)).any():
+            same = seen[both, :8].argmax(1) == true[both, :8].argmax(1)
+            values["emotion_accuracy"] = float(same.mean())
+        missing = {
+            c.key: "not defined for these tracks" for c in self.columns if c.key not in values
+        }
+        tracks = {f"seen {axis}": seen[:, -2 + i] for i, axis in enumerate(AXES)}
+        return Figures(values, missing, tracks)

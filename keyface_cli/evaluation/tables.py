@@ -1,0 +1,199 @@
+"""The table of an evaluation: one row a method, one column a figure, in four formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyface_cli.errors import KeyFaceError
+from keyface_cli.evaluation.measures import Column
+from keyface_cli.evaluation.runner import MethodResult
+from keyface_cli.evaluation.statistics import RESAMPLES, Estimate, estimate
+
+REFERENCE = "reference"  # the row of the true videos, measured by themselves
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Args:
+        method: its name.
+        cells: column -> figure; a column that is not here is empty.
+        published: taken from a file, not measured.
+    """
+
+    method: str
+    cells: dict[str, Estimate]
+    published: bool = False
+
+    @property
+    def competes(self) -> bool:
+        """Whether the row can be the best."""
+        return not self.published and self.method != REFERENCE
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and the columns in which any of them has a figure."""
+
+    columns: list[Column]
+    rows: list[Row]
+
+    def best(self, column: Column) -> set[int]:
+        """Return the rows whose figure is the best as printed, if there are two to compare."""
+        values = {
+            i: round(row.cells[column.key].value, column.digits)
+            for i, row in enumerate(self.rows)
+            if row.competes and column.key in row.cells
+        }
+        if column.better == "neither" or len(values) < 2:
+            return set()
+        top = max(values.values()) if column.better == "higher" else min(values.values())
+        return {i for i, value in values.items() if value == top}
+
+
+def make_table(
+    results: Sequence[MethodResult],
+    columns: Sequence[Column],
+    published: Sequence[Row] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Table:
+    """Return the table of what was measured, published rows last."""
+    rows = []
+    for result in results:
+        found = {column.key: estimate(result, column, resamples, seed) for column in columns}
+        rows.append(Row(result.name, {key: value for key, value in found.items() if value}))
+    rows += published
+    used = [column for column in columns if any(column.key in row.cells for row in rows)]
+    return Table(used, rows)
+
+
+def read_published(path: Path, columns: Sequence[Column]) -> list[Row]:
+    """Read published figures: a CSV file with the column method and others named as in ours.
+
+    Raises:
+        KeyFaceError: the file cannot be read, or a column or a figure is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFaceError(f"{path}: cannot be read: {error}") from error
+    names = {name.lower(): c.key for c in columns for name in (c.key, c.label)}
+    rows = []
+    reader = csv.DictReader(text.splitlines())
+    for cells in reader:
+        figures = {}
+        for name, cell in cells.items():
+            if not name or name.strip().lower() == "method" or not (cell or "").strip():
+                continue
+            key = names.get(name.strip().lower())
+            if key is None:
+                known = ", ".join(c.key for c in columns)
+                raise KeyFaceError(f"{path}: unknown column: {name}", f"use method, {known}")
+            try:
+                value = float(cell)
+            except ValueError:
+                place = f"{path}:{reader.line_num}"
+                raise KeyFaceError(f"{place}: {name} is not a number: {cell}") from None
+            figures[key] = Estimate(value, math.nan, math.nan, 0)
+        rows.append(Row((cells.get("method") or "?").strip(), figures, published=True))
+    return rows
+
+
+def markdown(table: Table) -> str:
+    """Return the table for a README, the best in bold, intervals in brackets."""
+    heads = ["method", *(f"{c.label} {c.arrow}".strip() for c in table.columns)]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for i, row in enumerate(table.rows):
+        cells = [row.method + (" (published)" if row.published else "")]
+        for column in table.columns:
+            text = _cell(row.cells.get(column.key), column)
+            cells.append(_emphasise(text, "**", "**") if i in table.best(column) else text)
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """Return the table as a LaTeX tabular of booktabs."""
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "neither": ""}
+    heads = ["Method", *(_escape(c.label) + arrows[c.better] for c in table.columns)]
+    lines = [
+        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+    ]
+    for i, row in enumerate(table.rows):
+        cells = [_escape(row.method) + (r"$^\dagger$" if row.published else "")]
+        for column in table.columns:
+            text = _cell(row.cells.get(column.key), column)
+            cells.append(_emphasise(text, r"\textbf{", "}") if i in table.best(column) else text)
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if any(row.published for row in table.rows):
+        lines.append(r"% $^\dagger$ as published")
+    return "\n".join(lines) + "\n"
+
+
+def table_csv(table: Table) -> str:
+    """Return the table with a column each for figure, interval and number of clips."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = [f"{c.key}{end}" for c in table.columns for end in ("", "_low", "_high", "_clips")]
+    writer.writerow(["method", "published", *heads])
+    for row in table.rows:
+        cells: list[object] = [row.method, int(row.published)]
+        for column in table.columns:
+            found = row.cells.get(column.key)
+            if found is None:
+                cells += [""] * 4
+            else:
+                ends = ["" if math.isnan(x) else f"{x:.6g}" for x in (found.low, found.high)]
+                cells += [f"{found.value:.6g}", *ends, found.clips or ""]
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def clips_csv(results: Sequence[MethodResult], columns: Sequence[Column]) -> str:
+    """Return one row a clip and method; a figure that was not scored is empty, its reason last."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    keys = [c.key for c in columns if any(c.key in r.values for m in results for r in m.clips)]
+    writer.writerow(["method", "clip", "frames", "seconds", *keys, "not_scored"])
+    for result in results:
+        for clip in result.clips:
+            cells = [f"{clip.values[key]:.6g}" if key in clip.values else "" for key in keys]
+            why = "; ".join(f"{key}: {reason}" for key, reason in clip.reasons.items())
+            row = [result.name, clip.name, clip.frames, f"{clip.seconds:.2f}", *cells, why]
+            writer.writerow(row)
+        for name, reason in result.failed.items():
+            writer.writerow([result.name, name, 0, "0.00", *[""] * len(keys), reason])
+    return out.getvalue()
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _cell(found: Estimate | None, column: Column) -> str:
+    if found is None:
+        return "-"
+    text = f"{found.value:.{column.digits}f}"
+    if math.isnan(found.low):
+        return text
+    return f"{text} [{found.low:.{column.digits}f}, {found.high:.{column.digits}f}]"
+
+
+def _emphasise(text: str, before: str, after: str) -> str:
+    value, space, interval = text.partition(" ")
+    return f"{before}{value}{after}{space}{interval}"
+
+
+def _escape(text: str) -> str:
+    return "".join(rf"\{c}" if c in "&%$#_{}" else c for c in text)
