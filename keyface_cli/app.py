@@ -13,6 +13,7 @@ from keyface_cli import __version__
 from keyface_cli.commands import (
     animate,
     batch,
+    compare,
     console,
     crop,
     dataset,
@@ -22,6 +23,7 @@ from keyface_cli.commands import (
     evaluate,
     examples,
     info,
+    study,
     train,
     weights,
 )
@@ -42,9 +44,11 @@ app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command()(doctor.doctor)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(dataset.app)
 app.add_typer(emotion.app)
 app.add_typer(evaluate.app)
+app.add_typer(study.app)
 app.add_typer(train.app)
 app.add_typer(weights.app)
 

@@ -27,6 +27,7 @@ def write_video(
     fps: str = "25",
     loudness: np.ndarray | None = None,
     filters: str = "",
+    lossless: bool = True,
 ) -> Path:
     """Write frames losslessly; with sound where `loudness` gives the level of each frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,10 @@ def write_video(
         command += ["-f", "s16le", "-ar", "16000", "-ac", "1", "-i", str(sound), "-c:a", "aac"]
     if filters:
         command += ["-vf", filters, "-fps_mode", "vfr"]
-    command += ["-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast"]
+    if lossless:
+        command += ["-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast"]
+    else:  # as browsers can play
+        command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "ultrafast"]
     command += ["-movflags", "+faststart", str(path)]
     subprocess.run(command, input=frames.tobytes(), check=True)
     path.with_suffix(".pcm").unlink(missing_ok=True)

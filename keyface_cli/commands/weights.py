@@ -17,7 +17,7 @@ from keyface_cli.checkpoint import (
     resolve_model,
 )
 from keyface_cli.commands import console, options
-from keyface_cli.errors import ConfigError, KeyFaceError
+from keyface_cli.errors import ConfigError, KeyFaceError, WeightsError
 
 app = typer.Typer(
     name="weights",
@@ -117,7 +117,8 @@ def verify(model: ModelArgument) -> None:
 @app.command()
 def pull(
     model: Annotated[
-        Literal["keyface"], typer.Argument(help="Which model; there is one.")
+        Literal["keyface", "metrics"],
+        typer.Argument(help="The published model, or the networks of keyface evaluate videos."),
     ] = "keyface",
     revision: Annotated[
         str | None,
@@ -135,6 +136,9 @@ def pull(
     ] = False,
 ) -> None:
     """Fetch the published weights and make a model of them; a cut fetch is continued."""
+    if model == "metrics":
+        _pull_metrics(force)
+        return
     from keyface_cli.hub import pull as fetch
 
     typer.echo(fetch(revision, keep=keep, force=force, report=console.say))
@@ -192,6 +196,22 @@ def convert(
         raise KeyFaceError(f"folder not found: {folder.absolute().parent}", "make it first")
     sizes = None if config is None else _read_config(config)
     write(sources, folder, sizes, getattr(torch, dtype), force=force, report=console.say)
+    typer.echo(folder)
+
+
+def _pull_metrics(force: bool) -> None:
+    from keyface_cli.evaluation.fetching import pull_metrics
+    from keyface_cli.evaluation.weights import weights_folder
+
+    folder = weights_folder()
+    failures = pull_metrics(folder, force=force, report=console.say)
+    for line in failures:
+        console.report("warning", line)
+    if failures:
+        raise WeightsError(
+            f"{len(failures)} networks could not be fetched",
+            "run the command again: it goes on where it stopped",
+        )
     typer.echo(folder)
 
 
