@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "device": {"errors"},
     "memory": {"device", "errors"},
     "ffmpeg": {"errors"},
+    "media": {"errors", "ffmpeg"},
     "page": {"errors"},
     "audio": {"config", "errors", "ffmpeg"},
     "emotion": {"emotion", "page", "stages.timeline", "config", "errors"},

@@ -192,6 +192,28 @@ def test_a_video_without_sound_is_not_scored_for_sync(main: Main, tmp_path: Path
     assert "flicker" in clip["values"]
 
 
+def test_lipscore_names_its_variant_and_cuts_to_the_shorter(main: Main, tmp_path: Path) -> None:
+    weights = Path(__file__).parent / "data" / "parity_lipscore" / "encoder_weights.safetensors"
+    write_video(tmp_path / "truth" / "a.mp4", moving(34))
+    write_video(tmp_path / "same" / "a.mp4", moving())
+    command = [
+        *("evaluate", "videos", "--generated", tmp_path / "same", "--json", "-q"),
+        *("--reference", tmp_path / "truth", "--weights", f"lipreader={weights}"),
+        *("--metrics", "lipscore", "--no-reference-row"),
+    ]
+    code, out, err = main(*command)
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["notes"] == ["same/a: generated clip has 30 frames, its reference 34: cut to 30"]
+    score = facts["methods"][0]["figures"]["lipscore_four_points"]["value"]
+    assert score == pytest.approx(1, abs=1e-5)
+    protocol = facts["protocols"]["same"]["lipscore"]["lipscore_four_points"]
+    assert "four-point variant" in protocol["landmarks"]
+    _, out, _ = main(*command, "--fps", "30")
+    reason = json.loads(out)["clips"][0]["not_scored"]["lipscore_four_points"]
+    assert reason == "the lip reader knows 25 frames a second, not 30: --fps 25"
+
+
 # --- the runner
 
 

@@ -11,8 +11,8 @@ from clips import SIDE, moving, write_video
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import VideoError
-from keyface_cli.evaluation.media import Conform, list_videos, probe, read_frames
 from keyface_cli.evaluation.pairing import Pair, make_clip, pair_folders, read_pairs
+from keyface_cli.media import Conform, list_videos, probe, read_frames
 
 
 @pytest.fixture(scope="module")

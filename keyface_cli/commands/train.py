@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keyface_cli.commands import console
+from keyface_cli.commands.train_nsv import nsv
 from keyface_cli.commands.train_options import (
     AccumulateOption,
     BatchOption,
@@ -313,6 +314,9 @@ def encode(
         console.say(f"encoding {shard}")
         encode_shard(shard, codec, encoders)
     _echo(data)
+
+
+app.command()(nsv)
 
 
 @app.command()

@@ -5,7 +5,8 @@ Per frame the cosine of the two clips' features, the mean over frames, then over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from keyface_cli.config import FPS
 from keyface_cli.evaluation.landmarks import Landmarker
 from keyface_cli.evaluation.lipreader import LipReader, load_lipreader
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
-from keyface_cli.evaluation.media import read_frames
 from keyface_cli.evaluation.mouthcrops import align, crop_mouth, normalise
+from keyface_cli.media import read_frames
 
 _RATE_TOLERANCE = 0.01  # frames a second
 _NORM_FLOOR = 1e-8
@@ -118,18 +119,19 @@ class LipScore(Measure):
             return self.unscored(self._reason)
         assert clip.reference is not None
         sides = (
-            ("generated", lambda: read_frames(clip.generated, clip.conform)),
-            ("reference", lambda: read_frames(clip.reference, clip.reference_conform)),
+            ("generated", clip.generated, clip.conform),
+            ("reference", clip.reference, clip.reference_conform),
         )
         seen = []
-        for (side, read), found in zip(sides, self._found, strict=True):
+        for (side, path, conform), found in zip(sides, self._found, strict=True):
+            landmarks = np.concatenate(found)
+            # both are cut to the shorter before anything is encoded
+            frames = read_frames(path, replace(conform, frames=len(landmarks)))
             try:
-                seen.append(self._see(read, np.concatenate(found)))
+                pictures = mouth_pictures(frames, landmarks)
             except ValueError as error:
                 return self.unscored(f"{side} clip: {error}")
+            seen.append(features(self._reader, pictures, self._device))
         track = frame_scores(*seen).double().numpy()
         tracks = {self.columns[0].label: track}
         return Figures({self._key: float(track.mean())}, tracks=tracks)
-
-    def _see(self, read: Callable[[], Iterable[Frames]], landmarks: NDArray[np.floating]) -> Tensor:
-        return features(self._reader, mouth_pictures(read(), landmarks), self._device)

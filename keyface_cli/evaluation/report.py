@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from keyface_cli import __version__
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation import tables
 from keyface_cli.evaluation.measures import Clip, Column
@@ -157,7 +156,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
     settings["weights"] = {name: str(path) for name, path in found.settings.weights.items()}
     settings["folder"] = str(found.settings.folder)
     return {
-        "keyface": __version__,
+        "keyface": _version("keyface"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "settings": settings
@@ -216,7 +215,7 @@ def markdown_report(found: Evaluation, pictures: Sequence[str] = ()) -> str:
         for name, facts in found.networks.items()
     ]
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    lines.append(f"- keyface {__version__}, Python {platform.python_version()}, {versions}")
+    lines.append(f"- keyface {_version('keyface')}, Python {platform.python_version()}, {versions}")
     if found.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in found.notes)]
     if pictures:

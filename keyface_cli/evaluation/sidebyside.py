@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from keyface_cli.errors import VideoError
-from keyface_cli.evaluation.media import VideoInfo, probe
 from keyface_cli.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media import VideoInfo, probe
 
 _LABEL = 28  # pixels, of the strip above each picture
 _MOSAIC = 12  # pixels across a degraded clip

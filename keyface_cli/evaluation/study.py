@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation.media import list_videos, probe
+from keyface_cli.media import list_videos, probe
 
 FORMAT_VERSION = 1
 MANIFEST, VOTES, CLIPS = "study.json", "votes.csv", "clips"

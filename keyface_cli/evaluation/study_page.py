@@ -13,6 +13,7 @@ _HTML = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
 <title>Which is more realistic?</title>
 <style>
 body { font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px;
@@ -67,7 +68,11 @@ async function ask(path, body) {
   at("problem").textContent = "";
   return facts;
 }
-function fail(error) { at("problem").textContent = error.message; busy = false; }
+function fail(error) {
+  at("problem").textContent = error.message;
+  busy = false;
+  allow(pair !== null);
+}
 async function play() {
   const mine = ++turn;
   for (const side of ["left", "right"]) {
@@ -109,6 +114,7 @@ function begin(name) {
 function choose(side) {
   if (busy || pair === null || at("choose-" + side).disabled) return;
   busy = true;
+  allow(false);
   const seconds = (performance.now() - since) / 1000;
   ask("vote", {rater, pair, side, seconds}).then(next).catch(fail);
 }

@@ -7,36 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.fidelity import to_tensor
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, SetMeasure
-
-
-def prepare(frames: Tensor, side: int, mean: list[float], deviation: list[float]) -> Tensor:
-    """Resize the shorter side, cut the middle out and normalise, as video classifiers are fed.
-
-    Args:
-        frames: uint8 (T, 3, H, W) RGB.
-        side: of the network's picture.
-        mean: of each channel.
-        deviation: of each channel.
-
-    Returns:
-        float32 (1, T, 3, side, side).
-    """
-    h, w = frames.shape[2:]
-    size = (
-        (side, max(round(side * w / h), side)) if h <= w else (max(round(side * h / w), side), side)
-    )
-    x = F.interpolate(frames.float() / 255, size, mode="bilinear", antialias=True)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    x = x[:, :, top : top + side, left : left + side]
-    shift, scale = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (mean, deviation))
-    return ((x - shift) / scale)[None]
+from keyface_cli.training.nsv import pick_frames, prepare, read_normalisation
 
 
 class VocalisationClassifier:
@@ -52,8 +28,6 @@ class VocalisationClassifier:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import AutoModelForVideoClassification
-
-        from keyface_cli.evaluation.normalisation import read_normalisation
 
         if not folder.is_dir():
             raise WeightsError(f"folder not found: {folder}")
@@ -118,8 +92,7 @@ class VocalisationAccuracy(SetMeasure):
         """Start a clip."""
         self._clip = clip
         count = self._classifier.frames
-        wanted = np.linspace(0, max(clip.frames - 1, 0), count).round().astype(int)
-        self._wanted = wanted.tolist()
+        self._wanted = pick_frames(clip.frames, count)
         self._taken: dict[int, Frames] = {}
 
     def add(self, block: Block) -> None:
