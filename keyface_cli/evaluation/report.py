@@ -25,7 +25,7 @@ from keyface_cli.evaluation.plots import (
 from keyface_cli.evaluation.registry import Absent, Settings, all_columns, build_measures
 from keyface_cli.evaluation.runner import MethodResult, run_method
 
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "torchmetrics", "transformers", "scipy")
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "torchmetrics", "transformers")
 # by which clips are called the worst: the first that was measured
 _JUDGES = (
     "lipscore",

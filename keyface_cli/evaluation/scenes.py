@@ -19,10 +19,11 @@ from PIL import Image
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.avatars import SEED_STRIDE
+from keyface_cli.formats import SoundTrack
 from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.avatars.performance import random_scene
 from keyface_cli.training.pictures import render_uint8
-from keyface_cli.video import SoundTrack, VideoWriter
+from keyface_cli.video import VideoWriter
 
 FOLDERS = ("portraits", "sounds", "emotions", "reference")
 
