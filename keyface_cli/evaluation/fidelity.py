@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation.lpips import Trunk, load_lpips
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
+from keyface_cli.models.lpips import Trunk, load_lpips
 
 LPIPS_LEAST = 32  # pixels of the shorter side
 
