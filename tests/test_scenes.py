@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def test_scenes_are_files_that_fit_each_other(
     video = folder / "reference" / "001.mp4"
     assert (probe(video).frames, probe(video).size) == (25, (64, 64))
     assert len(load_waveform(video)) == pytest.approx(16_000, abs=1100)  # AAC pads
+    jobs = list(csv.DictReader((folder / "jobs.csv").read_text().splitlines()))
+    assert [job["output"] for job in jobs] == ["000.mp4", "001.mp4"]
+    assert all((folder / jobs[1][key]).is_file() for key in ("portrait", "audio", "emotion"))
+    assert jobs[0]["crop"] == "none"  # results lie where the reference does
     wave = load_waveform(folder / "sounds" / "001.wav")
     assert wave.std() == pytest.approx(0.1 / np.sqrt(2), rel=0.01)
     curve = load_emotion(str(folder / "emotions" / "001.csv")).sample(25)

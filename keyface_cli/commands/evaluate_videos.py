@@ -25,6 +25,10 @@ SCENES_EXAMPLE = """\
 [bold]Example[/bold]
 
 keyface evaluate scenes -o scenes --clips 20 --seconds 3
+
+keyface batch scenes/jobs.csv --output-dir ours
+
+keyface evaluate videos --generated ours --reference scenes/reference
 """
 _INPUT, _METRICS, _REPORT = "Clips", "Metrics", "Report"
 
@@ -254,8 +258,8 @@ def scenes(
 ) -> None:
     """Write held-out avatars as files: portraits, sounds, emotion curves and true videos.
 
-    Animate the portraits with any settings or tool, then compare with evaluate videos. Needs
-    flite, espeak-ng and festival, which speak the sentences.
+    Animate them with keyface batch and any settings, or with another tool, then compare with
+    evaluate videos. Needs flite, espeak-ng and festival, which speak the sentences.
     """
     if size % 2:
         raise typer.BadParameter("the size must be even", param_hint="--size")

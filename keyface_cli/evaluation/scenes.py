@@ -31,7 +31,9 @@ FOLDERS = ("portraits", "sounds", "emotions", "reference")
 def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int) -> Iterator[Path]:
     """Write portraits/NNN.png, sounds/NNN.wav, emotions/NNN.csv and reference/NNN.mp4.
 
-    A scene whose video is there already is left alone, so that a stopped run can go on.
+    A scene whose video is there already is left alone, so that a stopped run can go on. Besides,
+    `jobs.csv` lists all of them for `keyface batch`, with the whole portrait as the crop, so that
+    results lie where the reference does.
 
     Args:
         folder: made where it is missing.
@@ -50,6 +52,7 @@ def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int)
     try:
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
+        _write_jobs(folder / "jobs.csv", clips)
         for i in range(clips):
             video = folder / "reference" / f"{i:03d}.mp4"
             if not video.exists():
@@ -75,6 +78,15 @@ def _write_scene(
     track = SoundTrack(sound)
     with VideoWriter(video, num_frames=count, size=(size, size), sound=track) as writer:
         writer.write(render_uint8(identity.select(who, [0] * count), scene.rig, size))
+
+
+def _write_jobs(path: Path, clips: int) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("portrait", "audio", "emotion", "crop", "output"))
+        for name in (f"{i:03d}" for i in range(clips)):
+            files = (f"portraits/{name}.png", f"sounds/{name}.wav", f"emotions/{name}.csv")
+            writer.writerow((*files, "none", f"{name}.mp4"))
 
 
 def _write_curve(path: Path, emotion: NDArray[np.float32]) -> None:
