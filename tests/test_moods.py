@@ -12,7 +12,7 @@ from torch import Tensor
 from keyface_cli.emotion import NAMED
 from keyface_cli.evaluation import moods, reader
 from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.performance import Scene
+from keyface_cli.training.avatars.scene import Scene
 from keyface_cli.training.avatars.voices import Phone, Voice
 
 FRAMES = 60

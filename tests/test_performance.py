@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from keyface_cli.training.avatars import performance, rig, voices
+from keyface_cli.training.avatars import scene as scenes
 from keyface_cli.training.avatars.performance import perform, phone_labels
+from keyface_cli.training.avatars.scene import random_emotion, random_scene
 from keyface_cli.training.avatars.voices import PHONES, SILENCE, VOWELS, Phone
 
 
@@ -147,7 +149,7 @@ def test_performances_repeat_stay_in_range_and_move_like_a_person() -> None:
         for phone in timed("hh ax l ow w er l d")
     ]
     count = 750
-    emotion = performance.random_emotion(count, generator(9))
+    emotion = random_emotion(count, generator(9))
     tracks = perform(phones, count, emotion, generator(4))
     assert torch.equal(tracks, perform(phones, count, emotion, generator(4)))
     other = perform(phones, count, emotion, generator(5))
@@ -173,8 +175,8 @@ def test_performances_repeat_stay_in_range_and_move_like_a_person() -> None:
 def test_emotion_curves_repeat_and_stay_in_the_square() -> None:
     kinds = set()
     for seed in range(40):
-        curve = performance.random_emotion(200, generator(seed))
-        assert torch.equal(curve, performance.random_emotion(200, generator(seed)))
+        curve = random_emotion(200, generator(seed))
+        assert torch.equal(curve, random_emotion(200, generator(seed)))
         assert curve.shape == (200, 2)
         assert float(curve.abs().max()) <= 1
         assert float(curve.diff(dim=0).abs().max()) < 0.13
@@ -205,10 +207,10 @@ def tone(text: str, voice: voices.Voice) -> voices.Speech:
 def test_scenes_are_consistent_and_repeat(
     monkeypatch: pytest.MonkeyPatch, duration_s: float | None, held_out: bool
 ) -> None:
-    monkeypatch.setattr(performance, "synthesise", tone)
+    monkeypatch.setattr(scenes, "synthesise", tone)
     for seed in range(2):
-        scene = performance.random_scene(seed, held_out, duration_s)
-        again = performance.random_scene(seed, held_out, duration_s)
+        scene = random_scene(seed, held_out, duration_s)
+        again = random_scene(seed, held_out, duration_s)
         assert torch.equal(scene.waveform, again.waveform)
         assert torch.equal(scene.rig, again.rig)
         count = math.ceil(len(scene.waveform) / 640)
@@ -225,10 +227,10 @@ def test_scenes_are_consistent_and_repeat(
 
 def test_a_scene_keeps_phones_and_sound_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resampling moves every time: the buzz must still lie where the phones say."""
-    monkeypatch.setattr(performance, "synthesise", tone)
-    monkeypatch.setattr(performance, "degrade", lambda waveform, generator: waveform)
+    monkeypatch.setattr(scenes, "synthesise", tone)
+    monkeypatch.setattr(scenes, "degrade", lambda waveform, generator: waveform)
     for seed in range(5):
-        scene = performance.random_scene(seed)
+        scene = random_scene(seed)
         spoken = torch.zeros(len(scene.waveform), dtype=torch.bool)
         for phone in scene.phones:
             if phone.name != SILENCE:

@@ -17,7 +17,7 @@ from keyface_cli.emotion import load_emotion
 from keyface_cli.evaluation import scenes
 from keyface_cli.media import probe, read_frames
 from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.performance import Scene
+from keyface_cli.training.avatars.scene import Scene
 from keyface_cli.training.avatars.voices import Voice
 
 Main = Callable[..., tuple[int, str, str]]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from keyface_cli.training.avatars import performance, rig, vocalisations, voices
-from keyface_cli.training.avatars.performance import perform, random_scene
+from keyface_cli.training.avatars.performance import perform
+from keyface_cli.training.avatars.scene import random_scene
 from keyface_cli.training.avatars.vocalisations import Vocalisation, vocalise
 from keyface_cli.training.avatars.voices import VOCALISATIONS
 

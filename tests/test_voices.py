@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.training.avatars import sentences, voices
+from keyface_cli.training.avatars import microphone, sentences, voices
 from keyface_cli.training.avatars.voices import SILENCE, Phone, Voice
 
 needs = {
@@ -76,7 +76,7 @@ def test_tidying_shifts_clips_and_fills_with_silence() -> None:
 def test_shifting_a_voice_scales_time_as_it_says() -> None:
     tone = torch.sin(2 * torch.pi * 200 * torch.arange(16000) / 16000)
     for seed in range(5):
-        shifted, scale = voices.shift_voice(tone, generator(seed))
+        shifted, scale = microphone.shift_voice(tone, generator(seed))
         assert 1 / 1.16 < scale < 1.16
         assert len(shifted) == pytest.approx(16000 * scale, abs=2)
         peak = int(torch.fft.rfft(shifted, n=160000).abs().argmax()) / 10
@@ -86,7 +86,7 @@ def test_shifting_a_voice_scales_time_as_it_says() -> None:
 def test_noise_has_the_ratio_that_was_asked_for() -> None:
     tone = torch.sin(torch.arange(32000) / 10)
     for colour in (0.0, 1.0):
-        noise = voices.add_noise(tone, 12.0, colour, generator()) - tone
+        noise = microphone.add_noise(tone, 12.0, colour, generator()) - tone
         ratio = 10 * torch.log10(tone.square().mean() / noise.square().mean())
         assert float(ratio) == pytest.approx(12.0, abs=0.01)
 
@@ -96,8 +96,8 @@ def test_degrading_repeats_keeps_length_and_does_not_move_the_sound() -> None:
     pulse[6000:8000] = torch.randn(2000, generator=generator(7))
     changed = 0
     for seed in range(20):
-        recorded = voices.degrade(pulse, generator(seed))
-        assert torch.equal(recorded, voices.degrade(pulse, generator(seed)))
+        recorded = microphone.degrade(pulse, generator(seed))
+        assert torch.equal(recorded, microphone.degrade(pulse, generator(seed)))
         assert recorded.shape == pulse.shape
         assert recorded.isfinite().all()
         assert float(recorded.abs().max()) <= 1

@@ -25,7 +25,7 @@ from keyface_cli.evaluation.reader import CONTROLS, RigReader
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions
 from keyface_cli.training.avatars import identity, rig
-from keyface_cli.training.avatars.performance import Scene, random_scene
+from keyface_cli.training.avatars.scene import Scene, random_scene
 from keyface_cli.training.pictures import render_uint8
 
 SEED_STRIDE = 1000  # scene i of an evaluation has seed `seed * SEED_STRIDE + i`

@@ -28,7 +28,8 @@ from keyface_cli.evaluation.reader import CONTROLS, RigReader
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions
 from keyface_cli.training.avatars import identity, rig
-from keyface_cli.training.avatars.performance import Scene, perform
+from keyface_cli.training.avatars.performance import perform
+from keyface_cli.training.avatars.scene import Scene
 
 NEUTRAL = "neutral"
 

@@ -21,7 +21,7 @@ from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.avatars import SEED_STRIDE
 from keyface_cli.formats import SoundTrack
 from keyface_cli.training.avatars import identity, rig
-from keyface_cli.training.avatars.performance import random_scene
+from keyface_cli.training.avatars.scene import random_scene
 from keyface_cli.training.pictures import render_uint8
 from keyface_cli.video import VideoWriter
 

@@ -22,7 +22,7 @@ from keyface_cli.models.speech import encode
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions
 from keyface_cli.training.avatars import identity, rig
-from keyface_cli.training.avatars.performance import Scene, random_scene
+from keyface_cli.training.avatars.scene import Scene, random_scene
 from keyface_cli.training.avatars.voices import VOCALISATIONS
 from keyface_cli.training.pictures import render_uint8
 

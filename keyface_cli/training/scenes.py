@@ -18,7 +18,8 @@ from torch import Tensor
 
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 from keyface_cli.training.avatars import identity
-from keyface_cli.training.avatars.performance import phone_labels, random_scene
+from keyface_cli.training.avatars.performance import phone_labels
+from keyface_cli.training.avatars.scene import random_scene
 from keyface_cli.training.pictures import render_uint8
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 Three engines speak: flite (a few recorded voices, the most natural), espeak-ng (formant synthesis,
 hundreds of combinations of accent and timbre) and festival (diphones and a statistical voice). None
 of them is needed to animate, only to train. Their phone sets are mapped onto `PHONES`. What a
-microphone and a room do to a voice is added by `augment`, without any external tool.
+microphone and a room do to a voice is in `microphone`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.training.avatars.espeak import Speaker, SpeakerError
+from keyface_cli.training.avatars.microphone import log_uniform
 
 SILENCE = "pau"
 _VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
@@ -174,8 +175,8 @@ def draw_voice(
     sizes = Counter(groups)
     shares = torch.tensor([_VOICE_SHARE[group] / sizes[group] for group in groups])
     voice = voices[int(torch.multinomial(shares, 1, generator=generator))]
-    pitch = _log_uniform(0.85, 1.2, generator)
-    rate = _log_uniform(0.8, 1.25, generator)
+    pitch = log_uniform(0.85, 1.2, generator)
+    rate = log_uniform(0.8, 1.25, generator)
     return dataclasses.replace(voice, pitch=pitch, rate=rate)
 
 
@@ -459,122 +460,3 @@ def espeak_phones(timed: Iterable[tuple[str, float, float]], language: str = "en
         phones[i - 1] = before._replace(end_s=bound)
         phones[i] = phone._replace(start_s=bound)
     return phones
-
-
-# --- augmentation
-
-
-def augment(waveform: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Change the speaker and the recording at random: `shift_voice`, then `degrade`.
-
-    Returns:
-        the waveform (S',) and the factor by which every time in it has grown.
-    """
-    shifted, time_scale = shift_voice(waveform, generator)
-    return degrade(shifted, generator), time_scale
-
-
-def shift_voice(
-    waveform: Tensor, generator: torch.Generator, most: float = 0.15
-) -> tuple[Tensor, float]:
-    """Shift pitch and formants together by up to +-`most` by resampling.
-
-    Returns:
-        the waveform (S / f,) and its time scale 1 / f for a pitch f times as high.
-    """
-    factor = _log_uniform(1 / (1 + most), 1 + most, generator)
-    moved = soxr.resample(waveform.numpy(), factor * SAMPLE_RATE, SAMPLE_RATE)
-    return torch.from_numpy(np.asarray(moved, dtype=np.float32)), 1 / factor
-
-
-def degrade(waveform: Tensor, generator: torch.Generator) -> Tensor:
-    """Record a voice at random: equaliser, band limits, room, noise, clipping and gain.
-
-    A quarter of the recordings is left clean but for the gain. No step delays the sound.
-
-    Args:
-        waveform: (S,), 16 kHz.
-        generator: the only source of chance.
-
-    Returns:
-        (S,) within [-1, 1], its root mean square between -38 and -14 dBFS.
-    """
-    out = waveform
-    if _chance(0.75, generator):
-        if _chance(0.6, generator):
-            out = _equalise(out, generator)
-        if _chance(0.35, generator):
-            out = _reverberate(out, generator)
-        if _chance(0.7, generator):
-            snr_db = float(_uniform(5, 40, generator))
-            out = add_noise(out, snr_db, float(_uniform(0, 1.5, generator)), generator)
-        if _chance(0.1, generator):
-            limit = out.abs().max() * float(_uniform(0.2, 0.7, generator))
-            out = torch.minimum(torch.maximum(out, -limit), limit)
-    level = out.square().mean().sqrt().clamp(min=1e-6)
-    wanted = 10 ** (float(_uniform(-38, -14, generator)) / 20)
-    return (out * (wanted / level)).clamp(-1, 1)
-
-
-def add_noise(waveform: Tensor, snr_db: float, colour: float, generator: torch.Generator) -> Tensor:
-    """Add stationary noise whose power falls with frequency to the power `colour`.
-
-    Args:
-        waveform: (S,).
-        snr_db: mean power of the waveform over that of the noise, decibels.
-        colour: 0 is white, 1 pink, 2 brown.
-        generator: the only source of chance.
-    """
-    size = len(waveform)
-    spectrum = torch.fft.rfft(torch.randn(size, generator=generator))
-    frequency = torch.arange(len(spectrum)).clamp(min=max(1, size * 40 // SAMPLE_RATE))
-    noise: Tensor = torch.fft.irfft(spectrum * frequency ** (-colour / 2), n=size)
-    power = waveform.square().mean() / noise.square().mean().clamp(min=1e-12)
-    return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
-
-
-def _equalise(waveform: Tensor, generator: torch.Generator) -> Tensor:
-    """Zero-phase filter: a random curve of +-8 dB, at times the band of a telephone or worse."""
-    size = len(waveform) + SAMPLE_RATE // 4
-    frequency = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE).clamp(min=20)
-    points = 16 * (torch.rand(7, generator=generator) - 0.5)  # dB, from 60 Hz to 8 kHz
-    place = (torch.log(frequency / 60) / math.log(8000 / 60) * 6).clamp(0, 5.999)
-    lower = place.long()
-    curve = torch.lerp(points[lower], points[lower + 1], place - lower)
-    if _chance(0.35, generator):
-        low = _log_uniform(60, 350, generator)
-        curve = curve - 10 * torch.log10(1 + (low / frequency) ** 6)
-    if _chance(0.35, generator):
-        high = _log_uniform(2800, 7000, generator)
-        curve = curve - 10 * torch.log10(1 + (frequency / high) ** 16)
-    spectrum = torch.fft.rfft(waveform, n=size) * 10 ** (curve / 20)
-    equalised: Tensor = torch.fft.irfft(spectrum, n=size)
-    return equalised[: len(waveform)]
-
-
-def _reverberate(waveform: Tensor, generator: torch.Generator) -> Tensor:
-    """A simple room: the direct sound and an exponentially dying noise after it."""
-    length_s = float(_uniform(0.1, 0.6, generator))  # until the echo has fallen by 60 dB
-    count = int(length_s * SAMPLE_RATE)
-    tail = torch.randn(count, generator=generator) * 10 ** (-3 * torch.arange(count) / count)
-    direct_db = float(_uniform(2, 16, generator))  # direct sound over echo
-    tail = tail / tail.square().sum().sqrt() * 10 ** (-direct_db / 20)
-    tail[: SAMPLE_RATE // 500] = 0  # the first echo comes after 2 ms
-    tail[0] = 1
-    size = len(waveform) + count
-    echoed: Tensor = torch.fft.irfft(
-        torch.fft.rfft(waveform, size) * torch.fft.rfft(tail, size), size
-    )
-    return echoed[: len(waveform)]
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand((), generator=generator) * (high - low) + low
-
-
-def _log_uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return float(_uniform(math.log(low), math.log(high), generator).exp())
-
-
-def _chance(probability: float, generator: torch.Generator) -> bool:
-    return float(torch.rand((), generator=generator)) < probability
