@@ -13,6 +13,8 @@ import pytest
 
 # before torch is imported: tests run beside other work, and tiny networks gain nothing from threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell's background jobs ignore Ctrl-C and hand that down to the programs that tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
