@@ -15,6 +15,7 @@ here too, in a first pass over it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -123,7 +124,7 @@ def hearing(
     return _KINDS[name](model, samples, attempt or _run)
 
 
-class Hearing:
+class Hearing(ABC):
     """What one encoder hears in a recording: any of its frames, a window at a time."""
 
     multiple = 2  # of video frames, that the recording is filled up to with zeros
@@ -165,13 +166,13 @@ class Hearing:
         heard = self._part(first, min(last, self._frames))
         return heard[0, start - first :][: self._core].float().clone()
 
+    @abstractmethod
     def _whole(self, waveform: Tensor) -> Tensor:
         """Encode all of a short recording, (1, S), as published -> (1, F, 2, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _part(self, first: int, last: int) -> Tensor:
         """Encode the frames first..last of a long one -> (1, last - first, 2, D)."""
-        raise NotImplementedError
 
     def _read(self, first: int, last: int) -> Tensor:
         """The samples of frames first..last that there are, (1, S), where the model is."""

@@ -115,7 +115,6 @@ def train_audio(
     *,
     resume: bool = False,
     start_from: Path | None = None,
-    muon_rate: float | None = None,
     report: Report | None = None,
 ) -> int:
     """Train the encoder `name` of `config` into `folder/NAME`.
@@ -128,8 +127,6 @@ def train_audio(
         options: how long and how fast.
         resume: go on where this run stopped.
         start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
-        muon_rate: peak rate of the matrices under Muon, see `optim`; None is that of the options,
-            else AdamW for all.
         report: told of every update.
 
     Returns:
@@ -149,9 +146,8 @@ def train_audio(
     width = settings.encoder_embed_dim if name == "beats" else settings.hidden_size
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
-    if muon_rate is None and options.muon_rate > 0:
-        muon_rate = options.muon_rate
-    trainer = Trainer(name, model, folder, options, resume=resume, muon_rate=muon_rate)
+    rate = options.muon_rate if options.muon_rate > 0 else None
+    trainer = Trainer(name, model, folder, options, resume=resume, muon_rate=rate)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}

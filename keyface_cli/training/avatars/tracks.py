@@ -23,17 +23,16 @@ def smooth(track: Tensor, deviation_s: float) -> Tensor:
     return torch.nn.functional.conv1d(rows, window)[:, 0].T
 
 
-def at_frames(track: Tensor, num_frames: int, start_s: float = 0.0, pace: float = 1.0) -> Tensor:
+def at_frames(track: Tensor, num_frames: int, start_s: float = 0.0) -> Tensor:
     """Sample a track (ticks, C) at the middle of every frame: (N, C).
 
     Args:
         track: with at least one tick; its ends go on as they are.
         num_frames: N.
         start_s: when the track begins, seconds into the frames.
-        pace: how much faster than written it runs.
     """
     # tick k stands for the time (k + 0.5) / TICKS
-    moments = ((torch.arange(num_frames) + 0.5) / FPS - start_s) * pace
+    moments = (torch.arange(num_frames) + 0.5) / FPS - start_s
     place = (moments * TICKS - 0.5).clamp(0, len(track) - 1)
     lower = place.long().clamp(max=max(len(track) - 2, 0))
     part = (place - lower)[:, None]
