@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # before torch is imported: tests run beside other work, and tiny networks gain nothing from threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,8 +19,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--thorough` makes the fuzz test try thousands of cases instead of hundreds."""
-    parser.addoption("--thorough", action="store_true", help="fuzz with thousands of cases")
+    """`--thorough` tries more cases, and others in every run."""
+    parser.addoption("--thorough", action="store_true", help="more cases, other ones in every run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make hypothesis try the same cases in every run, so that a red test is the change's fault."""
+    if not config.getoption("--thorough"):
+        settings.register_profile("repeatable", derandomize=True, deadline=None)
+        settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
