@@ -2,17 +2,23 @@
 
 A safetensors file with a tensor `audio.NAME` (N, 2, D) for each encoder, N video frames of two
 tokens. Its metadata say which recording and which encoders it belongs to, so that it is used with
-no other.
+no other. It is written and read a piece at a time, however long the recording is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from keyface_cli.errors import FeaturesError
 
@@ -21,8 +27,11 @@ if TYPE_CHECKING:
 
     from keyface_cli.checkpoint import Checkpoint
 
+    Blocks: TypeAlias = Iterable[Tensor]
+
 FORMAT = "keyface features 1"
 PREFIX = "audio."
+_BLOCK_FRAMES = 1500  # that are checked at a time
 
 
 def origin(
@@ -57,28 +66,98 @@ def origin(
     }
 
 
-def save_features(path: Path, features: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write features under another name and move them into place.
+class Features(Protocol):
+    """What an encoder hears in each video frame: a tensor (N, 2, D), or a file that holds one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (N, 2, D)."""
+
+    def __getitem__(self, frames: Tensor, /) -> Tensor:
+        """Return (n, 2, D) float32 for the numbers (n,) of frames."""
+
+
+class StoredFeatures:
+    """The features of one encoder in a file, of which only the frames asked for are read.
+
+    Args:
+        path: of the file.
+        position: of the first number in it, in bytes.
+        shape: (N, 2, D); the numbers are float32.
+    """
+
+    def __init__(self, path: Path, position: int, shape: tuple[int, ...]) -> None:
+        self.path, self.position, self.shape = path, position, shape
+
+    def __getitem__(self, frames: Tensor) -> Tensor:
+        import torch
+
+        first, last = int(frames.min()), int(frames.max())
+        return torch.from_numpy(self.read(first, last + 1))[frames - first]
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """Return the frames first..last, (last - first, 2, D).
+
+        Raises:
+            FeaturesError: the file cannot be read any more.
+        """
+        size = math.prod(self.shape[1:])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position + 4 * first * size)
+                found = np.fromfile(file, "<f4", (last - first) * size)
+            return found.reshape(last - first, *self.shape[1:])
+        except (OSError, ValueError) as error:
+            raise FeaturesError(f"cannot read {self.path}: {error}", "make it anew") from error
+
+
+def save_features(
+    path: Path, heard: Mapping[str, Blocks], num_frames: int, metadata: dict[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """Write features block by block under another name and move the file into place.
+
+    Args:
+        path: the file to write.
+        heard: for each encoder its features in order, each block (n, 2, D) float32.
+        num_frames: N, of all blocks of an encoder together.
+        metadata: as from `origin`.
+
+    Returns:
+        The shape (N, 2, D) of each encoder's features.
 
     Raises:
         FeaturesError: the file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     partial = path.with_name(f".{path.name}.partial")
+    opened = {name: iter(blocks) for name, blocks in heard.items()}
+    firsts = {name: next(blocks) for name, blocks in opened.items()}
+    shapes = {name: (num_frames, *first.shape[1:]) for name, first in firsts.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        header[f"{PREFIX}{name}"] = entry
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers are aligned, as the format recommends
     try:
-        tensors = {f"{PREFIX}{name}": t.cpu().contiguous() for name, t in features.items()}
-        save_file(tensors, partial, metadata=metadata)
+        with partial.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name, blocks in opened.items():
+                for block in chain([firsts[name]], blocks):
+                    file.write(block.cpu().contiguous().numpy().astype("<f4").tobytes())
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise FeaturesError(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        raise FeaturesError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+    return shapes
 
 
-def load_features(path: Path, expected: dict[str, str], num_frames: int) -> dict[str, Tensor]:
-    """Read the features of a recording, if they are of this one and for this model.
+def load_features(
+    path: Path, expected: dict[str, str], num_frames: int
+) -> dict[str, StoredFeatures]:
+    """Open the features of a recording, if they are of this one and for this model.
 
     Args:
         path: a file of `save_features`.
@@ -86,24 +165,12 @@ def load_features(path: Path, expected: dict[str, str], num_frames: int) -> dict
         num_frames: N.
 
     Returns:
-        For each encoder (N, 2, D) float32.
+        For each encoder (N, 2, D) float32, read when they are asked for.
 
     Raises:
         FeaturesError: the file is missing, damaged, or belongs to something else.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FeaturesError(f"file not found: {path}", "make it with keyface embed")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            features = {
-                name.removeprefix(PREFIX): file.get_tensor(name).float()
-                for name in file.keys()  # noqa: SIM118
-            }
-    except (SafetensorError, OSError) as error:
-        raise FeaturesError(f"cannot read {path}: {error}", "make it anew") from error
+    metadata, found = _open(path)
     reasons = {
         "format": "is no file of keyface embed",
         "audio": "was made of another recording",
@@ -114,10 +181,35 @@ def load_features(path: Path, expected: dict[str, str], num_frames: int) -> dict
     for key, reason in reasons.items():
         if metadata.get(key) != expected[key]:
             raise FeaturesError(f"{path} {reason}", "make it anew with keyface embed")
-    wanted = json.loads(expected["encoders"])
-    for name in wanted:
-        if name not in features or features[name].shape[:2] != (num_frames, 2):
+    for name in json.loads(expected["encoders"]):
+        if name not in found or found[name].shape[:2] != (num_frames, 2):
             raise FeaturesError(f"{path} is damaged: {name}", "make it anew with keyface embed")
-        if not bool(features[name].isfinite().all()):
-            raise FeaturesError(f"{path} is damaged: {name} holds NaN", "make it anew")
-    return features
+        for first in range(0, num_frames, _BLOCK_FRAMES):
+            block = found[name].read(first, min(first + _BLOCK_FRAMES, num_frames))
+            if not np.isfinite(block).all():
+                raise FeaturesError(f"{path} is damaged: {name} holds NaN", "make it anew")
+    return found
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, StoredFeatures]]:
+    """Return what a file says of itself, and its features; the library checks that it is whole."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FeaturesError(f"file not found: {path}", "make it with keyface embed")
+    try:
+        with safe_open(path, framework="pt") as checked:
+            metadata = checked.metadata() or {}
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError) as error:
+        raise FeaturesError(f"cannot read {path}: {error}", "make it anew") from error
+    found = {
+        name.removeprefix(PREFIX): StoredFeatures(
+            path, 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+        )
+        for name, entry in header.items()
+        if name != "__metadata__" and entry["dtype"] == "F32"
+    }
+    return metadata, found

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
-    from torch import Tensor
 
     from keyface_cli.audio import StoredWaveform
     from keyface_cli.emotion import EmotionTrack
+    from keyface_cli.features import StoredFeatures
     from keyface_cli.framing import Crop
 
 # option -> the least and the greatest number that it may be
@@ -139,7 +139,7 @@ class Prepared(NamedTuple):
     waveform: StoredWaveform
     emotion: NDArray[np.float32]
     curve: EmotionTrack
-    features: dict[str, Tensor] | None
+    features: dict[str, StoredFeatures] | None
 
 
 def option(field: str) -> str:

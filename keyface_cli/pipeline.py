@@ -28,8 +28,9 @@ from keyface_cli.config import (
 )
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
 from keyface_cli.errors import WeightsError
+from keyface_cli.features import Features
 from keyface_cli.memory import Residency, choose_level
-from keyface_cli.models.speech import Samples, encode
+from keyface_cli.models.speech import CORE_FRAMES, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.timeline import Timeline
@@ -137,7 +138,7 @@ class KeyFacePipeline:
         emotion: NDArray[np.float32],
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
-        features: Mapping[str, Tensor] | None = None,
+        features: Mapping[str, Features] | None = None,
         *,
         first_frame: int = 0,
         store: KeyframeStore | None = None,
@@ -150,7 +151,8 @@ class KeyFacePipeline:
             emotion: (N, 2) valence and arousal in [-1, 1] of each video frame, N = ceil(S / 640).
             options: the choices of this run.
             progress: told how far each stage is.
-            features: what each encoder hears in the sound, as from `listen`; None is to listen now.
+            features: what each encoder hears in the sound, (N, 2, D), in memory or in a file of
+                `keyface embed`; None is to listen now.
             first_frame: leave out the frames before this one; those after it are the same bits.
             store: where keyframes are taken from and put to; None makes them anew.
 
@@ -178,7 +180,7 @@ class KeyFacePipeline:
         emotion: NDArray[np.float32],
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
-        features: Mapping[str, Tensor] | None = None,
+        features: Mapping[str, Features] | None = None,
         store: KeyframeStore | None = None,
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Make the keyframes alone: stage one of `stream`, which takes and raises the same.
@@ -196,7 +198,7 @@ class KeyFacePipeline:
         portrait: NDArray[np.float32],
         waveform: Samples,
         emotion: NDArray[np.float32],
-        features: Mapping[str, Tensor] | None,
+        features: Mapping[str, Features] | None,
     ) -> Inputs:
         """Check the shapes of what was given."""
         R, N = self.config.resolution, math.ceil(len(waveform) / SAMPLES_PER_FRAME)
@@ -255,27 +257,36 @@ class KeyFacePipeline:
 
 
 def listen(
-    checkpoint: Checkpoint, waveform: NDArray[np.float32], device: str = "auto"
-) -> dict[str, Tensor]:
+    checkpoint: Checkpoint, waveform: Samples, device: str = "auto"
+) -> dict[str, Iterator[Tensor]]:
     """Encode a recording with a model's audio encoders alone, to be used with many portraits.
 
     Args:
         checkpoint: the model.
-        waveform: (S,) mono at 16 kHz in [-1, 1].
+        waveform: (S,) mono at 16 kHz in [-1, 1], an array or whatever reads slices of one.
         device: as in `KeyFacePipeline.load`.
 
     Returns:
-        For each encoder (N, 2, D) float32 on the CPU, N = ceil(S / 640) video frames (SPEC 3).
+        For each encoder blocks (n, 2, D) float32 on the CPU, made as they are asked for, of the
+        N = ceil(S / 640) video frames in order (SPEC 3).
 
     Raises:
-        WeightsError, DeviceError: see `KeyFacePipeline.load`.
+        WeightsError, DeviceError: see `KeyFacePipeline.load`; memory may run out in a block too.
     """
     place = resolve_device(device)
     names = encoder_names(checkpoint.config)
     encoders = _load(checkpoint, names, place, dict.fromkeys(names, torch.float32))
-    with memory_errors(place), torch.inference_mode():
-        features = encode(encoders, torch.from_numpy(np.array(waveform, np.float32)))
-    return {name: tensor.cpu() for name, tensor in features.items()}
+    N = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
+
+    def blocks(name: str) -> Iterator[Tensor]:
+        with memory_errors(place), torch.inference_mode():
+            heard = hearing(name, encoders[name], waveform)
+        for first in range(0, N, CORE_FRAMES):
+            with memory_errors(place), torch.inference_mode():
+                block = heard.frames(range(first, min(first + CORE_FRAMES, N))).cpu()
+            yield block
+
+    return {name: blocks(name) for name in names}
 
 
 def _formats(

@@ -30,6 +30,7 @@ from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig, SamplingC
 from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.errors import ConfigError
+from keyface_cli.features import Features
 from keyface_cli.memory import Residency, Result
 from keyface_cli.models.speech import Hearing, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
@@ -80,7 +81,7 @@ class Inputs:
     portrait: Tensor
     waveform: Samples
     emotion: Tensor
-    features: Mapping[str, Tensor] | None
+    features: Mapping[str, Features] | None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from keyface_cli.checkpoint import Checkpoint, build, save_component, write_manifest
 from keyface_cli.config import PRESETS
+from keyface_cli.features import _open
+from keyface_cli.models.speech import encode
 from keyface_cli.pipeline import KeyFacePipeline, listen
 
 Main = Callable[..., tuple[int, str, str]]
@@ -55,7 +57,8 @@ def test_a_pipeline_that_does_not_hear_loads_no_encoder(tiny_checkpoint: Path) -
     checkpoint = Checkpoint.open(tiny_checkpoint)
     waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     portrait, emotion = np.zeros((3, 64, 64), np.float32), np.zeros((25, 2), np.float32)
-    features = listen(checkpoint, waveform, "cpu")
+    heard = listen(checkpoint, waveform, "cpu")
+    features = {name: torch.cat(list(blocks)) for name, blocks in heard.items()}
     deaf = KeyFacePipeline.load(checkpoint, "cpu", "float32", hear=False)
     assert deaf.encoders == {}
     whole = KeyFacePipeline.load(checkpoint, "cpu", "float32")
@@ -153,3 +156,29 @@ def test_features_are_never_written_over_something_else(
     assert code == 0
     assert embedded.read_bytes() != b""
     assert out == f"{embedded}\n"
+
+
+def test_only_what_is_asked_for_is_read(embedded: Path) -> None:
+    metadata, found = _open(embedded)
+    assert metadata["format"] == "keyface features 1"
+    for name, whole in load_file(embedded).items():
+        stored = found[name.removeprefix("audio.")]
+        assert stored.shape == (25, 2, 32)
+        for frames in ([0], [24], [3, 3, 16, 9], list(range(25))):
+            assert torch.equal(stored[torch.tensor(frames)], whole[torch.tensor(frames)])
+
+
+def test_windows_of_a_long_recording_are_written_in_order(
+    tiny_checkpoint: Path, tmp_path: Path, main: Main
+) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    noise = np.random.default_rng(1).normal(0, 0.1, 26 * 16_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise, 16_000, "FLOAT")
+    path = tmp_path / "a.safetensors"
+    assert main("embed", tmp_path / "a.wav", "-o", path, "--model", tiny_checkpoint)[0] == 0
+    names = ("wavlm", "wav2vec2", "beats")
+    encoders = {name: checkpoint.load(name, dtype=torch.float32) for name in names}
+    with torch.inference_mode():
+        expected = encode(encoders, noise)
+    for name, tensor in load_file(path).items():
+        assert torch.equal(tensor, expected[name.removeprefix("audio.")])

@@ -42,15 +42,16 @@ def embed(
     if not output.absolute().parent.is_dir():
         raise FeaturesError(f"folder not found: {output.absolute().parent}", "make it first")
     checkpoint = Checkpoint.open(resolve_model(model))
-    from keyface_cli.audio import load_waveform
+    from keyface_cli.audio import count_frames, store_waveform
     from keyface_cli.features import origin, save_features
 
-    waveform = load_waveform(audio, start, duration)
+    waveform = store_waveform(audio, output.absolute().parent, start, duration)
     with console.waiting("listening"):
         from keyface_cli.pipeline import listen
 
-        features = listen(checkpoint, waveform, device)
-    save_features(output, features, origin(audio, start, duration, checkpoint, list(features)))
-    for name, tensor in features.items():
-        console.say(f"{name}: {' x '.join(map(str, tensor.shape))}")
+        heard = listen(checkpoint, waveform, device)
+        belongs = origin(audio, start, duration, checkpoint, list(heard))
+        shapes = save_features(output, heard, count_frames(len(waveform)), belongs)
+    for name, shape in shapes.items():
+        console.say(f"{name}: {' x '.join(map(str, shape))}")
     typer.echo(output)
