@@ -51,11 +51,13 @@ def test_latent_loss_weighs_noise_and_the_lower_half() -> None:
     torch.testing.assert_close(
         latent_loss(denoised, target, sigma, lower_half=3.0), torch.full((1, 2), 2.5)
     )
-    by_mouth = latent_loss(
-        torch.ones(1, 1, 1, 16, 16), torch.zeros(1, 1, 1, 16, 16), sigma, mouth=9
-    )
+    one, zero = torch.ones(1, 1, 1, 16, 16), torch.zeros(1, 1, 1, 16, 16)
+    by_mouth = latent_loss(one, zero, sigma, mouth=9)
     # 5 rows and 8 columns of 16 count nine times
     torch.testing.assert_close(by_mouth, torch.full((1, 1), 1.25 * (1 + 8 * 5 * 8 / 256)))
+    by_eyes = latent_loss(one, zero, sigma, lower_half=3, eyes=9)
+    # and here 4 rows and 8 columns of the upper half
+    torch.testing.assert_close(by_eyes, torch.full((1, 1), 1.25 * (2 + 8 * 4 * 8 / 256)))
     limited = latent_loss(denoised, target, torch.tensor([0.01]), weight_limit=5.0)
     torch.testing.assert_close(limited, torch.full((1, 2), 5.0))
 

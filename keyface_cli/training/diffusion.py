@@ -150,6 +150,7 @@ class UNetTraining:
             sigma,
             lower_half=options.lower_half,
             mouth=options.mouth,
+            eyes=options.eyes,
             weight_limit=options.weight_limit,
         ).mean()
         values = {"loss": latent}

@@ -17,6 +17,7 @@ from keyface_cli.training.options import DiffusionOptions
 
 WIDE_RANGE = (0.01, 700.0)
 MOUTH_ROWS, MOUTH_COLUMNS = (0.56, 0.88), (0.28, 0.72)  # where it is, of the picture
+EYE_ROWS, EYE_COLUMNS = (0.26, 0.50), (0.25, 0.75)  # where eyes and brows are
 PictureDistance = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures (B, 3, H, W) in [-1, 1] -> a distance for each pair, (B,)."""
 
@@ -44,6 +45,7 @@ def latent_loss(
     *,
     lower_half: float = 1.0,
     mouth: float = 1.0,
+    eyes: float = 1.0,
     weight_limit: float = math.inf,
 ) -> Tensor:
     """Return the weighted squared error of each frame (SPEC 12).
@@ -54,6 +56,7 @@ def latent_loss(
         sigma: (B,).
         lower_half: factor of the rows from h / 2 on.
         mouth: further factor of the cells around the mouth.
+        eyes: factor of the cells around eyes and brows, in the upper half.
         weight_limit: upper bound of the noise weight.
 
     Returns:
@@ -64,8 +67,11 @@ def latent_loss(
     h, w = target.shape[-2:]
     cells = torch.ones(h, w, device=target.device)
     cells[h // 2 :] = lower_half
-    (top, bottom), (left, right) = MOUTH_ROWS, MOUTH_COLUMNS
-    cells[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] *= mouth
+    for factor, (top, bottom), (left, right) in (
+        (mouth, MOUTH_ROWS, MOUTH_COLUMNS),
+        (eyes, EYE_ROWS, EYE_COLUMNS),
+    ):
+        cells[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] *= factor
     return (error * cells).mean((2, 3, 4))
 
 

@@ -66,6 +66,7 @@ class DiffusionOptions:
     weight_limit: float = math.inf  # of (sigma^2 + 1) / sigma^2
     lower_half: float = 3.0  # lambda_lower; 2 for interpolation
     mouth: float = 1.0  # factor of the cells around the mouth, on top of the lower half's
+    eyes: float = 1.0  # factor of the cells around eyes and brows
     pixel: float = 0.0  # weight of the squared error of one decoded frame; published: 1
     perceptual: float = 0.0  # weight of the perceptual distance of that frame; published: 1
     # file of the network that compares, see `perceptual`; "" where `perceptual` is 0
@@ -101,6 +102,7 @@ _MINI_UNET: dict[str, Value] = {
     "wide_sigmas": 0.25,
     "weight_limit": 10.0,
     "mouth": 4.0,
+    "eyes": 4.0,  # without, the brows never learned to follow arousal
 }
 # recipe -> network -> what differs from the defaults above
 RECIPES: dict[str, dict[str, dict[str, Value]]] = {
