@@ -20,28 +20,40 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1024  # pixels of the long side of the picture that the detector is given
 SMALLEST = 24  # pixels of a face there
 CONFIDENCE = 0.9  # below it the detector sees faces in leaves and curtains
+POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face; lengths are pixels of the picture, x to the right, y down.
-
-    `eyes` are the picture's left and right one, `mouth` the middle between its corners.
-    """
+    """One face; lengths are pixels of the picture, x to the right, y down."""
 
     box: tuple[int, int, int, int]  # left, top, width, height
-    eyes: tuple[Point, Point]
-    mouth: Point
+    points: tuple[Point, ...]  # in the order of POINTS; left is the picture's left
     confidence: float
+
+    @property
+    def eyes(self) -> tuple[Point, Point]:
+        """The picture's left and right one."""
+        return self.points[0], self.points[1]
+
+    @property
+    def mouth(self) -> Point:
+        """The middle between its corners."""
+        (x, y), (other_x, other_y) = self.points[3:]
+        return (x + other_x) / 2, (y + other_y) / 2
 
     def __str__(self) -> str:
         """Return the box as `--crop` takes one."""
         return ",".join(map(str, self.box))
 
 
-def find_faces(picture: Image.Image) -> list[Face]:
+def find_faces(picture: Image.Image, confidence: float = CONFIDENCE) -> list[Face]:
     """Return the faces in an RGB picture from left to right.
+
+    Args:
+        picture: of any size; no face is found where a side is shorter than 24 pixels.
+        confidence: the detector's least, from 0 to 1.
 
     Raises:
         ImportError: the detector is not installed.
@@ -50,9 +62,14 @@ def find_faces(picture: Image.Image) -> list[Face]:
     width, height = (max(1, round(length * scale)) for length in picture.size)
     if min(width, height) < SMALLEST:
         return []
+    detector = _detector()
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
-    found = _detector().detect_faces(np.ascontiguousarray(small))
-    faces = [_face(one, scale) for one in found if one["confidence"] >= CONFIDENCE]
+    try:
+        found = detector.detect_faces(np.ascontiguousarray(small))
+    except Exception as error:  # it fails, in many ways, on pictures in which no candidate survives
+        logger.debug("the face detector failed: %s", error)
+        return []
+    faces = [_face(one, scale) for one in found if one["confidence"] >= confidence]
     return sorted(faces, key=lambda face: face.box[0] + face.box[2] / 2)
 
 
@@ -65,15 +82,10 @@ def _detector() -> Any:
 
 
 def _face(found: dict[str, Any], scale: float) -> Face:
-    def point(name: str) -> Point:
-        x, y = found["keypoints"][name]
-        return float(x) / scale, float(y) / scale
-
-    left, right = point("mouth_left"), point("mouth_right")
+    points = (found["keypoints"][name] for name in POINTS)
     x, y, width, height = (round(float(number) / scale) for number in found["box"])
     return Face(
         (x, y, width, height),
-        (point("left_eye"), point("right_eye")),
-        ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2),
+        tuple((float(x) / scale, float(y) / scale) for x, y in points),
         float(found["confidence"]),
     )

@@ -331,6 +331,9 @@ def test_emotion_against_curve_and_video(tmp_path: Path) -> None:
     assert seen.values["arousal_rmse"] < 0.01
     assert "arousal_pearson" in seen.reasons  # it stands still
     assert "emotion_accuracy" in seen.reasons
+    curve.write_text("time,valence,arousal,ease\n0,-1,0.5,hold\n1,0,0.5,\n2,1,0.5,\n")
+    held = run(affect.Affect(reader), frames, emotion=curve)
+    assert held.values["valence_ccc"] < 0.9  # the frames of the first second rise already
     truth = frames.copy()
     truth[:20, ..., 2] = 200  # another class in 20 frames, one of which has no face
     pair = run(affect.Affect(reader), frames, truth)

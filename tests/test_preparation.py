@@ -75,7 +75,8 @@ def find_marks(picture: Image.Image) -> list[Face]:
     for left, right in zip(middles[::2], middles[1::2], strict=False):
         x = (left + right) / 2
         box = (round(x) - 30, 60, 60, 80)
-        found.append(Face(box, ((left, 90.0), (right, 90.0)), (x, 116.0), 1.0))
+        points = ((left, 90.0), (right, 90.0), (x, 103.0), (x - 5, 116.0), (x + 5, 116.0))
+        found.append(Face(box, points, 1.0))
     return found
 
 

