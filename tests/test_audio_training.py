@@ -15,10 +15,13 @@ from keyface_cli.config import PRESETS, SAMPLES_PER_FRAME
 from keyface_cli.errors import WeightsError
 from keyface_cli.training.audio import (
     WINDOW_FRAMES,
+    WINDOW_SAMPLES,
     AudioEncoderTraining,
+    AudioTraining,
     _leave_nothing_out,
     train_audio,
 )
+from keyface_cli.training.avatars import rig
 from keyface_cli.training.avatars.voices import PHONES
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.scenes import SCENE_FRAMES
@@ -76,3 +79,28 @@ def test_heads_answer_every_half_frame_and_frame() -> None:
     phones, mouth = model(torch.zeros(1, WINDOW_FRAMES * SAMPLES_PER_FRAME))
     assert phones.shape == (1, WINDOW_FRAMES, 2, len(PHONES))
     assert mouth.shape == (1, WINDOW_FRAMES, 7)
+
+
+def test_sound_labels_and_mouth_are_stretched_together(tmp_path: Path) -> None:
+    frames = 175
+    ramp = np.arange(frames * 640) / 640  # the sound's level says which frame it is
+    np.save(tmp_path / "waveforms.npy", (ramp * 50).astype(np.int16)[None])
+    np.save(tmp_path / "labels.npy", (np.arange(2 * frames) // 10).astype(np.uint8)[None])
+    rigs = np.repeat((np.arange(frames) / frames)[:, None], len(rig.CONTROLS), 1)
+    np.save(tmp_path / "rigs.npy", rigs.astype(np.float16)[None])
+    training = AudioTraining([tmp_path], TrainOptions(batch_size=8))
+    wave, phones, mouth = training.draw(torch.Generator().manual_seed(0))
+    assert wave.shape == (8, WINDOW_SAMPLES)
+    paces = set()
+    for heard, labels, track in zip(wave, phones, mouth, strict=True):
+        at = (track[:, 0] * frames).double()  # where each frame of the window comes from
+        paces.add(round(float(at[-2] - at[1]) / (WINDOW_FRAMES - 3), 2))
+        middle = heard.view(WINDOW_FRAMES, 640).mean(1)
+        level = middle / middle[50] * (at[50] + 0.5)
+        torch.testing.assert_close(level[1:-1], (at + 0.5)[1:-1].float(), atol=0.3, rtol=0.01)
+        halves = ((at + 0.25) * 2).long().div(10, rounding_mode="floor")
+        assert (labels[::2][1:-1] - halves[1:-1]).abs().max() <= 1
+        assert (labels[::2][1:-1] == halves[1:-1]).float().mean() > 0.8
+    assert min(paces) < 0.95
+    assert max(paces) > 1.05
+    assert all(1 / 1.16 < pace < 1.16 for pace in paces)

@@ -7,6 +7,7 @@ tell these from the sound, through linear heads that are thrown away afterwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.checkpoint import build
@@ -27,6 +29,8 @@ from keyface_cli.training.options import TrainOptions
 
 MOUTH = tuple(rig.INDEX[name] for name in ("jaw", "width", "round", "press", "teeth", "tongue"))
 WINDOW_FRAMES = 4 * 25  # of one training example; a multiple of 4 keeps BEATs' patches aligned
+WINDOW_SAMPLES = WINDOW_FRAMES * SAMPLES_PER_FRAME
+PACE = 1.15  # how much faster or slower a window may be played
 FEATURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "wavlm": speech.wavlm_features,
     "wav2vec2": speech.wav2vec2_features,
@@ -76,14 +80,21 @@ class AudioTraining:
         for _ in range(self.options.batch_size):
             shard = int(torch.randint(len(self.waveforms), (), generator=generator))
             scene = int(torch.randint(len(self.waveforms[shard]), (), generator=generator))
-            frames = self.rigs[shard].shape[1]
-            start = int(torch.randint(frames - WINDOW_FRAMES + 1, (), generator=generator))
-            stop = start + WINDOW_FRAMES
-            samples = slice(start * SAMPLES_PER_FRAME, stop * SAMPLES_PER_FRAME)
-            waves.append(np.array(self.waveforms[shard][scene, samples]))
-            phones.append(self.labels[shard][scene, 2 * start : 2 * stop])
-            mouths.append(self.rigs[shard][scene, start:stop][:, list(MOUTH)])
-        wave = torch.from_numpy(np.stack(waves)).float() / 32768
+            rig_tracks = self.rigs[shard][scene]
+            # one more voice of each: played faster, with higher pitch and formants, or slower
+            pace = PACE ** (2 * float(torch.rand((), generator=generator)) - 1)
+            span = math.ceil(WINDOW_FRAMES * pace)
+            start = int(torch.randint(len(rig_tracks) - span + 1, (), generator=generator))
+            first = start * SAMPLES_PER_FRAME
+            last = first + round(WINDOW_FRAMES * pace * SAMPLES_PER_FRAME)
+            waves.append(_resized(self.waveforms[shard][scene, first:last], WINDOW_SAMPLES))
+            halves = 2 * start + (np.arange(2 * WINDOW_FRAMES) + 0.5) * pace
+            phones.append(self.labels[shard][scene, halves.astype(int)])
+            frames = (np.arange(WINDOW_FRAMES) + 0.5) * pace - 0.5
+            near = rig_tracks[start : start + span, list(MOUTH)].astype(np.float32)
+            places = np.arange(span)
+            mouths.append(np.stack([np.interp(frames, places, track) for track in near.T], 1))
+        wave = torch.stack(waves) / 32768
         # the recording's level says little about the mouth: scale it at random
         gain = 10 ** (torch.rand(len(wave), 1, generator=generator) * 1.4 - 0.9)
         wave = (wave * gain).clamp(-1, 1)
@@ -154,6 +165,12 @@ def train_audio(
         run.save(folder, name, cast(AudioEncoderTraining, average).encoder, config, facts)
 
     return trainer.fit(training.draw, training.losses, save, report=report)
+
+
+def _resized(samples: NDArray[np.int16], count: int) -> Tensor:
+    """Stretch samples (S,) to another number of them, float32."""
+    wave = torch.from_numpy(np.array(samples)).float()
+    return F.interpolate(wave[None, None], count, mode="linear")[0, 0]
 
 
 def _leave_nothing_out(encoder: nn.Module) -> None:
