@@ -17,7 +17,7 @@ def make_shard(folder: Path, scenes: int = 3) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
     size = TINY.latent_size
-    for name, count in {"keyframes": 14, "runs": 27}.items():
+    for name, count in {"keyframes": 14, "runs": 27, "portraits": 1}.items():
         shape = (scenes, 2, count, TINY.latent_channels, size, size)
         np.save(folder / f"latents_{name}.npy", rng.standard_normal(shape).astype(np.float16))
         shown = (scenes, count, TINY.resolution, TINY.resolution, 3)

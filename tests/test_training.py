@@ -175,6 +175,32 @@ def test_a_clip_comes_with_the_picture_of_one_frame(encoded_shard: Path, kind: s
     assert 5 < mirrored < 27
 
 
+def test_some_clips_begin_with_the_head_at_rest(encoded_shard: Path) -> None:
+    shard = encoded_shard / "000"
+    at_rest = np.load(shard / "latents_portraits.npy")
+    latents = np.load(shard / "latents_keyframes.npy")
+    shown = {name: np.load(shard / f"{name}.npy") for name in ("portraits", "keyframes")}
+    source = ClipSource(encoded_shard, "keyframes", ENCODERS, pictures=True, from_rest=0.5)
+    generator = torch.Generator().manual_seed(0)
+    rested = compared = 0
+    for _ in range(64):
+        (clip,), _, _, (picture,), frame = source.batch(1, generator)
+        (scene, flip), *_ = np.argwhere((latents[:, :, 1:] == clip[1:].numpy()).all((2, 3, 4, 5)))
+        rest = np.array_equal(clip[0], at_rest[scene, flip, 0])
+        assert rest or np.array_equal(clip[0], latents[scene, flip, 0])
+        name = "portraits" if rest and frame == 0 else "keyframes"
+        expected = shown[name][scene, int(frame)]
+        assert np.array_equal(picture, expected[:, ::-1] if flip else expected)
+        rested += rest
+        compared += bool(rest and frame == 0)
+    assert 16 < rested < 48
+    assert compared
+    (shard / "latents_portraits.npy").unlink()  # as in shards of earlier versions
+    without = ClipSource(encoded_shard, "keyframes", ENCODERS, from_rest=1.0)
+    clips = without.batch(4, generator).latents
+    assert all((latents[:, :, 0] == clip[0].numpy()).all((2, 3, 4)).any() for clip in clips)
+
+
 def test_held_out_clips_are_never_drawn(encoded_shard: Path) -> None:
     make_shard(encoded_shard / "001")
     source = ClipSource(encoded_shard, "keyframes", ENCODERS, held_out=2)

@@ -48,6 +48,7 @@ class Window(NamedTuple):
     clip: int
     start: int  # within what the shard holds of the clip
     mirrored: bool = False
+    from_rest: bool = False  # the first frame is the portrait at rest, not what is true
 
 
 class Shard(Protocol):
@@ -70,8 +71,9 @@ class Shard(Protocol):
 def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Module]) -> None:
     """Encode the pictures and the sound of a shard that `scenes.render_frames` has finished.
 
-    Writes `latents_keyframes.npy` and `latents_runs.npy`, float16 (n, 2, T, C, h, w) with the
-    mirrored frames second, and for each encoder `features_NAME.npy`, float16 (n, N, 2, D).
+    Writes `latents_portraits.npy`, `latents_keyframes.npy` and `latents_runs.npy`, float16
+    (n, 2, T, C, h, w) with the mirrored frames second, and for each encoder `features_NAME.npy`,
+    float16 (n, N, 2, D).
     """
     device = next(codec.parameters()).device
     heard: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
@@ -81,7 +83,7 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
             heard[name].append(features.half().cpu().numpy())
     for name, each in heard.items():
         np.save(folder / f"features_{name}.npy", np.stack(each))
-    for name in ("keyframes", "runs"):
+    for name in ("portraits", "keyframes", "runs"):
         pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
         latents = []
         for frames in pictures:
@@ -113,6 +115,8 @@ class DrawnShard:
             name: np.load(folder / f"features_{name}.npy", mmap_mode="r") for name in encoders
         }
         self.sources = [f"{folder.name}/{i}" for i in range(len(self.starts))]
+        path = folder / "latents_portraits.npy"  # shards of earlier versions have none
+        self.portraits = np.load(path, mmap_mode="r") if path.is_file() else None
 
     def windows(self, clip: int) -> int:
         """See `Shard`."""
@@ -122,16 +126,22 @@ class DrawnShard:
         """See `Shard`."""
         clip, frames = window.clip, slice(window.start, window.start + NUM_FRAMES)
         times = int(self.starts[clip]) + KINDS[self.kind][0] * np.arange(NUM_FRAMES) + window.start
+        latents = self.latents[clip, int(window.mirrored), frames]
+        if window.from_rest and self.portraits is not None:
+            latents = np.concatenate([self.portraits[clip, int(window.mirrored)], latents[1:]])
         return (
-            self.latents[clip, int(window.mirrored), frames],
+            latents,
             np.concatenate([self.features[name][clip, times] for name in self.encoders], -1),
             self.emotions[clip, times],
         )
 
     def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
         """See `Shard`."""
-        pictures = np.load(self.folder / f"{self.kind}.npy", mmap_mode="r")
-        picture = np.array(pictures[window.clip, window.start + frame])
+        name, place = self.kind, window.start + frame
+        if window.from_rest and frame == 0 and self.portraits is not None:
+            name, place = "portraits", 0
+        pictures = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        picture = np.array(pictures[window.clip, place])
         return picture[:, ::-1] if window.mirrored else picture
 
 
@@ -147,6 +157,8 @@ class ClipSource:
         held_out: clips that are kept from training: the last ones of the first shard, and
             whatever shows the same people.
         pictures: give one frame of each clip as a picture too.
+        from_rest: share of the drawn avatars' clips of keyframes that begin with the portrait at
+            rest, as every clip does when a portrait is animated.
 
     Raises:
         FileNotFoundError: there is no complete shard yet.
@@ -160,8 +172,10 @@ class ClipSource:
         *,
         held_out: int = 0,
         pictures: bool = False,
+        from_rest: float = 0.0,
     ) -> None:
         self.data, self.kind, self.encoders, self.pictures = data, kind, encoders, pictures
+        self.from_rest = from_rest if kind == "keyframes" else 0.0
         self.shards: dict[Path, Shard] = {}
         self._held_out: list[Window] = []
         self._wanted = held_out
@@ -230,8 +244,10 @@ class ClipSource:
             place = int(np.searchsorted(ends, number, "right")) - 1
             shard, clip = places[place]
             start = number - int(ends[place])
-            mirrored = isinstance(shard, DrawnShard) and draw(2) == 1
-            windows.append(Window(shard, clip, start, mirrored))
+            drawn = isinstance(shard, DrawnShard)
+            mirrored = drawn and draw(2) == 1
+            rest = drawn and float(torch.rand((), generator=generator)) < self.from_rest
+            windows.append(Window(shard, clip, start, mirrored, rest))
         clips = _stack([window.shard.read(window) for window in windows])
         if not self.pictures:
             return clips

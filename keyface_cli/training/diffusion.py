@@ -328,7 +328,14 @@ def _prepare(
     kind, encoders = "runs", config.interpolation_encoders
     if stage == "keyframes":
         kind, encoders = "keyframes", config.keyframe_encoders
-    source = ClipSource(data, kind, encoders, held_out=options.held_out, pictures=pictures)
+    source = ClipSource(
+        data,
+        kind,
+        encoders,
+        held_out=options.held_out,
+        pictures=pictures,
+        from_rest=options.from_rest,
+    )
     if not len(source):
         raise ConfigError(f"{data} holds no clip that is long enough to train {stage}")
     codec = distance = None

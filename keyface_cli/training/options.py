@@ -73,6 +73,8 @@ class DiffusionOptions:
     perceptual_weights: str = ""
     drop_identity: float = 0.1
     drop_audio: float = 0.2
+    # share of the drawn avatars' clips of keyframes whose identity is the head at rest
+    from_rest: float = 0.0
     freeze_temporal: bool = False  # leave the layers along time as they are; published: True
     # of an interpolation run, after which it leaves the guide; 0 keeps the guide that is there
     guide_share: float = 1 / 16
@@ -116,7 +118,8 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
     },
     # what the bundled model is trained with
     "mini": {
-        "keyframes": _MINI_UNET | {"drop_identity": 0.02, "drop_audio": 0.1, "held_out": 4},
+        "keyframes": _MINI_UNET
+        | {"drop_identity": 0.02, "drop_audio": 0.1, "from_rest": 0.5, "held_out": 4},
         # its guidance is autoguidance, which hears every condition: none need be dropped
         "interpolation": _MINI_UNET
         | {"lower_half": 2.0, "drop_identity": 0.0, "drop_audio": 0.0, "held_out": 4},
@@ -228,7 +231,9 @@ def _check(name: str, value: Any, where: str = "") -> Value:
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("updates", "batch_size", "accumulate", "save_every", "log_every"), (1, 1e9)),
-    **dict.fromkeys(("drop_identity", "drop_audio", "wide_sigmas", "guide_share"), (0, 1)),
+    **dict.fromkeys(
+        ("drop_identity", "drop_audio", "from_rest", "wide_sigmas", "guide_share"), (0, 1)
+    ),
     **dict.fromkeys(("ema_decay", "beta2"), (0, 0.999999)),
     **dict.fromkeys(("muon_rate", "draw_threads"), (-1, 1024)),
     "log_sigma_mean": (-100, 100),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
-from keyface_cli.training.avatars import identity
+from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.avatars.performance import phone_labels
 from keyface_cli.training.avatars.scene import random_scene
 from keyface_cli.training.pictures import render_uint8
@@ -64,6 +64,7 @@ def render_frames(folder: Path, seed: int, size: int, render: RenderFrames = ren
     """Render the frames of a shard that training uses, one new identity a scene.
 
     Writes `keyframe_starts.npy` and `run_starts.npy` int64 (n,), and the pictures
+    `portraits.npy` uint8 (n, 1, size, size, 3), each head at rest,
     `keyframes.npy` uint8 (n, 14, size, size, 3) and `runs.npy` uint8 (n, 27, size, size, 3).
 
     Args:
@@ -81,16 +82,18 @@ def render_frames(folder: Path, seed: int, size: int, render: RenderFrames = ren
     runs = torch.randint(SCENE_FRAMES - RUN_FRAMES + 1, (count,), generator=generator)
     np.save(folder / "keyframe_starts.npy", starts.numpy())
     np.save(folder / "run_starts.npy", runs.numpy())
-    for name, offsets in (
-        ("keyframes", starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)),
-        ("runs", runs[:, None] + torch.arange(RUN_FRAMES)),
+    scenes = torch.arange(count)[:, None]
+    for name, poses in (
+        ("portraits", torch.tensor(rig.REST).expand(count, 1, -1)),
+        ("keyframes", rigs[scenes, starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)]),
+        ("runs", rigs[scenes, runs[:, None] + torch.arange(RUN_FRAMES)]),
     ):
         partial = folder / f"{name}.part"
-        shape = (count, offsets.shape[1], size, size, 3)
+        shape = (count, poses.shape[1], size, size, 3)
         frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         for i in range(count):
-            who = identity.select(people, [i] * offsets.shape[1])
-            frames[i] = render(who, rigs[i, offsets[i]], size)
+            who = identity.select(people, [i] * poses.shape[1])
+            frames[i] = render(who, poses[i], size)
         frames.flush()
         os.replace(partial, folder / f"{name}.npy")
         logger.info("%s: %s of %d scenes", folder, name, count)
