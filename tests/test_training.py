@@ -20,12 +20,14 @@ from keyface_cli.checkpoint import Checkpoint, build
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.training import run
+from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.beginning import TEMPORAL, begin, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.diffusion import COMPONENTS, train_unet
 from keyface_cli.training.losses import latent_loss, picture_losses, sample_sigmas
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
 from keyface_cli.training.samples import lip_sync
+from keyface_cli.training.scenes import SCENE_FRAMES, render_frames
 from keyface_cli.training.vae import prime, principal_components
 
 ENCODERS = ("wavlm", "beats")
@@ -199,6 +201,27 @@ def test_some_clips_begin_with_the_head_at_rest(encoded_shard: Path) -> None:
     without = ClipSource(encoded_shard, "keyframes", ENCODERS, from_rest=1.0)
     clips = without.batch(4, generator).latents
     assert all((latents[:, :, 0] == clip[0].numpy()).all((2, 3, 4)).any() for clip in clips)
+
+
+def test_a_shard_shows_heads_at_rest_and_as_their_scene_goes(tmp_path: Path) -> None:
+    tracks = torch.rand(3, SCENE_FRAMES, len(rig.CONTROLS)).half()
+    np.save(tmp_path / "rigs.npy", tracks.numpy())
+    asked: list[Tensor] = []
+
+    def render(who: identity.Identity, poses: Tensor, size: int) -> np.ndarray:
+        asked.append(poses)
+        return np.full((len(poses), size, size, 3), len(asked), np.uint8)
+
+    render_frames(tmp_path, 5, 8, render)
+    assert [len(poses) for poses in asked] == [1] * 3 + [14] * 3 + [27] * 3
+    assert all(torch.equal(poses[0], torch.tensor(rig.REST)) for poses in asked[:3])
+    for i, (name, step) in enumerate((("keyframe", 13), ("run", 1)), start=1):
+        starts = np.load(tmp_path / f"{name}_starts.npy")
+        shown = np.load(tmp_path / f"{name}s.npy")
+        for scene, poses in enumerate(asked[3 * i : 3 * i + 3]):
+            at = starts[scene] + step * np.arange(len(poses))
+            assert torch.equal(poses, tracks[scene, at].float())
+            assert (shown[scene] == 3 * i + scene + 1).all()
 
 
 def test_held_out_clips_are_never_drawn(encoded_shard: Path) -> None:
