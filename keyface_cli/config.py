@@ -158,14 +158,16 @@ _SPEECH_STRIDES: dict[str, Any] = {
 }
 
 
-def _speech(width: int, layers: int, heads: int, ffn: int, conv: int) -> dict[str, Any]:
+def _speech(
+    width: int, layers: int, heads: int, ffn: int, conv: list[int], positions: int = 128
+) -> dict[str, Any]:
     return _SPEECH_STRIDES | {
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "intermediate_size": ffn,
-        "conv_dim": [conv] * 7,
-        "num_conv_pos_embeddings": 128,
+        "conv_dim": conv,
+        "num_conv_pos_embeddings": positions,
         "num_conv_pos_embedding_groups": 16,
     }
 
@@ -204,7 +206,7 @@ _MINI_UNET = UNetConfig(
     layers_per_block=1,
     attention_head_dim=32,
     context_dim=128,
-    audio_dim=256,
+    audio_dim=320,
     emotion_dim=32,
 )
 _TINY_UNET = UNetConfig(
@@ -223,8 +225,8 @@ PRESETS: dict[str, ModelConfig] = {
     # the published architecture: 1.5 B parameters a UNet, weights fetched or converted
     "keyface": ModelConfig(
         vae=_vae(3, [128, 256, 512, 512], 2, 4),
-        wavlm=_speech(768, 12, 12, 3072, 512),
-        wav2vec2=_speech(768, 12, 12, 3072, 512),
+        wavlm=_speech(768, 12, 12, 3072, [512] * 7),
+        wav2vec2=_speech(768, 12, 12, 3072, [512] * 7),
         beats=_beats(768, 12, 12, 3072, 512),
     ),
     # bundled in weights/mini: 37 M parameters in all, made for two CPU cores
@@ -246,7 +248,7 @@ PRESETS: dict[str, ModelConfig] = {
             steps=5, audio_guidance=1.5, identity_guidance=1.0, autoguidance=1.0
         ),
         vae=_vae(768, [160], 1, 32),
-        wavlm=_speech(128, 4, 4, 384, 56),
+        wavlm=_speech(192, 5, 6, 768, [48, 64, 96, 128, 192, 256, 256], 64),
         beats=_beats(128, 4, 4, 384, 64),
     ),
     # random weights, seconds on a CPU: for tests; the published encoders and guidance, made small
@@ -262,8 +264,8 @@ PRESETS: dict[str, ModelConfig] = {
         ),
         sampling=SamplingConfig(steps=2),
         vae=_vae(48, [32, 32], 1, 4),
-        wavlm=_speech(32, 2, 2, 64, 32),
-        wav2vec2=_speech(32, 2, 2, 64, 32),
+        wavlm=_speech(32, 2, 2, 64, [32] * 7),
+        wav2vec2=_speech(32, 2, 2, 64, [32] * 7),
         beats=_beats(32, 2, 2, 64, 32),
     ),
 }

@@ -52,7 +52,8 @@ def curves(seconds: float) -> dict[str, EmotionTrack]:
     Args:
         seconds: of the sentence, more than 0.
     """
-    moods = {name: load_emotion(name) for name in (NEUTRAL, "happy", "sad", "angry")}
+    corners = ("happy", "calm", "sad", "angry")  # of the square of valence and arousal
+    moods = {name: load_emotion(name) for name in (NEUTRAL, *corners)}
     return moods | {"sad to happy": load_emotion(f"sad@0 happy@{seconds:.3f}")}
 
 
