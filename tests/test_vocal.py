@@ -18,7 +18,7 @@ from keyface_cli.evaluation.avatar_report import Report
 from keyface_cli.evaluation.avatars import ClipResult
 from keyface_cli.evaluation.reader import CONTROLS
 from keyface_cli.evaluation.vocal import CLASSES, SPEECH, Naming, VocalClassifier
-from keyface_cli.training.avatars import rig, voices
+from keyface_cli.training.avatars import rig, synthesis
 
 ROWS = [rig.INDEX[name] for name in CONTROLS]
 
@@ -27,7 +27,7 @@ def tracks(kind: str, seed: int) -> Tensor:
     return vocal.scene_of(kind, seed, held_out=True).rig[:, ROWS]
 
 
-@pytest.mark.skipif(bool(voices.missing_engines()), reason="a synthesiser is absent")
+@pytest.mark.skipif(bool(synthesis.missing_engines()), reason="a synthesiser is absent")
 def test_a_classifier_names_performances_that_it_has_not_seen() -> None:
     few = vocal.train_classifier(each=10, updates=150, seed=3)
     kinds = [kind for kind in CLASSES if kind != SPEECH]

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.training.avatars import microphone, sentences, voices
+from keyface_cli.training.avatars import microphone, sentences, synthesis, voices
 from keyface_cli.training.avatars.voices import SILENCE, Phone, Voice
 
 needs = {
     engine: pytest.mark.skipif(
-        engine in voices.missing_engines(), reason=f"the Debian package of {engine} is absent"
+        engine in synthesis.missing_engines(), reason=f"the Debian package of {engine} is absent"
     )
     for engine in ("flite", "espeak", "festival")
 }
@@ -45,7 +45,7 @@ def test_drawn_voices_repeat_with_the_seed_and_vary() -> None:
 
 
 def test_espeak_phones_map_allophones_splits_pauses_and_closures() -> None:
-    mapped = voices.espeak_phones(
+    mapped = synthesis.espeak_phones(
         [
             ("_:", 0.0, 0.1),
             ("@2", 0.1, 0.2),
@@ -67,7 +67,7 @@ def test_espeak_phones_map_allophones_splits_pauses_and_closures() -> None:
 
 def test_tidying_shifts_clips_and_fills_with_silence() -> None:
     spoken = [Phone("aa", 0.1, 0.3), Phone(SILENCE, 0.3, 0.4), Phone(SILENCE, 0.4, 0.9)]
-    tidy = voices._tidy(spoken, 0.6, 0.01)
+    tidy = synthesis._tidy(spoken, 0.6, 0.01)
     assert [phone.name for phone in tidy] == [SILENCE, "aa", SILENCE]
     assert [phone.start_s for phone in tidy] == pytest.approx([0, 0.11, 0.31])
     assert [phone.end_s for phone in tidy] == pytest.approx([0.11, 0.31, 0.6])
@@ -113,14 +113,14 @@ def test_a_missing_engine_names_its_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for engine, package in (("flite", "flite"), ("festival", "festvox-us-slt-hts")):
         with pytest.raises(KeyFaceError, match=engine) as caught:
-            voices.synthesise("hello", Voice(engine, "slt"))
+            synthesis.synthesise("hello", Voice(engine, "slt"))
         assert package in (caught.value.hint or "")
-        assert engine in voices.missing_engines()
+        assert engine in synthesis.missing_engines()
 
 
 def test_an_unknown_engine_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="unknown engine 'parrot'"):
-        voices.synthesise("hello", Voice("parrot", "polly"))
+        synthesis.synthesise("hello", Voice("parrot", "polly"))
 
 
 SPOKEN = (
@@ -138,7 +138,7 @@ def test_phones_agree_with_the_sound(voice: Voice) -> None:
     expected_level = {SILENCE: 0.0, **dict.fromkeys(voices.VOWELS, 1.0)}
     levels, expected = [], []
     for text in sentences.TRAINING_SENTENCES[:4]:
-        speech = voices.synthesise(text, voice)
+        speech = synthesis.synthesise(text, voice)
         assert speech.waveform.dtype == torch.float32
         assert float(speech.waveform.abs().max()) <= 1
         assert speech.phones[0].start_s == 0
@@ -168,9 +168,9 @@ def test_phones_agree_with_the_sound(voice: Voice) -> None:
 @needs["espeak"]
 def test_espeak_always_gives_the_same_sound() -> None:
     voice = Voice("espeak", "en-us", "f3")
-    first = voices.synthesise("The same words again.", voice)
-    voices.synthesise("Something else.", Voice("espeak", "en-029", "m1"))
-    again = voices.synthesise("The same words again.", voice)
+    first = synthesis.synthesise("The same words again.", voice)
+    synthesis.synthesise("Something else.", Voice("espeak", "en-029", "m1"))
+    again = synthesis.synthesise("The same words again.", voice)
     assert torch.equal(first.waveform, again.waveform)
     assert first.phones == again.phones
 
@@ -178,8 +178,8 @@ def test_espeak_always_gives_the_same_sound() -> None:
 @needs["espeak"]
 def test_espeak_refuses_an_unknown_voice_and_goes_on() -> None:
     with pytest.raises(KeyFaceError, match="no voice 'en-atlantis'"):
-        voices.synthesise("hello", Voice("espeak", "en-atlantis"))
-    assert len(voices.synthesise("hello", Voice("espeak", "en-us")).waveform) > 1600
+        synthesis.synthesise("hello", Voice("espeak", "en-atlantis"))
+    assert len(synthesis.synthesise("hello", Voice("espeak", "en-us")).waveform) > 1600
 
 
 def test_sentences_are_many_and_the_held_out_ones_stay_out() -> None:

@@ -13,6 +13,7 @@ from keyface_cli.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from keyface_cli.training.avatars.microphone import degrade, shift_voice
 from keyface_cli.training.avatars.performance import Act, perform
 from keyface_cli.training.avatars.sentences import draw_sentence
+from keyface_cli.training.avatars.synthesis import synthesise
 from keyface_cli.training.avatars.vocalisations import Vocalisation, draw_speaker, vocalise
 from keyface_cli.training.avatars.voices import (
     SILENCE,
@@ -20,7 +21,6 @@ from keyface_cli.training.avatars.voices import (
     Phone,
     Voice,
     draw_voice,
-    synthesise,
 )
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.training.avatars import rig
+from keyface_cli.training.avatars.synthesis import LEVEL
 from keyface_cli.training.avatars.tracks import TICKS, smooth
-from keyface_cli.training.avatars.voices import LEVEL
 
 BEFORE_S, AFTER_S = 0.2, 0.3  # of silence around the sound, in which the face starts and ends
 
@@ -106,7 +106,7 @@ def vocalise(name: str, generator: torch.Generator, speaker: Speaker | None = No
         speaker: whose it is; drawn where None.
 
     Returns:
-        Its sound, as loud as such a sound is beside speech of level `voices.LEVEL`, and its motion.
+        Its sound, as loud as it is beside speech of level `synthesis.LEVEL`, and its motion.
 
     Raises:
         KeyError: no such vocalisation.
