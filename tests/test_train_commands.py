@@ -133,7 +133,8 @@ def test_avatars_are_drawn_once(
     monkeypatch.setattr("keyface_cli.training.scenes.write_scenes", scenes)
     monkeypatch.setattr("keyface_cli.training.scenes.render_frames", frames)
     monkeypatch.setattr("keyface_cli.training.pictures.render_pool", pool)
-    arguments = ("dataset", "avatars", "-o", tmp_path / "data", "--hours", 0.5, "--seed", 3)
+    hours = ("--hours", 0.5, "--sound-hours", 0.01)
+    arguments = ("dataset", "avatars", "-o", tmp_path / "data", *hours, "--seed", 3)
     code, out, err = main(*arguments)
     assert (code, out) == (0, f"{tmp_path / 'data'}\n"), err
     assert drawn == [
@@ -142,6 +143,7 @@ def test_avatars_are_drawn_once(
         ("frames", "000", 30_000_000, 256),
         ("scenes", "001", 58, 30_010_000),  # half an hour is 258 scenes of 7 s
         ("frames", "001", 30_010_000, 256),
+        ("scenes", "sound-000", 6, 39_990_000),
     ]
     assert (tmp_path / "data" / "pictures.npy").exists()
     drawn.clear()

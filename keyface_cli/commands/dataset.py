@@ -35,6 +35,12 @@ SCENES_PER_SHARD = 200
 def avatars(
     folder: FolderOption,
     hours: Annotated[float, typer.Option(min=0.001, help="Hours of scenes.")] = 4.0,
+    sound_hours: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Hours of scenes without pictures besides, for the audio encoders."
+        ),
+    ] = 8.0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 1,
     pictures: Annotated[int, typer.Option(min=64, help="Single pictures for the VAE.")] = 5000,
     preset: Annotated[str, typer.Option(help="Whose resolution: mini or tiny.")] = "mini",
@@ -50,7 +56,11 @@ def avatars(
     from keyface_cli.training.pictures import render_pool
     from keyface_cli.training.scenes import SCENE_FRAMES, render_frames, write_scenes
 
-    scenes = math.ceil(hours * 3600 * FPS / SCENE_FRAMES)
+    def speak(target: Path, count: int, first: int) -> None:
+        if not (target / "waveforms.npy").exists():
+            console.say(f"speaking {count} scenes of shard {target.name}")
+            write_scenes(target, count, first)
+
     pool = folder / "pictures.npy"
     folder.mkdir(parents=True, exist_ok=True)
     if not pool.exists():
@@ -58,18 +68,22 @@ def avatars(
         partial = pool.with_suffix(".part")
         render_pool(partial, pictures, resolution, seed)
         partial.replace(pool)
-    for index in range(math.ceil(scenes / SCENES_PER_SHARD)):
-        target = folder / f"{index:03d}"
-        count = min(SCENES_PER_SHARD, scenes - index * SCENES_PER_SHARD)
-        # scene seeds of different shards must not meet
-        first = (seed * 1000 + index) * 10_000
-        if not (target / "waveforms.npy").exists():
-            console.say(f"speaking {count} scenes of shard {index}")
-            write_scenes(target, count, first)
+    # scene seeds of different shards must not meet
+    for index, count in enumerate(_shards(hours * 3600 * FPS / SCENE_FRAMES)):
+        target, first = folder / f"{index:03d}", (seed * 1000 + index) * 10_000
+        speak(target, count, first)
         if not (target / "runs.npy").exists():
-            console.say(f"rendering shard {index}")
+            console.say(f"rendering shard {target.name}")
             render_frames(target, first, resolution)
+    for index, count in enumerate(_shards(sound_hours * 3600 * FPS / SCENE_FRAMES)):
+        speak(folder / f"sound-{index:03d}", count, (seed * 1000 + 999 - index) * 10_000)
     typer.echo(folder)
+
+
+def _shards(scenes: float) -> list[int]:
+    """Return how many scenes each shard holds."""
+    whole, rest = divmod(math.ceil(scenes), SCENES_PER_SHARD)
+    return [SCENES_PER_SHARD] * whole + [rest] * (rest > 0)
 
 
 @app.command()
