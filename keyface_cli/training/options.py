@@ -124,7 +124,14 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
         "interpolation": _MINI_UNET
         | {"lower_half": 2.0, "drop_identity": 0.0, "drop_audio": 0.0, "held_out": 4},
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 4e-4, "warmup": 100},
-        "audio": {"updates": 1400, "learning_rate": 1e-3, "warmup": 100, "ema_decay": 0.99},
+        "audio": {
+            "updates": 3000,
+            "batch_size": 12,
+            "learning_rate": 1e-3,
+            "muon_rate": 0.02,
+            "warmup": 100,
+            "ema_decay": 0.99,
+        },
     },
 }
 FIELDS = {
