@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from keyface_cli.training.avatars import performance, rig, voices
+from keyface_cli.training.avatars import performance, rig, synthesis, voices
 from keyface_cli.training.avatars import scene as scenes
 from keyface_cli.training.avatars.performance import perform, phone_labels
 from keyface_cli.training.avatars.scene import random_emotion, random_scene
@@ -191,7 +191,7 @@ def test_one_frame_is_enough() -> None:
     assert tracks.isfinite().all()
 
 
-def tone(text: str, voice: voices.Voice) -> voices.Speech:
+def tone(text: str, voice: voices.Voice) -> synthesis.Speech:
     """Stand in for a synthesiser: a buzz in every word, silence between."""
     phones = timed(" pau ".join("m aa" for _ in text.split()))
     wave = torch.zeros(round(phones[-1].end_s * 16000))
@@ -199,7 +199,7 @@ def tone(text: str, voice: voices.Voice) -> voices.Speech:
         if phone.name != SILENCE:
             span = slice(round(phone.start_s * 16000), round(phone.end_s * 16000))
             wave[span] = 0.1 * torch.sin(torch.arange(len(wave[span])) / 8)
-    return voices.Speech(wave, phones)
+    return synthesis.Speech(wave, phones)
 
 
 @pytest.mark.parametrize("duration_s", [None, 3.0, 2.999])
