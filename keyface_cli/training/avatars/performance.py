@@ -308,17 +308,21 @@ def _head(
     amount: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Slow drift of the head, and on accents a nod that the brows share where it is strong."""
+    """Slow drift of the head, and on accents a nod that the brows share where it is strong.
+
+    The drift is slight: no sound foretells it, and a model that must guess where the head is going
+    learns blurred faces.
+    """
     time_s = (torch.arange(num_frames) + 0.5) / FPS
     energy = amount * (1 + 0.45 * arousal)
     restless = energy * (0.4 + 0.6 * torch.rand((), generator=generator))
     moves = torch.zeros(num_frames, len(rig.CONTROLS))
     # (most, slow part, quick part); the tanh below keeps to the most
     for name, most, slow, quick in (
-        ("yaw", 0.5, 0.18, 0.05),
-        ("tilt", 0.06, 0.017, 0.004),
-        ("shift_x", 0.03, 0.008, 0.002),
-        ("shift_y", 0.03, 0.005, 0.002),
+        ("yaw", 0.2, 0.06, 0.015),
+        ("tilt", 0.024, 0.006, 0.0013),
+        ("shift_x", 0.012, 0.0027, 0.0007),
+        ("shift_y", 0.03, 0.0017, 0.0007),
     ):
         drift = slow * _drift(num_frames, 1.1, generator) + quick * _drift(
             num_frames, 0.3, generator
