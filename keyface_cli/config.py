@@ -245,7 +245,7 @@ PRESETS: dict[str, ModelConfig] = {
             _MINI_UNET, in_channels=65, emotion_dim=0, missing_frame_shape=(32, 16, 16)
         ),
         sampling=SamplingConfig(
-            steps=5, audio_guidance=1.5, identity_guidance=1.0, autoguidance=1.0
+            steps=2, audio_guidance=1.0, identity_guidance=1.0, autoguidance=1.0
         ),
         vae=_vae(768, [160], 1, 32),
         wavlm=_speech(192, 5, 6, 768, [48, 64, 96, 128, 192, 256, 256], 64),
