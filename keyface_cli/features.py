@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,17 +64,6 @@ def origin(
         "duration_s": repr(duration_s),
         "encoders": json.dumps(hashes, sort_keys=True),
     }
-
-
-class Features(Protocol):
-    """What an encoder hears in each video frame: a tensor (N, 2, D), or a file that holds one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return (N, 2, D)."""
-
-    def __getitem__(self, frames: Tensor, /) -> Tensor:
-        """Return (n, 2, D) float32 for the numbers (n,) of frames."""
 
 
 class StoredFeatures:

@@ -28,9 +28,8 @@ from keyface_cli.config import (
 )
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
 from keyface_cli.errors import WeightsError
-from keyface_cli.features import Features
 from keyface_cli.memory import Residency, choose_level
-from keyface_cli.models.speech import CORE_FRAMES, Samples, hearing
+from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.timeline import Timeline

@@ -30,9 +30,8 @@ from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig, SamplingC
 from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.errors import ConfigError
-from keyface_cli.features import Features
 from keyface_cli.memory import Residency, Result
-from keyface_cli.models.speech import Hearing, Samples, hearing
+from keyface_cli.models.speech import Features, Hearing, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments

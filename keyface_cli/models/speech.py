@@ -52,6 +52,17 @@ class Samples(Protocol):
         """Return the samples of a slice without a step, an array or a tensor of float32."""
 
 
+class Features(Protocol):
+    """What an encoder hears in each video frame: a tensor (N, 2, D), or a file that holds one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (N, 2, D)."""
+
+    def __getitem__(self, frames: Tensor, /) -> Tensor:
+        """Return (n, 2, D) float32 for the numbers (n,) of frames."""
+
+
 def wavlm_features(model: WavLMModel, waveforms: Tensor) -> Tensor:
     """Encode waveforms with WavLM as published (SPEC 3.2), in one pass.
 
