@@ -229,7 +229,8 @@ PRESETS: dict[str, ModelConfig] = {
         wav2vec2=_speech(768, 12, 12, 3072, [512] * 7),
         beats=_beats(768, 12, 12, 3072, 512),
     ),
-    # bundled in weights/mini: 37 M parameters in all, made for two CPU cores
+    # 39 M parameters in all, made for two CPU cores; the one that is bundled in weights/mini was
+    # trained before WavLM grew, and carries its own configuration
     "mini": ModelConfig(
         preset="mini",
         resolution=256,

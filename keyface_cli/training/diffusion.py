@@ -45,7 +45,7 @@ COMPONENTS = {
     "guide": GUIDE,
 }
 REFRESH = 100  # batches between looks for new shards
-# what the bundled model was trained with
+# for a model like the bundled one
 MINI_LOSS = {
     stage: choose(DiffusionOptions, RECIPES["mini"][stage])
     for stage in ("keyframes", "interpolation")

@@ -104,7 +104,7 @@ _MINI_UNET: dict[str, Value] = {
     "wide_sigmas": 0.25,
     "weight_limit": 10.0,
     "mouth": 4.0,
-    "eyes": 4.0,  # without, the brows never learned to follow arousal
+    "eyes": 4.0,  # small, and hardly anything else shows arousal
 }
 # recipe -> network -> what differs from the defaults above
 RECIPES: dict[str, dict[str, dict[str, Value]]] = {
@@ -116,7 +116,7 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 1e-4, "warmup": 100},
         "audio": {"updates": 1400, "learning_rate": 1e-4, "warmup": 100, "ema_decay": 0.99},
     },
-    # what the bundled model is trained with
+    # for a model like the bundled one
     "mini": {
         "keyframes": _MINI_UNET
         | {"drop_identity": 0.02, "drop_audio": 0.1, "from_rest": 0.5, "held_out": 4},

@@ -310,8 +310,7 @@ def _head(
 ) -> Tensor:
     """Slow drift of the head, and on accents a nod that the brows share where it is strong.
 
-    The drift is slight: no sound foretells it, and a model that must guess where the head is going
-    learns blurred faces.
+    The drift is slight, since no sound foretells it.
     """
     time_s = (torch.arange(num_frames) + 0.5) / FPS
     energy = amount * (1 + 0.45 * arousal)
