@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_model
 from torch import Tensor
 
@@ -201,6 +202,18 @@ def test_crops_hold_mouth_and_eyes_at_any_size() -> None:
         assert abs(y / reader.MOUTH_SIZE[0] - 0.22 / 0.50) < 0.06
         assert abs(x / reader.MOUTH_SIZE[1] - 0.5) < 0.06
         assert float(eyes.max()) < -0.99
+
+
+def test_training_a_reader_varies_a_frame_and_its_portrait_alike() -> None:
+    heads = torch.rand(6, 3, 3, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    smooth = F.interpolate(heads, (24, 32), mode="bilinear")
+    for seed in range(8):  # mirrored or not, blurred or not
+        frames, portraits = reader.varied(smooth, smooth, torch.Generator().manual_seed(seed))
+        again, _ = reader.varied(smooth, smooth, torch.Generator().manual_seed(seed))
+        assert frames.shape == portraits.shape == smooth.shape
+        assert torch.equal(frames, again)
+        assert (frames - portraits).square().mean() < 0.02  # twice the noise, and a blur
+        assert (frames - smooth).square().mean() > 0.1  # other colours, another place
 
 
 def test_a_saved_reader_is_not_trained_again(
