@@ -39,6 +39,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "identity_guidance": (0.0, 100.0),
     "autoguidance": (0.0, 100.0),
     "chunk": (1, 1000),
+    "detail": (0.0, 1.0),
     "crf": (0, 51),
 }
 FRAME_RATES = (24, 25, 30, 50, 60)
@@ -82,6 +83,7 @@ class Job:
     identity_guidance: float | None = None
     autoguidance: float | None = None
     chunk: int = 2
+    detail: float | None = None
     force: bool = False
     restart: bool = False
     keep_job: bool = False

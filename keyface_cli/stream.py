@@ -4,6 +4,7 @@
     portrait -> identity latent
     clip     -> keyframe latents      (stage one, when the next segment needs them)
     segments -> latents of all frames (stage two, a chunk at a time) -> pictures -> merged frames
+    portrait -> its fine detail, for every picture
 
 Nothing grows with the length of the sound: it is read and heard a window at a time, and features,
 latents and pictures are dropped as they go. What a clip, a segment or a chunk is depends on its
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice, pairwise
 from typing import Protocol
 
@@ -34,6 +35,7 @@ from keyface_cli.memory import Residency, Result
 from keyface_cli.models.speech import Features, Hearing, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
+from keyface_cli.stages.detail import PortraitDetail
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.stages.start import noise_for
@@ -94,6 +96,7 @@ class GenerationOptions:
         identity_guidance: scale of the portrait in the keyframes; 1 is none.
         autoguidance: scale of the interpolation's guide; 1 is none.
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
+        detail: share of the portrait's fine detail that is put back, 0 to 1.
     """
 
     seed: int = 0
@@ -102,6 +105,7 @@ class GenerationOptions:
     identity_guidance: float | None = None
     autoguidance: float | None = None
     chunk: int = 2
+    detail: float | None = None
 
     def sampling(self, defaults: SamplingConfig) -> SamplingConfig:
         """Fill what is None from a model's defaults.
@@ -109,13 +113,15 @@ class GenerationOptions:
         Raises:
             ConfigError: a number is out of its range.
         """
-        names = ("steps", "audio_guidance", "identity_guidance", "autoguidance")
+        names = ("steps", "audio_guidance", "identity_guidance", "autoguidance", "detail")
         chosen = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in chosen.items() if value is not None}
         for name, value in {"chunk": self.chunk, **given}.items():
             least = 1 if name in ("steps", "chunk") else 0
             if not least <= value < float("inf"):
                 raise ConfigError(f"{name} must be {least} or more: {value}")
+        if given.get("detail", 0) > 1:
+            raise ConfigError(f"detail must be 1 or less: {self.detail}")
         return replace(defaults, **given)
 
 
@@ -162,6 +168,7 @@ class FrameStream:
         self.model, self.plan, self.inputs, self.options = model, plan, inputs, options
         self.progress, self.timings, self.store = progress, timings, store
         self.updates = len(sigmas) - 1
+        self.detail_strength = sampling.detail
         self.shape = (NUM_FRAMES, config.latent_channels, config.latent_size, config.latent_size)
         self.keyframe_stage = KeyframeStage(
             model.keyframe_unet,
@@ -338,9 +345,20 @@ class FrameStream:
         """Scaled latents (T, C, h, w) -> pictures (T, 3, R, R) in [0, 1]."""
         codec, R = self.model.codec, self.model.config.resolution
         at_once = 1 if self.model.residency.level == "low" else max(1, DECODE_PIXELS // R**2)
-        parts = torch.split(latents, at_once)
-        pictures = torch.cat([codec.decode(part) for part in parts])
+        decoded = (codec.decode(part) for part in torch.split(latents, at_once))
+        if self.detail_strength:
+            pictures = torch.cat([self._detail.restore(part) for part in decoded])
+        else:
+            pictures = torch.cat(list(decoded))
         return ((pictures + 1) / 2).clamp(0, 1)
+
+    @cached_property
+    def _detail(self) -> PortraitDetail:
+        """What the portrait's latent lost; the VAE is on the device when this is asked for."""
+        codec = self.model.codec
+        portrait = self.inputs.portrait.to(self.model.device)
+        decoded = codec.decode(codec.encode(portrait[None]))[0]
+        return PortraitDetail(portrait, decoded, self.detail_strength)
 
     def _attempt(self, work: Callable[[], Result], *networks: str) -> Result:
         return self.model.residency.attempt(networks, work)

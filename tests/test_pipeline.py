@@ -105,7 +105,7 @@ class Store:
 def test_stream_that_begins_in_the_middle_gives_the_same_bits(
     tiny: KeyFacePipeline, first: int
 ) -> None:
-    options = dataclasses.replace(FAST, chunk=2)
+    options = dataclasses.replace(FAST, chunk=2, detail=1.0)
     whole = make(tiny, 66, options)
     assert np.array_equal(make(tiny, 66, options, first_frame=first), whole[first:])
     with pytest.raises(ValueError, match="no frame 66 in a video of 66"):
@@ -235,12 +235,33 @@ def test_pixels_are_cut_and_not_rounded(
         ("audio_guidance", -1.0),
         ("identity_guidance", float("nan")),
         ("autoguidance", float("inf")),
+        ("detail", -0.1),
     ],
 )
 def test_options_out_of_range(tiny: KeyFacePipeline, name: str, value: float) -> None:
     options = dataclasses.replace(FAST, **{name: value})
     with pytest.raises(ConfigError, match=f"{name} must be [01] or more: {value}"):
         tiny.stream(*inputs(1), options)
+
+
+def test_detail_of_the_portrait_is_a_share_of_it(tiny: KeyFacePipeline) -> None:
+    with pytest.raises(ConfigError, match=r"detail must be 1 or less: 1\.5"):
+        tiny.stream(*inputs(1), dataclasses.replace(FAST, detail=1.5))
+
+
+def test_a_frame_that_decodes_like_the_portrait_gets_its_detail_back(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inputs(2)
+    grey = torch.zeros(1, 3, 64, 64)
+    monkeypatch.setattr(tiny.codec, "decode", lambda latents: grey.expand(len(latents), -1, -1, -1))
+    portrait = torch.from_numpy(given[0]).permute(1, 2, 0)
+    for strength, expected in ((None, 0 * portrait), (0.0, 0 * portrait), (1.0, portrait)):
+        options = dataclasses.replace(FAST, detail=strength)
+        frames = make(tiny, 2, options)
+        assert np.abs(frames / 127.5 - 1 - expected.numpy()).max() < 1 / 127
+        (_, keyframe), *_ = tiny.keyframes(*given, options)
+        assert np.array_equal(keyframe, frames[0])
 
 
 def test_arrays_of_other_shapes(tiny: KeyFacePipeline) -> None:

@@ -62,6 +62,7 @@ def avatars(
     audio_guidance: options.AudioGuidanceOption = None,
     identity_guidance: options.IdentityGuidanceOption = None,
     autoguidance: options.AutoguidanceOption = None,
+    detail: options.DetailOption = None,
     reader_file: Annotated[
         Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
     ] = Path("reader.safetensors"),
@@ -101,7 +102,9 @@ def avatars(
     text = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
     console.say(f"reader on rendered frames, R^2: {text}")
     report = Report(output, accuracy)
-    choices = GenerationOptions(seed, steps, audio_guidance, identity_guidance, autoguidance)
+    choices = GenerationOptions(
+        seed, steps, audio_guidance, identity_guidance, autoguidance, detail=detail
+    )
     for result in measure.evaluate(pipeline, reader, material, choices, report.keep):
         console.say(
             f"clip {result.index + 1} of {clips} ({result.voice}): lip sync {result.lip_sync:.3f},"

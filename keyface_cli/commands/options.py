@@ -194,6 +194,16 @@ AutoguidanceOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+DetailOption = Annotated[
+    float | None,
+    typer.Option(
+        min=LIMITS["detail"][0],
+        max=LIMITS["detail"][1],
+        help="How much of the portrait's fine detail is put back where the face has not moved.",
+        show_default=_OWN.format(0.0),
+        rich_help_panel=_MODEL,
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

@@ -95,7 +95,7 @@ def crop(frames: Tensor) -> Crops:
 
 
 def train_reader(updates: int = 4000, seed: int = 77, heads: int = 2000) -> RigReader:
-    """Train a reader on freshly rendered pictures, see `varied`; half an hour on two CPU cores.
+    """Train a reader on freshly rendered pictures, see `varied`; twenty minutes of a CPU core.
 
     Args:
         updates: of 32 pictures each.
