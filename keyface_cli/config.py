@@ -21,6 +21,7 @@ SAMPLE_RATE = 16_000  # Hz, of the sound that the networks hear
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 NUM_FRAMES = 14  # of one clip of keyframes, and of one interpolated segment
 KEYFRAME_STEP = NUM_FRAMES - 1  # frames from one keyframe to the next
+_LATER = {"later": True}  # metadata of a field that models of earlier versions cannot have
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class SamplingConfig:
     audio_guidance: float = 5.0
     identity_guidance: float = 2.0
     autoguidance: float = 2.0
-    detail: float = 0.0  # of the portrait, put back after decoding, 0 to 1 (stages/detail.py)
+    # of the portrait, put back after decoding, 0 to 1 (stages/detail.py)
+    detail: float = field(default=0.0, metadata=_LATER)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "configuration"
 
     Args:
         cls: the dataclass to build.
-        data: one entry for each field of `cls`; nested dataclasses as nested dicts.
+        data: one entry for each field of `cls`; nested dataclasses as nested dicts. Only
+            what models of earlier versions cannot have may be absent: it has its default then.
         where: what is being read, named in errors.
 
     Raises:
@@ -125,7 +128,8 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "configuration"
             raise ConfigError(
                 f"{where}: unknown key: {key}", f"did you mean {near[0]}?" if near else None
             )
-    missing = [name for name in hints if name not in data]
+    later = {one.name for one in dataclasses.fields(cls) if one.metadata == _LATER}
+    missing = [name for name in hints if name not in data and name not in later]
     if missing:
         raise ConfigError(f"{where}: missing key: {', '.join(missing)}")
     values = {k: _from_plain(hints[k], v, f"{where}: {k}") for k, v in data.items()}
