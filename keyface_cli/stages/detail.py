@@ -47,6 +47,12 @@ class PortraitDetail:
 
 def _blur(x: Tensor) -> Tensor:
     """Mean over a square window, edges repeated, (T, 1, R, R)."""
-    margin = round(BLUR * x.shape[-1]) // 2
-    padded = F.pad(x, (margin,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * margin + 1, stride=1)
+    R = x.shape[-1]
+    margin = round(BLUR * R) // 2
+    width = 2 * margin + 1
+    x = F.pad(x, (margin,) * 4, mode="replicate")
+    # sums of shifted views: several times as fast as avg_pool2d on a CPU
+    for axis in (-1, -2):
+        parts = [x.narrow(axis, shift, R) for shift in range(width)]
+        x = sum(parts[1:], start=parts[0]) / width
+    return x
