@@ -56,6 +56,7 @@ class SamplingConfig:
     audio_guidance: float = 5.0
     identity_guidance: float = 2.0
     autoguidance: float = 2.0
+    emotion_guidance: float = field(default=1.0, metadata=_LATER)
     # of the portrait, put back after decoding, 0 to 1 (stages/detail.py)
     detail: float = field(default=0.0, metadata=_LATER)
 
@@ -251,7 +252,12 @@ PRESETS: dict[str, ModelConfig] = {
             _MINI_UNET, in_channels=65, emotion_dim=0, missing_frame_shape=(32, 16, 16)
         ),
         sampling=SamplingConfig(
-            steps=2, audio_guidance=1.0, identity_guidance=1.0, autoguidance=1.0, detail=1.0
+            steps=2,
+            audio_guidance=1.0,
+            identity_guidance=1.0,
+            autoguidance=1.0,
+            emotion_guidance=2.5,
+            detail=1.0,
         ),
         vae=_vae(768, [160], 1, 32),
         wavlm=_speech(192, 5, 6, 768, [48, 64, 96, 128, 192, 256, 256], 64),

@@ -39,6 +39,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "identity_guidance": (0.0, 100.0),
     "autoguidance": (0.0, 100.0),
     "chunk": (1, 1000),
+    "emotion_guidance": (0.0, 100.0),
     "detail": (0.0, 1.0),
     "crf": (0, 51),
 }
@@ -83,6 +84,7 @@ class Job:
     identity_guidance: float | None = None
     autoguidance: float | None = None
     chunk: int = 2
+    emotion_guidance: float | None = None
     detail: float | None = None
     force: bool = False
     restart: bool = False

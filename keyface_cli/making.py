@@ -166,6 +166,7 @@ def _options(job: Job) -> GenerationOptions:
         job.identity_guidance,
         job.autoguidance,
         job.chunk,
+        job.emotion_guidance,
         job.detail,
     )
 

@@ -319,7 +319,7 @@ def level_that_fits(
     names = set(needed_components(config, guide=guided)) & set(checkpoint.components)
     sizes = {name: checkpoint.count(name) * formats[name].itemsize for name in names}
     latents = NUM_FRAMES * config.latent_channels * config.latent_size**2
-    branches = 3  # of the keyframes' guidance
+    branches = 3 + (config.sampling.emotion_guidance != 1)  # of the keyframes' guidance
     return choose_level(device, sizes, latents * formats["keyframe_unet"].itemsize, branches)
 
 

@@ -96,6 +96,7 @@ class GenerationOptions:
         identity_guidance: scale of the portrait in the keyframes; 1 is none.
         autoguidance: scale of the interpolation's guide; 1 is none.
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
+        emotion_guidance: scale of valence and arousal in the keyframes; 1 is none.
         detail: share of the portrait's fine detail that is put back, 0 to 1.
     """
 
@@ -105,6 +106,7 @@ class GenerationOptions:
     identity_guidance: float | None = None
     autoguidance: float | None = None
     chunk: int = 2
+    emotion_guidance: float | None = None
     detail: float | None = None
 
     def sampling(self, defaults: SamplingConfig) -> SamplingConfig:
@@ -113,7 +115,8 @@ class GenerationOptions:
         Raises:
             ConfigError: a number is out of its range.
         """
-        names = ("steps", "audio_guidance", "identity_guidance", "autoguidance", "detail")
+        scales = ("audio_guidance", "identity_guidance", "autoguidance", "emotion_guidance")
+        names = ("steps", *scales, "detail")
         chosen = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in chosen.items() if value is not None}
         for name, value in {"chunk": self.chunk, **given}.items():
@@ -177,6 +180,7 @@ class FrameStream:
             sigmas,
             sampling.audio_guidance,
             sampling.identity_guidance,
+            sampling.emotion_guidance,
         )
         self.interpolation_stage = InterpolationStage(
             model.interpolation_unet,

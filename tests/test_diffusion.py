@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise, precondition
-from keyface_cli.diffusion.guidance import Branch, audio_identity_guidance, autoguidance
+from keyface_cli.diffusion.guidance import Branch, autoguidance, keyframe_guidance
 from keyface_cli.diffusion.sampler import (
     AYS_SIGMAS,
     ays_sigmas,
@@ -208,38 +208,42 @@ class Branches:
         self.asked.append(tuple(branches))
         return [self.values[branch] for branch in branches]
 
-    def guided(self, audio: float, identity: float) -> Tensor:
-        guided = audio_identity_guidance(self, audio=audio, identity=identity)
+    def guided(self, audio: float, identity: float, emotion: float = 1.0) -> Tensor:
+        guided = keyframe_guidance(self, audio=audio, identity=identity, emotion=emotion)
         return guided(noise(9), torch.tensor(1.0))
 
 
-E0, E1, E2 = Branch
+E0, E1, E2, N = Branch
 
 
 @pytest.mark.parametrize(("audio", "identity"), [(5.0, 2.0), (1.5, 3.0), (0.0, 2.0)])
-def test_audio_identity_guidance_is_equation_4(audio: float, identity: float) -> None:
+def test_keyframe_guidance_is_equation_4(audio: float, identity: float) -> None:
     branches = Branches()
-    e0, e1, e2 = (branches.values[branch] for branch in Branch)
+    e0, e1, e2, n = (branches.values[branch] for branch in Branch)
     expected = audio * (e2 - e1) + identity * (e1 - e0) + e0
     torch.testing.assert_close(branches.guided(audio, identity), expected, atol=1e-5, rtol=1e-5)
+    felt = expected + 2 * (e2 - n)
+    torch.testing.assert_close(branches.guided(audio, identity, 3), felt, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("audio", "identity", "needed"),
+    ("audio", "identity", "emotion", "needed"),
     [
-        (1, 1, {E2}),
-        (3, 1, {E1, E2}),
-        (2, 2, {E0, E2}),
-        (5, 2, {E0, E1, E2}),
-        (0, 1, {E1}),
-        (0, 0, {E0}),
+        (1, 1, 1, {E2}),
+        (3, 1, 1, {E1, E2}),
+        (2, 2, 1, {E0, E2}),
+        (5, 2, 1, {E0, E1, E2}),
+        (0, 1, 1, {E1}),
+        (0, 0, 1, {E0}),
+        (1, 1, 3, {E2, N}),
+        (1, 1, 0, {N}),
     ],
 )
 def test_only_needed_branches_run_in_one_call(
-    audio: float, identity: float, needed: set[Branch]
+    audio: float, identity: float, emotion: float, needed: set[Branch]
 ) -> None:
     branches = Branches()
-    branches.guided(audio, identity)
+    branches.guided(audio, identity, emotion)
     (asked,) = branches.asked
     assert len(asked) == len(needed)
     assert set(asked) == needed

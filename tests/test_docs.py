@@ -87,7 +87,17 @@ def test_animate_shows_defaults_and_panels() -> None:
         assert f"─ {panel} ─" in text
     for option in (
         *("emotion", "model", "seed", "steps", "audio-guidance", "identity-guidance", "start"),
-        *("autoguidance", "detail", "duration", "device", "dtype", "chunk", "crf", "output"),
+        *(
+            "autoguidance",
+            "detail",
+            "emotion-guidance",
+            "duration",
+            "device",
+            "dtype",
+            "chunk",
+            "crf",
+            "output",
+        ),
         *("crop", "face", "portrait-time", "background", "size", "fps", "audio-offset"),
     ):
         line = next(line for line in text.splitlines() if f"--{option} " in line)

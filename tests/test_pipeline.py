@@ -236,12 +236,29 @@ def test_pixels_are_cut_and_not_rounded(
         ("identity_guidance", float("nan")),
         ("autoguidance", float("inf")),
         ("detail", -0.1),
+        ("emotion_guidance", -1.0),
     ],
 )
 def test_options_out_of_range(tiny: KeyFacePipeline, name: str, value: float) -> None:
     options = dataclasses.replace(FAST, **{name: value})
     with pytest.raises(ConfigError, match=f"{name} must be [01] or more: {value}"):
         tiny.stream(*inputs(1), options)
+
+
+def test_emotion_guidance_magnifies_an_emotion_and_leaves_a_neutral_face(
+    tiny: KeyFacePipeline,
+) -> None:
+    portrait, waveform, emotion = inputs(15)
+    guided = dataclasses.replace(FAST, emotion_guidance=3)
+
+    def frames(curve: NDArray[np.float32], options: GenerationOptions) -> NDArray[np.uint8]:
+        return np.concatenate(list(tiny.stream(portrait, waveform, curve, options)))
+
+    assert not np.array_equal(frames(emotion, guided), frames(emotion, FAST))
+    assert np.array_equal(frames(0 * emotion, guided), frames(0 * emotion, FAST))
+    # a scale of 0 shows the neutral face, whatever is asked for
+    off = dataclasses.replace(FAST, emotion_guidance=0)
+    assert psnr(frames(emotion, off), frames(0 * emotion, FAST)) >= 55
 
 
 def test_detail_of_the_portrait_is_a_share_of_it(tiny: KeyFacePipeline) -> None:

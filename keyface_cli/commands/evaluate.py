@@ -62,6 +62,7 @@ def avatars(
     audio_guidance: options.AudioGuidanceOption = None,
     identity_guidance: options.IdentityGuidanceOption = None,
     autoguidance: options.AutoguidanceOption = None,
+    emotion_guidance: options.EmotionGuidanceOption = None,
     detail: options.DetailOption = None,
     reader_file: Annotated[
         Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
@@ -103,7 +104,13 @@ def avatars(
     console.say(f"reader on rendered frames, R^2: {text}")
     report = Report(output, accuracy)
     choices = GenerationOptions(
-        seed, steps, audio_guidance, identity_guidance, autoguidance, detail=detail
+        seed,
+        steps,
+        audio_guidance,
+        identity_guidance,
+        autoguidance,
+        emotion_guidance=emotion_guidance,
+        detail=detail,
     )
     for result in measure.evaluate(pipeline, reader, material, choices, report.keep):
         console.say(

@@ -194,6 +194,16 @@ AutoguidanceOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+EmotionGuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=LIMITS["emotion_guidance"][0],
+        max=LIMITS["emotion_guidance"][1],
+        help="How much the keyframes heed valence and arousal; 1 is no guidance.",
+        show_default=_OWN.format(1.0),
+        rich_help_panel=_MODEL,
+    ),
+]
 DetailOption = Annotated[
     float | None,
     typer.Option(

@@ -16,33 +16,39 @@ from keyface_cli.diffusion.sampler import Denoiser
 
 
 class Branch(Enum):
-    """What one evaluation of the keyframe network hears; emotion is heard in every branch."""
+    """What one evaluation of the keyframe network hears; the first three hear the emotion too."""
 
     UNCONDITIONAL = "e0"  # neither audio nor identity
     IDENTITY = "e1"  # the identity frame, no audio
     FULL = "e2"  # the identity frame and the audio
+    NEUTRAL = "n"  # as FULL, with valence and arousal 0
 
 
 Branches = Callable[[Tensor, Tensor, Sequence[Branch]], Sequence[Tensor]]
 """(x, sigma, branches) -> the denoised latents of each branch, in order, from one network call."""
 
 
-def audio_identity_guidance(evaluate: Branches, *, audio: float, identity: float) -> Denoiser:
-    """Guide by audio and identity with a scale for each (paper equation 4, SPEC 8).
+def keyframe_guidance(
+    evaluate: Branches, *, audio: float, identity: float, emotion: float = 1.0
+) -> Denoiser:
+    """Guide by audio and identity with a scale for each (paper equation 4, SPEC 8), and by emotion.
 
     D = audio (e2 - e1) + identity (e1 - e0) + e0, which is
     audio e2 + (identity - audio) e1 + (1 - identity) e0: identity 1 drops e0, equal scales drop
-    e1, and both at 1 leave e2 alone.
+    e1, and both at 1 leave e2 alone. Not of the paper is (emotion - 1) (e2 - n), added to that:
+    where a network shows an emotion faintly, it magnifies the difference to a neutral face.
 
     Args:
         evaluate: runs the branches it is asked for, batched.
         audio: guidance scale of the audio; 1 is none.
         identity: guidance scale of the identity frame; 1 is none.
+        emotion: guidance scale of valence and arousal; 1 is none.
     """
     weights = {
         Branch.UNCONDITIONAL: 1 - identity,
         Branch.IDENTITY: identity - audio,
-        Branch.FULL: audio,
+        Branch.FULL: audio + (emotion - 1),
+        Branch.NEUTRAL: 1 - emotion,
     }
     branches = [branch for branch, weight in weights.items() if weight != 0]
 

@@ -7,13 +7,13 @@ frame itself, as in training; what is sampled there is dropped by the pipeline.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise
-from keyface_cli.diffusion.guidance import Branch, audio_identity_guidance
+from keyface_cli.diffusion.guidance import Branch, keyframe_guidance
 from keyface_cli.diffusion.sampler import sample_euler
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.start import anchor_for
@@ -31,6 +31,7 @@ class KeyframeStage:
         sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.
         audio_guidance: how strongly the sound is followed; 1 is as trained.
         identity_guidance: how strongly the portrait is followed; 1 is as trained.
+        emotion_guidance: how strongly valence and arousal are followed; 1 is as trained.
     """
 
     network: VideoUNet
@@ -39,6 +40,7 @@ class KeyframeStage:
     sigmas: Tensor
     audio_guidance: float
     identity_guidance: float
+    emotion_guidance: float = 1.0
 
     def sample(
         self,
@@ -64,11 +66,12 @@ class KeyframeStage:
             Scaled latents, float32, (B, T, C, h, w).
         """
         full = Conditioning(audio, identity.unsqueeze(1) / self.latent_scale, emotion)
-        # zeros stand for what is not heard or seen; emotion is kept in every branch
+        # zeros stand for what is not heard or seen; a neutral face is one that is asked for
         conditions = {
             Branch.FULL: full,
             Branch.IDENTITY: full.without_audio(),
             Branch.UNCONDITIONAL: full.without_audio().without_identity(),
+            Branch.NEUTRAL: replace(full, emotion=torch.zeros_like(emotion)),
         }
         T = noise.shape[1]
 
@@ -85,7 +88,10 @@ class KeyframeStage:
             )
             return denoised.chunk(len(branches))
 
-        guided = audio_identity_guidance(
-            evaluate, audio=self.audio_guidance, identity=self.identity_guidance
+        guided = keyframe_guidance(
+            evaluate,
+            audio=self.audio_guidance,
+            identity=self.identity_guidance,
+            emotion=self.emotion_guidance if emotion.any() else 1,  # it is neutral already
         )
         return sample_euler(guided, noise, self.sigmas, callback)

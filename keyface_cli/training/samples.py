@@ -101,6 +101,7 @@ class HeldOut:
             network,
             audio_guidance=sampling.audio_guidance,
             identity_guidance=sampling.identity_guidance,
+            emotion_guidance=sampling.emotion_guidance,
             **given,  # type: ignore[arg-type]
         )
         emotion = clip.emotion.float().to(self.device)
