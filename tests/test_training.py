@@ -43,6 +43,15 @@ def test_sigmas_follow_the_published_distribution() -> None:
     assert float(sigmas.max()) == pytest.approx(700, rel=0.05)
 
 
+def test_a_share_of_sigmas_is_where_sampling_begins() -> None:
+    options = DiffusionOptions(wide_sigmas=0.1, high_sigmas=0.6)
+    sigmas = sample_sigmas(20_000, options, torch.Generator().manual_seed(0))
+    # hardly any other is as high: 0.3 x 0.008 of the normal ones, 0.1 x 0.24 of the wide ones
+    assert float((sigmas >= 50).float().mean()) == pytest.approx(0.626, abs=0.015)
+    high = sigmas[sigmas >= 50].log()
+    assert float(high.mean()) == pytest.approx(math.log(50 * 700) / 2, abs=0.03)
+
+
 def test_latent_loss_weighs_noise_and_the_lower_half() -> None:
     target = torch.zeros(1, 2, 3, 4, 4)
     denoised = torch.ones_like(target)

@@ -290,6 +290,36 @@ def features(
 
 
 @app.command()
+def reader(
+    data: DataOption,
+    run: RunOption,
+    resume: ResumeOption = False,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train what reads faces from latents, for --set reading=0.05 of the UNets, after encode."""
+    _set_threads(threads)
+    from keyface_cli.training.latent_reader import FILE, RECIPE, train_reader
+    from keyface_cli.training.options import TrainOptions, choose
+
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    train = choose(TrainOptions, RECIPE, {k: v for k, v in given.items() if v is not None})
+    with TrainingDisplay("reader") as display:
+        train_reader(_scenes(data, "latents_runs.npy"), run, train, resume=resume, report=display)
+    _echo(run / FILE)
+
+
+@app.command()
 def encode(
     data: DataOption,
     run: RunOption,

@@ -19,7 +19,7 @@ from keyface_cli.errors import WeightsError
 from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.pictures import random_poses, render_uint8
 
-CONTROLS = ("jaw", "width", "round", "press", "teeth", "smile", "brow", "furrow", "lid")
+CONTROLS = rig.FACE
 # what is cut out of a picture: top, bottom, left, right, and the size it is brought to
 MOUTH_REGION, MOUTH_SIZE = (0.48, 0.98, 0.17, 0.83), (72, 96)
 EYE_REGION, EYE_SIZE = (0.12, 0.56, 0.10, 0.90), (56, 104)

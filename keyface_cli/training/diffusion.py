@@ -7,6 +7,7 @@ that guidance has its unconditional branches, and scored by `losses`.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from keyface_cli.stages.start import anchor_for
 from keyface_cli.training import run
 from keyface_cli.training.beginning import begin, freeze_temporal_layers
 from keyface_cli.training.clips import Clips, ClipSource
+from keyface_cli.training.latent_reader import FILE as READER_FILE
+from keyface_cli.training.latent_reader import LatentReader, load_reader, reading_loss
 from keyface_cli.training.loop import Report, Sample, Trainer
 from keyface_cli.training.losses import (
     MOUTH_COLUMNS,
@@ -63,6 +66,7 @@ class UNetTraining:
         train: batch size and precision.
         codec: decodes the frame that is compared as a picture; None where no picture is.
         distance: the perceptual one, for that frame.
+        reader: compares what is read from latents; None where nothing is.
     """
 
     def __init__(
@@ -74,10 +78,11 @@ class UNetTraining:
         train: TrainOptions,
         codec: LatentCodec | None = None,
         distance: PictureDistance | None = None,
+        reader: LatentReader | None = None,
     ) -> None:
         self.stage, self.config, self.source = stage, config, source
         self.options, self.train = options, train
-        self.codec, self.distance = codec, distance
+        self.codec, self.distance, self.reader = codec, distance, reader
         self._drawn = 0
 
     def draw(self, generator: torch.Generator) -> Clips:
@@ -154,19 +159,23 @@ class UNetTraining:
             weight_limit=options.weight_limit,
         ).mean()
         values = {"loss": latent}
+        if self.reader is not None:
+            with nullcontext() if trainer is None else trainer.compute.autocast():
+                reading = reading_loss(
+                    self.reader, denoised, clips.latents, sigma, options.weight_limit
+                )
+            values = {"loss": latent + options.reading * reading, "reading": reading}
         if clips.pictures is None or clips.frame is None or self.codec is None:
             return values
         # every frame's index is the same in all clips, and gradients flow through the decoder
         picked = denoised.index_select(1, clips.frame.view(1).to(denoised.device))[:, 0]
         target = clips.pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
-        if trainer is None:
+        half = self.config.vae_dtype == "auto"
+        with nullcontext() if trainer is None else trainer.compute.autocast(half):
             decoded = self.codec.decode(picked)
-        else:
-            with trainer.compute.autocast(self.config.vae_dtype == "auto"):
-                decoded = self.codec.decode(picked)
         distance = self.distance if options.perceptual else None
         squared, perceived = picture_losses(decoded, target, sigma, distance, options.weight_limit)
-        values["loss"] = latent + options.pixel * squared
+        values["loss"] = values["loss"] + options.pixel * squared
         values |= {"latent": latent, "pixel": squared}
         if distance is not None:
             values["loss"] = values["loss"] + options.perceptual * perceived
@@ -346,7 +355,10 @@ def _prepare(
         codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     if options.perceptual:
         distance = load_distance(Path(options.perceptual_weights))
-    return UNetTraining(stage, config, source, options, train, codec, distance)
+    reader = None
+    if options.reading:
+        reader = load_reader(Path(options.reading_weights or folder / READER_FILE), config)
+    return UNetTraining(stage, config, source, options, train, codec, distance, reader)
 
 
 def _set_up(network: VideoUNet, codec: LatentCodec | None, trainer: Trainer) -> None:

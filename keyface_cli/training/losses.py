@@ -16,6 +16,7 @@ from torch import Tensor
 from keyface_cli.training.options import DiffusionOptions
 
 WIDE_RANGE = (0.01, 700.0)
+HIGH_RANGE = (50.0, 700.0)  # where sampling begins, and ends where steps are few
 MOUTH_ROWS, MOUTH_COLUMNS = (0.56, 0.88), (0.28, 0.72)  # where it is, of the picture
 EYE_ROWS, EYE_COLUMNS = (0.26, 0.50), (0.25, 0.75)  # where eyes and brows are
 PictureDistance = Callable[[Tensor, Tensor], Tensor]
@@ -27,10 +28,15 @@ def sample_sigmas(count: int, options: DiffusionOptions, generator: torch.Genera
     device = generator.device
     normal = torch.randn(count, generator=generator, device=device)
     sigmas = (options.log_sigma_mean + options.log_sigma_std * normal).exp()
-    low, high = (math.log(bound) for bound in WIDE_RANGE)
-    wide = (low + (high - low) * torch.rand(count, generator=generator, device=device)).exp()
-    picked = torch.rand(count, generator=generator, device=device) < options.wide_sigmas
-    return torch.where(picked, wide, sigmas)
+    share, picked = torch.rand(2, count, generator=generator, device=device)
+    sigmas = torch.where(picked < options.wide_sigmas, _log_uniform(WIDE_RANGE, share), sigmas)
+    return torch.where(picked >= 1 - options.high_sigmas, _log_uniform(HIGH_RANGE, share), sigmas)
+
+
+def _log_uniform(bounds: tuple[float, float], share: Tensor) -> Tensor:
+    """Return the level at a share of the way between two, on the scale of ln sigma."""
+    low, high = (math.log(bound) for bound in bounds)
+    return (low + (high - low) * share).exp()
 
 
 def noise_weight(sigma: Tensor, limit: float = math.inf) -> Tensor:

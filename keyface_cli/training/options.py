@@ -63,6 +63,9 @@ class DiffusionOptions:
     # share of clips whose sigma is drawn log-uniformly over the whole range that sampling visits;
     # the log-normal seldom reaches either end of it
     wide_sigmas: float = 0.0
+    # share of clips whose sigma is drawn log-uniformly from 50 to 700, where sampling begins: with
+    # very few steps nearly all that is seen is decided there
+    high_sigmas: float = 0.0
     weight_limit: float = math.inf  # of (sigma^2 + 1) / sigma^2
     lower_half: float = 3.0  # lambda_lower; 2 for interpolation
     mouth: float = 1.0  # factor of the cells around the mouth, on top of the lower half's
@@ -71,6 +74,10 @@ class DiffusionOptions:
     perceptual: float = 0.0  # weight of the perceptual distance of that frame; published: 1
     # file of the network that compares, see `perceptual`; "" where `perceptual` is 0
     perceptual_weights: str = ""
+    # weight of the difference between what a `LatentReader` reads from denoised and true latents;
+    # 0.05 for the bundled model
+    reading: float = 0.0
+    reading_weights: str = ""  # file of the reader; "" is the run's own
     drop_identity: float = 0.1
     drop_audio: float = 0.2
     # share of the drawn avatars' clips of keyframes whose identity is the head at rest
@@ -101,7 +108,8 @@ _MINI_UNET: dict[str, Value] = {
     "warmup": 100,
     "ema_decay": 0.99,
     "save_every": 100,
-    "wide_sigmas": 0.25,
+    "wide_sigmas": 0.1,
+    "high_sigmas": 0.6,  # it is sampled in very few steps
     "weight_limit": 10.0,
     "mouth": 4.0,
     "eyes": 4.0,  # small, and hardly anything else shows arousal
@@ -239,7 +247,11 @@ def _check(name: str, value: Any, where: str = "") -> Value:
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("updates", "batch_size", "accumulate", "save_every", "log_every"), (1, 1e9)),
     **dict.fromkeys(
-        ("drop_identity", "drop_audio", "from_rest", "wide_sigmas", "guide_share"), (0, 1)
+        (
+            *("drop_identity", "drop_audio", "from_rest", "guide_share"),
+            *("wide_sigmas", "high_sigmas"),
+        ),
+        (0, 1),
     ),
     **dict.fromkeys(("ema_decay", "beta2"), (0, 0.999999)),
     **dict.fromkeys(("muon_rate", "draw_threads"), (-1, 1024)),

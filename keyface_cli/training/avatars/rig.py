@@ -41,3 +41,5 @@ CONTROLS = (
 NAMES = tuple(control.name for control in CONTROLS)
 INDEX = {name: i for i, name in enumerate(NAMES)}
 REST = tuple(control.rest for control in CONTROLS)
+FACE = ("jaw", "width", "round", "press", "teeth", "smile", "brow", "furrow", "lid")
+"""Those that readers of faces read: mouth, brows and lids, alike when the picture is mirrored."""
