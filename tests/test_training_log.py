@@ -22,7 +22,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_rows_beyond_the_resumed_update_are_dropped(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, "x")
     for update in (10, 20, 30):
-        log.write(update, 1.0, {"loss": update / 7})
+        log.write(update, update / 10, {"loss": update / 7})
     log.close()
     with (tmp_path / "x.csv").open("a") as file:
         file.write("4")  # cut off by a crash
@@ -33,6 +33,7 @@ def test_rows_beyond_the_resumed_update_are_dropped(tmp_path: Path) -> None:
     assert [row["update"] for row in found] == ["10", "20", "30"]
     assert float(found[0]["loss"]) == pytest.approx(10 / 7, rel=1e-6)
     assert found[-1]["loss"] == "0.5"
+    assert [row["seconds"] for row in found] == ["1", "2", "4"]  # 2 s after update 20's 2 s
 
 
 def test_new_columns_join_the_old_ones(tmp_path: Path) -> None:

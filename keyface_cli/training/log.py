@@ -1,6 +1,6 @@
 """The record of a training: a plain CSV, and event files that TensorBoard reads.
 
-    RUN/NAME.csv                     one row every so many updates
+    RUN/NAME.csv                     one row every so many updates, with the seconds in all
     RUN/NAME-samples.csv             one row for each sample of held-out clips
     RUN/samples/NAME-000400.png      its frames, made above and true below
     RUN/tensorboard/NAME/events...   the same numbers and pictures; a file for each start
@@ -36,6 +36,8 @@ class TrainingLog:
         self.folder, self.name = folder, name
         for path in (self.csv_path, self.samples_path):
             _drop_rows_after(path, update)
+        _, rows = _read(self.csv_path)
+        self._seconds = float(rows[-1]["seconds"]) if rows else 0.0  # of earlier starts
         place = folder / "tensorboard" / name
         place.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.time():.3f}"
@@ -59,10 +61,11 @@ class TrainingLog:
 
         Args:
             update: the updates done.
-            seconds: since the training was started.
+            seconds: since this start of the training; those of earlier starts are added.
             values: their means since the last row.
         """
-        _add_row(self.csv_path, {"update": update, "seconds": round(seconds, 1)} | dict(values))
+        row = {"update": update, "seconds": round(self._seconds + seconds, 1)}
+        _add_row(self.csv_path, row | dict(values))
         self._scalars(update, values)
 
     def sample(self, update: int, strip: NDArray[np.uint8], values: Mapping[str, float]) -> Path:
