@@ -97,6 +97,27 @@ def test_figures_of_a_clip() -> None:
     assert result.psnr == pytest.approx(20 * math.log10(255 / 10), abs=1e-6)
 
 
+def test_the_truth_is_read_too(tmp_path: Path) -> None:
+    jaw = opening()
+    generated, truth = pictures(100), pictures(110)
+
+    class Reader(ScriptedReader):
+        def read(self, frames: Tensor, portrait: Tensor, batch: int = 64) -> Tensor:
+            sign = 1 if int(frames[0, 0, 0, 0]) == 110 else -1
+            return sign * super().read(frames, portrait, batch)
+
+    result = score(0, scene(jaw), generated, truth, Reader(jaw=jaw))
+    assert result.lip_sync == pytest.approx(-1, abs=1e-5)
+    assert result.of_truth["lip_sync"] == pytest.approx(1, abs=1e-5)
+    assert set(result.of_truth) == set(avatars.FOLLOWED)
+    summary = avatars.of_truth([result])["lip_sync"]
+    assert summary == pytest.approx({"median": 1.0, "low10": 1.0, "n": 1}, abs=1e-5)
+    avatars.write_csv(tmp_path / "clips.csv", [result])
+    (row,) = csv.DictReader((tmp_path / "clips.csv").open(encoding="utf-8", newline=""))
+    assert float(row["truth_lip_sync"]) == pytest.approx(1, abs=1e-5)
+    assert "of_truth" not in row
+
+
 def test_silence_is_not_scored_where_there_is_none() -> None:
     jaw = torch.full((FRAMES,), 0.5)
     result = score(0, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw))

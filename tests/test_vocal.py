@@ -54,7 +54,7 @@ def result(index: int, lip_sync: float) -> ClipResult:
     nan = float("nan")
     return ClipResult(
         index, "flite:awb", "text", lip_sync, 0, 0.5, 0.5, 0.01, nan, nan, nan,
-        25.0, 1.0, 0.5, 1.1, 2.0,
+        25.0, 1.0, 0.5, 1.1, 2.0, {"lip_sync": 0.75, "valence": nan},
     )  # fmt: skip
 
 
@@ -71,6 +71,8 @@ def test_the_report_says_what_was_found_and_leaves_out_what_was_not(tmp_path: Pa
     written = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert written["lip_sync"] == {"median": 0.7, "low10": pytest.approx(0.54), "n": 3}
     assert "valence" not in written
+    assert written["truth"] == {"lip_sync": {"median": 0.75, "low10": 0.75, "n": 3}}
+    assert written["clips"][0]["of_truth"] == {"lip_sync": 0.75, "valence": None}
     assert written["clips"][0]["valence"] is None
     assert written["worst"] == [1, 2, 0]
     assert written["nsv"] == {"truth": 1.0, "generated": 0.5, "deaf": 0.0}

@@ -133,10 +133,12 @@ def avatars(
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
         return
+    truth = measure.of_truth(report.results)
     for name, figures in report.summary().items():
+        beside = f"; of the truth {truth[name]['median']:.3f}" if name in truth else ""
         typer.echo(
             f"{name}: median {figures['median']:.3f}, lowest tenth {figures['low10']:.3f},"
-            f" of {figures['n']} clips"
+            f" of {figures['n']} clips{beside}"
         )
 
 

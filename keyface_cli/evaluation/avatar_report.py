@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from keyface_cli.evaluation.avatars import FIGURES, ClipResult, spread, strip, summarise, write_csv
+from keyface_cli.evaluation.avatars import (
+    FIGURES,
+    ClipResult,
+    of_truth,
+    spread,
+    strip,
+    summarise,
+    write_csv,
+)
 from keyface_cli.evaluation.vocal import Naming
 
 SHEET_CLIPS, WORST = 12, 5
@@ -67,6 +75,7 @@ class Report:
         """Return everything as plain values: figures at the top level, then what they are from."""
         return {
             **self.summary(),
+            "truth": of_truth(self.results),
             "nsv": self.naming_shares(),
             "reader_r2": self.reader_accuracy,
             "worst": [result.index for result in self._worst()],
@@ -113,7 +122,10 @@ class Report:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
-    return {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
+    return {
+        k: _plain(v) if isinstance(v, dict) else None if isinstance(v, float) and v != v else v
+        for k, v in row.items()
+    }
 
 
 def _plot(path: Path, results: list[ClipResult]) -> None:

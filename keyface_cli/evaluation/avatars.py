@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -57,11 +57,19 @@ class ClipResult:
     colour_drift: float  # how far the mean colour wanders from first to last seconds, of 255
     seam_ratio: float  # frame-to-frame change at segment borders over that elsewhere
     seconds_per_second: float  # the time that it took
+    of_truth: dict[str, float] = field(default_factory=dict)  # those of `FOLLOWED`, of the truth
 
 
 FIGURES = tuple(
-    name for name in ClipResult.__annotations__ if name not in ("index", "voice", "text")
+    name
+    for name in ClipResult.__annotations__
+    if name not in ("index", "voice", "text", "of_truth")
 )
+FOLLOWED = (
+    *("lip_sync", "lip_width", "lip_rounding", "silence_opening", "bilabial_closure"),
+    *("valence", "arousal"),
+)
+"""What is read from frames; where the reader errs, the rendered truth itself falls short."""
 
 
 @dataclass(frozen=True)
@@ -170,44 +178,61 @@ def compare(
     spent_s: float = float("nan"),
 ) -> ClipResult:
     """Score generated frames against a scene, its rendered truth and the portrait given."""
-    read = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
-    tracks = {name: read[:, i] for i, name in enumerate(CONTROLS)}
-
-    def true(name: str) -> Tensor:
-        return scene.rig[:, rig.INDEX[name]].float()
-
-    jaw = true("jaw")
+    rest = torch.from_numpy(portrait)
+    tracks, true_tracks = (
+        dict(zip(CONTROLS, reader.read(torch.from_numpy(part), rest).T, strict=True))
+        for part in (frames, truth)
+    )
+    jaw = scene.rig[:, rig.INDEX["jaw"]].float()
     lags = {lag: correlation(*_shifted(tracks["jaw"], jaw, lag)) for lag in _lags()}
     best = max(lags, key=lambda lag: (lags[lag], -abs(lag)))
-    shut = (torch.nn.functional.max_pool1d(jaw[None, None], 5, 1, 2)[0, 0] < 0.03).numpy()
     pairs = zip(frames, truth, strict=True)
     error = np.stack([((a.astype(np.float32) - b) ** 2).mean() for a, b in pairs])
     ends = max(1, min(int(ENDS_S * FPS), len(frames) // 4))
     colours = frames.mean((1, 2))
     wander = np.abs(colours[-ends:].mean(0) - colours[:ends].mean(0)).max()
-    followed = {
-        name: correlation(tracks[control], scene.emotion[:, i].float())
-        if float(scene.emotion[:, i].std()) > MOVING
-        else float("nan")
-        for i, (name, control) in enumerate((("valence", "smile"), ("arousal", "brow")))
-    }
     return ClipResult(
         index=index,
         voice=f"{scene.voice.engine}:{scene.voice.name}",
         text=scene.text,
-        lip_sync=lags[0],
         lag=best,
-        lip_width=correlation(tracks["width"], true("width")),
-        lip_rounding=correlation(tracks["round"], true("round")),
-        silence_opening=float(tracks["jaw"][shut].mean()) if shut.any() else float("nan"),
-        bilabial_closure=closures(scene, tracks["jaw"]),
-        **followed,
+        **follow(scene, tracks),
         psnr=float(10 * np.log10(255**2 / max(float(error.mean()), 1e-9))),
         drift=float(np.sqrt(error[-ends:].mean() / max(float(error[:ends].mean()), 1e-9))),
         colour_drift=float(wander),
         seam_ratio=seam_ratio(frames),
         seconds_per_second=spent_s * FPS / len(frames),
+        of_truth=follow(scene, true_tracks),
     )
+
+
+def follow(scene: Scene, tracks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the figures of `FOLLOWED`, see `ClipResult`.
+
+    Args:
+        scene: what is true.
+        tracks: (N,) of each of the reader's controls, as read from frames.
+    """
+
+    def as_rig(name: str) -> float:
+        return correlation(tracks[name], scene.rig[:, rig.INDEX[name]].float())
+
+    def as_curve(name: str, axis: int) -> float:
+        curve = scene.emotion[:, axis].float()
+        return correlation(tracks[name], curve) if float(curve.std()) > MOVING else float("nan")
+
+    jaw = scene.rig[:, rig.INDEX["jaw"]].float()
+    shut = torch.nn.functional.max_pool1d(jaw[None, None], 5, 1, 2)[0, 0] < 0.03
+    values = (
+        as_rig("jaw"),
+        as_rig("width"),
+        as_rig("round"),
+        float(tracks["jaw"][shut].mean()) if shut.any() else float("nan"),
+        closures(scene, tracks["jaw"]),
+        as_curve("smile", 0),
+        as_curve("brow", 1),
+    )
+    return dict(zip(FOLLOWED, values, strict=True))
 
 
 def closures(scene: Scene, opening: Tensor) -> float:
@@ -266,6 +291,15 @@ def summarise(results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
     }
 
 
+def of_truth(results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
+    """Return what `summarise` does, of the rendered truth: what a perfect model would be given."""
+    return {
+        name: figures
+        for name in FOLLOWED
+        if (figures := spread([r.of_truth[name] for r in results if name in r.of_truth]))
+    }
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return {median, low10, n} of the numbers among values; empty where there is none."""
     numbers = [value for value in values if value == value]
@@ -277,7 +311,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def write_csv(path: Path, results: Sequence[ClipResult]) -> None:
     """Write one row a clip."""
-    rows: list[dict[str, Any]] = [asdict(result) for result in results]
+    rows = []
+    for result in results:
+        row: dict[str, Any] = asdict(result)
+        truth = row.pop("of_truth")
+        rows.append(row | {f"truth_{name}": value for name, value in truth.items()})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
