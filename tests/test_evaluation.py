@@ -113,7 +113,8 @@ def test_the_truth_is_read_too(tmp_path: Path) -> None:
     summary = avatars.of_truth([result])["lip_sync"]
     assert summary == pytest.approx({"median": 1.0, "low10": 1.0, "n": 1}, abs=1e-5)
     avatars.write_csv(tmp_path / "clips.csv", [result])
-    (row,) = csv.DictReader((tmp_path / "clips.csv").open(encoding="utf-8", newline=""))
+    table = (tmp_path / "clips.csv").read_text(encoding="utf-8")
+    (row,) = csv.DictReader(table.splitlines())
     assert float(row["truth_lip_sync"]) == pytest.approx(1, abs=1e-5)
     assert "of_truth" not in row
 
