@@ -16,12 +16,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import WeightsError
+from keyface_cli.training import run
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.clips import KINDS
 from keyface_cli.training.loop import Report, Trainer
@@ -198,10 +198,7 @@ def train_reader(
     trainer = Trainer("reader", reader, folder, options, resume=resume)
 
     def save(average: nn.Module, update: int) -> None:
-        tensors = {name: tensor.cpu() for name, tensor in average.state_dict().items()}
-        partial = folder / "reader.partial"
-        save_file(tensors, partial, metadata={"format": FORMAT, "updates": str(update)})
-        partial.replace(folder / FILE)
+        run.save_helper(folder / FILE, average, FORMAT, update)
 
     return trainer.fit(training.draw, training.losses, save, report=report)
 
@@ -217,10 +214,9 @@ def load_reader(path: Path, config: ModelConfig) -> LatentReader:
         raise WeightsError(f"no reader of latents: {path}", hint)
     reader = LatentReader(config.latent_channels)
     try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise WeightsError(f"not a reader of latents: {path}", hint)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = run.read_helper(path, FORMAT)
+        if tensors is None:
+            raise WeightsError(f"not a reader of latents: {path}", hint)
         reader.load_state_dict(tensors)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise WeightsError(f"damaged, or a reader of other latents: {path}", hint) from error

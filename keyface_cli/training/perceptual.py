@@ -13,18 +13,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from keyface_cli.config import KEYFRAME_STEP
 from keyface_cli.errors import WeightsError
 from keyface_cli.models.lpips import load_lpips
+from keyface_cli.training import run
 from keyface_cli.training.avatars import rig
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import PictureDistance
 from keyface_cli.training.options import TrainOptions, Value
 
+FILE = "features.safetensors"
 FORMAT = "keyface pose features 1"
 WIDTHS = (32, 64, 96, 128, 160)
 NORM_GROUPS = 8
@@ -109,10 +110,9 @@ def load_distance(path: Path) -> PictureDistance:
 
 def _load_pose_features(path: Path) -> PoseFeatures | None:
     try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = run.read_helper(path, FORMAT)
+        if tensors is None:
+            return None
         network = PoseFeatures(len(tensors["head.bias"]))
         network.load_state_dict(tensors)
     except (SafetensorError, OSError):
@@ -179,9 +179,6 @@ def train_features(
     trainer = Trainer("features", PoseFeatures(), folder, options, resume=resume)
 
     def save(average: nn.Module, update: int) -> None:
-        tensors = {name: tensor.cpu() for name, tensor in average.state_dict().items()}
-        partial = folder / "features.partial"
-        save_file(tensors, partial, metadata={"format": FORMAT, "updates": str(update)})
-        partial.replace(folder / "features.safetensors")
+        run.save_helper(folder / FILE, average, FORMAT, update)
 
     return trainer.fit(training.draw, training.losses, save, report=report)

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from keyface_cli.checkpoint import COMPONENTS, MANIFEST, Checkpoint, save_component, write_manifest
 from keyface_cli.config import ModelConfig
@@ -93,6 +95,33 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def save_helper(path: Path, module: nn.Module, file_format: str, update: int) -> None:
+    """Write a network that helps to train, and is no part of a model, into one file.
+
+    Args:
+        path: of the file; it is whole or the old one.
+        module: the network.
+        file_format: the name that tells such files from others, see `read_helper`.
+        update: the updates done.
+    """
+    tensors = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": file_format, "updates": str(update)})
+    partial.replace(path)
+
+
+def read_helper(path: Path, file_format: str) -> dict[str, Tensor] | None:
+    """Read the tensors that `save_helper` wrote; None for a file of another kind.
+
+    Raises:
+        SafetensorError, OSError: the file is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("format") != file_format:
+            return None
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module:
