@@ -65,7 +65,7 @@ def test_the_published_architecture_gets_the_published_recipe(tmp_path: Path) ->
     assert (loss.pixel, loss.perceptual, loss.freeze_temporal) == (1.0, 1.0, True)
     # the small ones get the one that suits a CPU
     found, loss = collect("keyframes", tmp_path, PRESETS["mini"], False, None, None, {}, None)
-    assert (found.schedule, loss.high_sigmas, loss.pixel) == ("cosine", 0.6, 0.0)
+    assert (found.schedule, loss.high_sigmas, loss.pixel) == ("cosine", 0.75, 0.0)
 
 
 def test_flags_go_before_files_and_files_before_recipes(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ _MINI_UNET: dict[str, Value] = {
     "ema_decay": 0.99,
     "save_every": 100,
     "wide_sigmas": 0.1,
-    "high_sigmas": 0.6,  # it is sampled in very few steps
+    "high_sigmas": 0.75,  # it is sampled in very few steps
     "weight_limit": 10.0,
     "mouth": 4.0,
     "eyes": 4.0,  # small, and hardly anything else shows arousal
