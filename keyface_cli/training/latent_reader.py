@@ -55,7 +55,6 @@ class LatentReader(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels
         self.body = nn.Sequential(
             *_block(2 * channels, 64),
             *_block(64, 128, stride=2),

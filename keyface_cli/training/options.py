@@ -74,8 +74,7 @@ class DiffusionOptions:
     perceptual: float = 0.0  # weight of the perceptual distance of that frame; published: 1
     # file of the network that compares, see `perceptual`; "" where `perceptual` is 0
     perceptual_weights: str = ""
-    # weight of the difference between what a `LatentReader` reads from denoised and true latents;
-    # 0.05 for the bundled model
+    # weight of the difference between what a `LatentReader` reads from denoised and true latents
     reading: float = 0.0
     reading_weights: str = ""  # file of the reader; "" is the run's own
     drop_identity: float = 0.1
