@@ -235,8 +235,7 @@ PRESETS: dict[str, ModelConfig] = {
         wav2vec2=_speech(768, 12, 12, 3072, [512] * 7),
         beats=_beats(768, 12, 12, 3072, 512),
     ),
-    # 39 M parameters in all, made for two CPU cores; the one that is bundled in weights/mini was
-    # trained before WavLM grew, and carries its own configuration
+    # 39 M parameters in all, made for two CPU cores; weights/mini is one of these
     "mini": ModelConfig(
         preset="mini",
         resolution=256,
@@ -252,11 +251,11 @@ PRESETS: dict[str, ModelConfig] = {
             _MINI_UNET, in_channels=65, emotion_dim=0, missing_frame_shape=(32, 16, 16)
         ),
         sampling=SamplingConfig(
-            steps=2,
+            steps=1,
             audio_guidance=1.0,
             identity_guidance=1.0,
-            autoguidance=1.0,
-            emotion_guidance=2.5,
+            autoguidance=1.25,
+            emotion_guidance=1.5,
             detail=1.0,
         ),
         vae=_vae(768, [160], 1, 32),

@@ -107,6 +107,13 @@ def test_bundled_model_is_small_enough() -> None:
     assert 2 * max(numbers.values()) <= 45e6
 
 
+BUNDLED = Path(__file__).parents[1] / "weights" / "mini"
+
+
+def test_bundled_model_is_of_its_preset() -> None:
+    assert Checkpoint.open(BUNDLED).config == PRESETS["mini"]
+
+
 def test_needed_components_follow_the_configuration() -> None:
     mini = PRESETS["mini"]
     assert needed_components(mini, guide=False) == (
