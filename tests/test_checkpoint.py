@@ -25,6 +25,7 @@ from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, WeightsError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+BUNDLED = Path(__file__).parents[1] / "weights" / "mini"
 
 
 @pytest.fixture
@@ -105,9 +106,6 @@ def test_bundled_model_is_small_enough() -> None:
     }
     assert 2 * sum(numbers.values()) <= 80e6
     assert 2 * max(numbers.values()) <= 45e6
-
-
-BUNDLED = Path(__file__).parents[1] / "weights" / "mini"
 
 
 def test_bundled_model_is_of_its_preset() -> None:
