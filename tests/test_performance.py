@@ -228,7 +228,7 @@ def test_scenes_are_consistent_and_repeat(
 def test_a_scene_keeps_phones_and_sound_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resampling moves every time: the buzz must still lie where the phones say."""
     monkeypatch.setattr(scenes, "synthesise", tone)
-    monkeypatch.setattr(scenes, "degrade", lambda waveform, generator: waveform)
+    monkeypatch.setattr(scenes, "degrade", lambda waveform, *_: waveform)
     for seed in range(5):
         scene = random_scene(seed)
         spoken = torch.zeros(len(scene.waveform), dtype=torch.bool)

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 SCENE_FRAMES = 7 * FPS  # just above the 170 frames that a clip of keyframes spans
 RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segment within one step
 VOCAL = 0.3  # how likely a vocalisation comes before a sentence
+VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
+BENEATH = 0.25  # how likely such a sound lies beneath a scene
 RenderFrames = Callable[[identity.Identity, Tensor, int], np.ndarray]
 
 
@@ -45,7 +47,14 @@ def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False)
     folder.mkdir(parents=True, exist_ok=True)
     waveforms, rigs, emotions, labels = [], [], [], []
     for i in range(count):
-        scene = random_scene(seed + i, held_out, SCENE_FRAMES / FPS, vocal=VOCAL)
+        scene = random_scene(
+            seed + i,
+            held_out,
+            SCENE_FRAMES / FPS,
+            vocal=VOCAL,
+            voiceless=VOICELESS,
+            beneath=BENEATH,
+        )
         assert len(scene.waveform) == SCENE_FRAMES * SAMPLE_RATE // FPS
         waveforms.append((scene.waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy())
         rigs.append(scene.rig.to(torch.float16).numpy())

@@ -25,7 +25,7 @@ def shift_voice(
     return torch.from_numpy(np.asarray(moved, dtype=np.float32)), 1 / factor
 
 
-def degrade(waveform: Tensor, generator: torch.Generator) -> Tensor:
+def degrade(waveform: Tensor, generator: torch.Generator, quietest_db: float = -38.0) -> Tensor:
     """Record a voice at random: equaliser, band limits, room, noise, clipping and gain.
 
     A quarter of the recordings is left clean but for the gain. No step delays the sound.
@@ -33,9 +33,10 @@ def degrade(waveform: Tensor, generator: torch.Generator) -> Tensor:
     Args:
         waveform: (S,), 16 kHz.
         generator: the only source of chance.
+        quietest_db: see below.
 
     Returns:
-        (S,) within [-1, 1], its root mean square between -38 and -14 dBFS.
+        (S,) within [-1, 1], its root mean square between `quietest_db` and -14 dBFS.
     """
     out = waveform
     if _chance(0.75, generator):
@@ -50,7 +51,7 @@ def degrade(waveform: Tensor, generator: torch.Generator) -> Tensor:
             limit = out.abs().max() * float(_uniform(0.2, 0.7, generator))
             out = torch.minimum(torch.maximum(out, -limit), limit)
     level = out.square().mean().sqrt().clamp(min=1e-6)
-    wanted = 10 ** (float(_uniform(-38, -14, generator)) / 20)
+    wanted = 10 ** (float(_uniform(quietest_db, -14, generator)) / 20)
     return (out * (wanted / level)).clamp(-1, 1)
 
 
@@ -63,12 +64,20 @@ def add_noise(waveform: Tensor, snr_db: float, colour: float, generator: torch.G
         colour: 0 is white, 1 pink, 2 brown.
         generator: the only source of chance.
     """
-    size = len(waveform)
+    noise = coloured_noise(len(waveform), colour, generator)
+    power = waveform.square().mean() / noise.square().mean().clamp(min=1e-12)
+    return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
+
+
+def coloured_noise(size: int, colour: float, generator: torch.Generator) -> Tensor:
+    """Make stationary noise (size,) whose power falls with frequency to the power `colour`.
+
+    Below 40 Hz it falls no further. Its level depends on the colour.
+    """
     spectrum = torch.fft.rfft(torch.randn(size, generator=generator))
     frequency = torch.arange(len(spectrum)).clamp(min=max(1, size * 40 // SAMPLE_RATE))
     noise: Tensor = torch.fft.irfft(spectrum * frequency ** (-colour / 2), n=size)
-    power = waveform.square().mean() / noise.square().mean().clamp(min=1e-12)
-    return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
+    return noise
 
 
 def _equalise(waveform: Tensor, generator: torch.Generator) -> Tensor:
