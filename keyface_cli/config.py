@@ -86,7 +86,7 @@ class ModelConfig:
         )
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    # keyword arguments of the library classes, read by checkpoint.py
+    # keyword arguments of the library classes, read by checkpoints/checkpoint.py
     vae: dict[str, Any] = field(default_factory=dict)  # diffusers.AutoencoderKLTemporalDecoder
     wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
     wav2vec2: dict[str, Any] = field(default_factory=dict)  # transformers.Wav2Vec2Config

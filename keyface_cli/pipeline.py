@@ -14,18 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import (
+from keyface_cli.checkpoints.checkpoint import (
     COMPONENTS,
     Checkpoint,
     encoder_names,
     needed_components,
-    resolve_model,
 )
-from keyface_cli.config import (
-    NUM_FRAMES,
-    SAMPLES_PER_FRAME,
-    ModelConfig,
-)
+from keyface_cli.checkpoints.installed import resolve_model
+from keyface_cli.config import NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
 from keyface_cli.errors import WeightsError
 from keyface_cli.memory import Residency, choose_level
@@ -93,7 +89,7 @@ class KeyFacePipeline:
 
         Args:
             checkpoint: an opened checkpoint, its folder, a model's name, or None for the default
-                model (see `checkpoint.resolve_model`).
+                model (see `installed.resolve_model`).
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: of the UNets: "auto", "float32", "bfloat16" or "float16". The audio encoders stay
                 in float32.

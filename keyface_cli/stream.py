@@ -38,7 +38,7 @@ from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.detail import PortraitDetail
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.stages.start import noise_for
+from keyface_cli.stages.noise import noise_for
 from keyface_cli.stages.timeline import Clip, Segment, Timeline
 
 STAGES = ("load", "audio", "keyframes", "interpolation", "decode")

@@ -17,7 +17,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from keyface_cli.page import Page
+from keyface_cli.web.page import Page
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WAIT_S = 60.0  # for a slow machine; what is waited for comes in a moment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keyface_cli.ffmpeg import find_ffmpeg
+from keyface_cli.media.ffmpeg import find_ffmpeg
 
 SIDE = 48
 

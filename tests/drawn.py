@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keyface_cli.avatars import rig
 from keyface_cli.config import PRESETS
-from keyface_cli.training.avatars import rig
 
 TINY = PRESETS["tiny"]
 

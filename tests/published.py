@@ -17,9 +17,9 @@ from test_parity import LATENT_SCALE, ParitySet, interpolation_weights, unet_con
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-from keyface_cli.checkpoint import build
+from keyface_cli.checkpoints.checkpoint import build
+from keyface_cli.checkpoints.renaming import rename_vae, split
 from keyface_cli.config import PRESETS, ModelConfig, to_dict
-from keyface_cli.renaming import rename_vae, split
 
 State = dict[str, Tensor]
 

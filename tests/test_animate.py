@@ -21,11 +21,12 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from keyface_cli import __version__, device, video
+from keyface_cli import __version__, device
 from keyface_cli.emotion import load_emotion
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.ffmpeg import find_ffmpeg
 from keyface_cli.ledger import file_hash
+from keyface_cli.media.ffmpeg import find_ffmpeg
+from keyface_cli.output import writer
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stream import GenerationOptions
 
@@ -315,13 +316,13 @@ def test_ffmpeg_is_looked_for_first(animate: Animate, monkeypatch: pytest.Monkey
 def test_interruption_leaves_the_old_file_alone(
     animate: Animate, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    write = video.VideoWriter.write
+    write = writer.VideoWriter.write
 
-    def interrupt(writer: video.VideoWriter, frames: NDArray[np.uint8]) -> None:
-        write(writer, frames)
+    def interrupt(this: writer.VideoWriter, frames: NDArray[np.uint8]) -> None:
+        write(this, frames)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(video.VideoWriter, "write", interrupt)
+    monkeypatch.setattr(writer.VideoWriter, "write", interrupt)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     Path("a.mp4").write_text("old")
     try:
@@ -330,7 +331,7 @@ def test_interruption_leaves_the_old_file_alone(
         signal.signal(signal.SIGINT, before)
     assert files() == ["a.mp4", "a.mp4.keyface"]
     assert Path("a.mp4").read_text() == "old"
-    monkeypatch.setattr(video.VideoWriter, "write", write)
+    monkeypatch.setattr(writer.VideoWriter, "write", write)
     assert animate("-o", "a.mp4", "--force", "-q")[0] == 0
     assert files() == ["a.mp4"]
     assert count_frames(Path("a.mp4")) == 25

@@ -174,7 +174,7 @@ def test_no_colour_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_warnings_of_our_modules_are_said_and_information_on_request(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logger = logging.getLogger("keyface_cli.audio")
+    logger = logging.getLogger("keyface_cli.media.audio")
     for verbose, expected in ((False, "warning: loud\n"), (True, "warning: loud\nnews\n")):
         console.set_up(verbose=verbose, debug=False)
         logger.warning("loud")

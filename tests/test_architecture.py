@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,125 +14,135 @@ import keyface_cli
 
 PACKAGE = Path(keyface_cli.__file__).parent
 
-# module or sub-package -> what of ours it may import; longest name wins
-MAY_IMPORT = {
-    "errors": set[str](),
+# room (a folder) or module -> the rooms that it may import beside itself, from the bottom up
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "ledger": set(),
+    "diffusion": set(),
     "config": {"errors"},
     "device": {"errors"},
-    "memory": {"device", "errors"},
-    "ffmpeg": {"errors"},
-    "media": {"errors", "ffmpeg"},
-    "page": {"errors"},
-    "audio": {"config", "errors", "ffmpeg"},
-    "emotion": {"emotion", "page", "stages.timeline", "config", "errors"},
-    "emotion.performance": {"emotion", "faces", "ffmpeg", "config", "errors"},
-    "portrait": {"errors", "ffmpeg"},
-    "faces": set[str](),
-    "framing": {"faces", "errors"},
-    "formats": {"errors", "ffmpeg"},
-    "metadata": {"formats", "ffmpeg", "errors", ""},
-    "framerate": {"config"},
-    "finish": {"framing", "errors"},
-    "ledger": set[str](),
-    "output": {"errors", "formats"},
-    "video": {
-        *("config", "errors", "ffmpeg", "finish", "formats", "framerate", "ledger"),
-        *("metadata", "output"),
-    },
-    "jobfolder": {"errors", "ledger"},
-    "job": {
-        *("audio", "checkpoint", "emotion", "errors", "features", "ffmpeg", "finish", "formats"),
-        *("framing", "ledger", "output", "portrait", ""),
-    },
-    "batch": {"checkpoint", "errors", "job", "ledger", "metadata"},
-    "making": {
-        *("config", "emotion", "errors", "finish", "formats", "job", "jobfolder", "ledger"),
-        *("pipeline", "stream", "video", ""),
-    },
-    "features": {"checkpoint", "errors"},
-    "diffusion": {"diffusion"},
-    "models": {"models", "config"},
-    "models.lpips": {"foreign", "errors"},
-    "renaming": {"config", "errors", "models"},
-    "tensorfiles": {"errors"},
-    "foreign": {"errors"},
-    "hub": {"conversion", "checkpoint", "errors"},
-    "verification": {"checkpoint", "device", "models", "config", "errors"},
-    "conversion": {"checkpoint", "foreign", "renaming", "models", "config", "errors"},
-    "checkpoint": {"tensorfiles", "models", "config", "errors"},
-    "stages": {"stages", "diffusion", "models", "config", "errors"},
+    "web": {"errors"},
+    "avatars": {"config", "errors"},
+    "models": {"config", "errors"},
+    "checkpoints": {"models", "device", "config", "errors"},
+    "media": {"checkpoints", "config", "errors"},
+    "output": {"media", "ledger", "config", "errors"},
     "stages.timeline": {"config"},
-    "stream": {"stages", "diffusion", "models", "memory", "device", "config", "errors"},
-    "pipeline": {
-        "stream",
-        "stages",
-        "models",
-        "checkpoint",
-        "memory",
-        "device",
-        "config",
+    "stages": {"diffusion", "models"},
+    "emotion": {"media", "stages.timeline", "web", "config", "errors"},
+    "memory": {"device"},
+    "stream": {
+        *("memory", "stages", "stages.timeline", "diffusion", "models", "device", "config"),
         "errors",
     },
-    "": {"pipeline"},  # the package itself, when it is asked for
-}
-INFERENCE = set(MAY_IMPORT) - {""}
-MAY_IMPORT |= {
-    "training": INFERENCE | {"training"},
-    "evaluation": INFERENCE | {"evaluation", "training"},  # the avatars are its ground truth
-    "commands": INFERENCE | {"commands", "training", "evaluation", ""},
-    "app": {"commands", "errors", ""},
+    "pipeline": {
+        *("stream", "memory", "stages.timeline", "checkpoints", "models", "device", "config"),
+        "errors",
+    },
+    "": {"pipeline"},  # the package itself: its version, and the pipeline when it is asked for
+    "jobs": {
+        *("", "pipeline", "stream", "output", "emotion", "media", "checkpoints", "ledger"),
+        *("config", "errors"),
+    },
+    "training": {
+        *("avatars", "emotion", "media", "checkpoints", "stages", "diffusion", "models"),
+        *("device", "config", "errors"),
+    },
+    "evaluation.networks": {"media", "checkpoints", "errors"},
+    "evaluation.measures": {"evaluation.networks", "media"},
+    "evaluation.metrics": {
+        *("evaluation.measures", "evaluation.networks", "emotion", "media", "checkpoints"),
+        *("models", "config", "errors"),
+    },
+    "evaluation.avatars": {
+        *("pipeline", "stream", "output", "emotion", "avatars", "models", "config", "errors"),
+    },
+    "evaluation.study": {"media", "web", "errors"},
+    "evaluation": {
+        *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "errors"),
+    },
+    "commands": {
+        *("", "evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
+        *("training", "avatars", "jobs", "pipeline", "stream", "output", "emotion", "media"),
+        *("checkpoints", "models", "device", "config", "errors"),
+    },
+    "app": {"commands", "", "errors"},
     "__main__": {"app"},
 }
 
 
-def modules() -> list[str]:
-    """Every module of the package, without `keyface_cli.`; the package itself is ''."""
-    names = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names
+def module_of(path: Path) -> str:
+    """The dotted name of a file, without `keyface_cli.`; the package itself is ''."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(module: str) -> set[str]:
-    """Our own modules that one imports, anywhere in it, those for type checking too."""
-    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def layer(module: str) -> str | None:
+    """The row of a module: the longest name in the table that it is or lies in."""
+    parts = module.split(".")
+    names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((name for name in names if name in MAY_IMPORT), None)
+
+
+def imports(module: str, *, at_run_time: bool = False) -> set[str]:
+    """Our own modules that one imports: anywhere in it, or only those that its import needs."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in tree.body if at_run_time else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            base = node.module or ""
-            found |= {f"{base}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     ours = {name for name in found if f"{name}.".startswith("keyface_cli.")}
-    return {name.removeprefix("keyface_cli").removeprefix(".") for name in ours}
+    return {_module(name.removeprefix("keyface_cli").removeprefix(".")) for name in ours}
 
 
-def layer(module: str) -> str:
-    """The entry of the table that a module, or a name in it, belongs to."""
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        if (name := ".".join(parts[:length])) in MAY_IMPORT:
-            return name
-    # a name of the package itself, as `__version__`
-    return "" if not (PACKAGE / f"{parts[0]}.py").exists() else parts[0]
+def _module(name: str) -> str:
+    """The module that a dotted name is or lies in."""
+    while name not in FILES:
+        name = name.rpartition(".")[0]
+    return name
 
 
-def test_the_table_holds_every_module() -> None:
-    assert {layer(module).split(".")[0] for module in modules()} == {
-        name.split(".")[0] for name in MAY_IMPORT if name != "renaming" or "renaming" in modules()
-    }
-    assert all(layer(module) in MAY_IMPORT for module in modules())
+def test_every_module_has_a_row_and_every_row_a_module() -> None:
+    assert {module: layer(module) for module in FILES if layer(module) is None} == {}
+    assert {layer(module) for module in FILES} == MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize("module", modules())
+def test_a_new_folder_or_file_at_the_top_has_no_row() -> None:
+    assert layer("rooms.new") is None
+    assert layer("stages_new") is None
+
+
+def test_the_table_runs_down_only() -> None:
+    tuple(TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("module", FILES)
 def test_imports_point_down(module: str) -> None:
-    allowed = MAY_IMPORT[layer(module)]
+    row = layer(module)
+    assert row is not None
     for name in imports(module):
         target = layer(name)
-        assert target in allowed or target.split(".")[0] in allowed, f"{module} imports {name}"
+        assert target == row or target in MAY_IMPORT[row], f"{module} imports {name}"
+
+
+def test_the_table_allows_nothing_that_is_not_used() -> None:
+    used: dict[str | None, set[str | None]] = {row: set() for row in MAY_IMPORT}
+    for module in FILES:
+        used[layer(module)] |= {layer(name) for name in imports(module)}
+    unused = {row: allowed - used[row] for row, allowed in MAY_IMPORT.items()}
+    assert {row: names for row, names in unused.items() if names} == {}
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    graph = {module: imports(module, at_run_time=True) - {module} for module in FILES}
+    graph[""] = set()  # imports the pipeline only when it is asked for
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def run(code: str) -> None:
@@ -142,7 +153,7 @@ def run(code: str) -> None:
 def test_inference_imports_neither_training_nor_what_breaks_an_install() -> None:
     run(
         "import sys, keyface_cli.pipeline\n"
-        "from keyface_cli.checkpoint import COMPONENTS, build\n"
+        "from keyface_cli.checkpoints.checkpoint import COMPONENTS, build\n"
         "from keyface_cli.config import PRESETS\n"
         "[build(name, PRESETS['tiny'], empty=True) for name in COMPONENTS]\n"
         "bad = ['keyface_cli.training', 'keyface_cli.evaluation', 'torchvision', 'torchaudio']\n"
@@ -167,7 +178,7 @@ def test_checkpoints_are_found_and_checked_without_torch(tiny_checkpoint: Path) 
     run(
         "import sys\n"
         "from pathlib import Path\n"
-        "from keyface_cli.checkpoint import Checkpoint\n"
+        "from keyface_cli.checkpoints.checkpoint import Checkpoint\n"
         f"Checkpoint.open(Path({str(tiny_checkpoint)!r})).verify()\n"
         "assert 'torch' not in sys.modules\n"
     )

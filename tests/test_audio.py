@@ -12,9 +12,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from keyface_cli import ffmpeg
-from keyface_cli.audio import count_frames, load_waveform, store_waveform
 from keyface_cli.errors import AudioError, VideoError
+from keyface_cli.media import ffmpeg
+from keyface_cli.media.audio import count_frames, load_waveform, store_waveform
 
 
 def tone(

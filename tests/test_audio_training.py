@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
-from keyface_cli.checkpoint import Checkpoint, build
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.shards import SCENE_FRAMES
+from keyface_cli.avatars.voices import PHONES
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.config import PRESETS, SAMPLES_PER_FRAME
 from keyface_cli.errors import WeightsError
 from keyface_cli.training.audio import (
@@ -21,10 +24,7 @@ from keyface_cli.training.audio import (
     _leave_nothing_out,
     train_audio,
 )
-from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.voices import PHONES
 from keyface_cli.training.options import TrainOptions
-from keyface_cli.training.scenes import SCENE_FRAMES
 
 TINY = PRESETS["tiny"]
 

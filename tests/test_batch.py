@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from keyface_cli import making
-from keyface_cli.batch import jobs_of_folder, parse_choice, read_jobs
 from keyface_cli.errors import JobError
-from keyface_cli.ffmpeg import find_ffmpeg
-from keyface_cli.job import Job
+from keyface_cli.jobs import make_video
+from keyface_cli.jobs.batch import jobs_of_folder, parse_choice, read_jobs
+from keyface_cli.jobs.job import Job
+from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.pipeline import KeyFacePipeline
 
 Main = Callable[..., tuple[int, str, str]]
@@ -152,7 +152,7 @@ def test_interruption_is_in_the_report(
         *("portrait,audio,output", "p.png,in/a.wav,a.mp4", "p.png,in/b.wav,b.mp4"),
         "p.png,in/c.wav,c.mp4",
     )
-    make, made = making.make_video, []
+    make, made = make_video.make_video, []
 
     def stop(job: Job, *more: Any) -> dict[str, Any]:
         made.append(job)
@@ -163,7 +163,7 @@ def test_interruption_is_in_the_report(
             signal.raise_signal(signal.SIGINT)
         return make(job, *more)
 
-    monkeypatch.setattr(making, "make_video", stop)
+    monkeypatch.setattr(make_video, "make_video", stop)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code, out, _ = batch(jobs)
@@ -173,7 +173,7 @@ def test_interruption_is_in_the_report(
     assert out.splitlines() == [f"done row 2 {tmp_path / 'a.mp4'}"]
     rows = report(tmp_path / "jobs.report.csv")
     assert [row["status"] for row in rows] == ["done", "interrupted", "pending"]
-    monkeypatch.setattr(making, "make_video", make)
+    monkeypatch.setattr(make_video, "make_video", make)
     code, out, _ = batch(jobs, "--skip-existing")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["skipped", "done", "done"]
@@ -182,14 +182,14 @@ def test_interruption_is_in_the_report(
 def test_unexpected_failure_is_one_row(
     batch: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = making.make_video
+    make = make_video.make_video
 
     def fail(job: Job, *more: Any) -> dict[str, Any]:
         if job.audio.name == "a.wav":
             raise RuntimeError("a line\nand another")
         return make(job, *more)
 
-    monkeypatch.setattr(making, "make_video", fail)
+    monkeypatch.setattr(make_video, "make_video", fail)
     code, out, _ = batch("--portrait", tmp_path / "p.png", "--audio-dir", tmp_path / "in",
                          "--output-dir", tmp_path)  # fmt: skip
     assert code == 1

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from keyface_cli import checkpoint
-from keyface_cli.checkpoint import (
+from keyface_cli.checkpoints import installed
+from keyface_cli.checkpoints.checkpoint import (
     COMPONENTS,
     Checkpoint,
     build,
     needed_components,
-    resolve_model,
     save_component,
     write_manifest,
 )
+from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, WeightsError
 
@@ -250,7 +250,8 @@ class TestResolveModel:
     def places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Look for models only below `tmp_path`."""
         monkeypatch.setenv("KEYFACE_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "site" / "checkpoint.py"))
+        file = tmp_path / "site" / "checkpoints" / "installed.py"
+        monkeypatch.setattr(installed, "__file__", str(file))
 
     @staticmethod
     def put(folder: Path) -> Path:

@@ -27,12 +27,12 @@ from test_parity import (
 )
 from torch import Tensor
 
-from keyface_cli.checkpoint import Checkpoint, build
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
+from keyface_cli.checkpoints.renaming import rename_vae, split
 from keyface_cli.config import PRESETS
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
-from keyface_cli.renaming import rename_vae, split
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 
@@ -356,7 +356,7 @@ def test_a_model_is_replaced_by_force(files: Path, tmp_path: Path, main: Main) -
 
 @pytest.mark.parametrize(("stage", "count"), [("keyframe", 1696), ("interpolation", 1697)])
 def test_every_published_name_has_its_place(stage: str, count: int) -> None:
-    from keyface_cli.renaming import rename_unet
+    from keyface_cli.checkpoints.renaming import rename_unet
 
     recorded = json.loads((Path(__file__).parent / "data" / f"{stage}_keys.json").read_text())
     assert len(recorded) == count

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation import inception
-from keyface_cli.evaluation.distribution import (
+from keyface_cli.evaluation.measures import Block, Clip
+from keyface_cli.evaluation.metrics.distribution import (
     FeatureStore,
     FrechetInceptionDistance,
     FrechetVideoDistance,
 )
-from keyface_cli.evaluation.faces import FaceFinder
-from keyface_cli.evaluation.frechet import FeatureStatistics, frechet_distance, gaussian_of
-from keyface_cli.evaluation.measures import Block, Clip
+from keyface_cli.evaluation.metrics.frechet import FeatureStatistics, frechet_distance, gaussian_of
+from keyface_cli.evaluation.networks import inception
+from keyface_cli.evaluation.networks.faces import FaceFinder
 
 
 def statistics(x: np.ndarray) -> FeatureStatistics:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from keyface_cli.app import app
 from keyface_cli.commands import animate
-from keyface_cli.job import Job
+from keyface_cli.jobs.job import Job
 
 README = Path(__file__).parent.parent / "README.md"
 

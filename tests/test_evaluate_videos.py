@@ -18,12 +18,12 @@ pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import KeyFaceError, WeightsError
 from keyface_cli.evaluation import runner, tables
-from keyface_cli.evaluation.faces import FaceFinder
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure, SetMeasure
+from keyface_cli.evaluation.networks.faces import FaceFinder
+from keyface_cli.evaluation.networks.weights import parse_named
 from keyface_cli.evaluation.registry import choose_metrics
 from keyface_cli.evaluation.runner import ClipResult, MethodResult, run_method
 from keyface_cli.evaluation.statistics import Estimate, bootstrap_mean, estimate
-from keyface_cli.evaluation.weights import parse_named
 
 Main = Callable[..., tuple[int, str, str]]
 POINTS = np.array([(16, 18), (32, 18), (24, 26), (18, 34), (30, 34)], np.float32)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_model
 from torch import Tensor
 
-from keyface_cli.evaluation import avatars, reader
-from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.scene import Scene
-from keyface_cli.training.avatars.voices import Phone, Voice
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.scene import Scene
+from keyface_cli.avatars.voices import Phone, Voice
+from keyface_cli.evaluation.avatars import measure, reader
 
 FRAMES = 120
 
@@ -57,8 +57,8 @@ def scene(jaw: Tensor, **controls: Tensor) -> Scene:
 
 def score(
     index: int, truth: Scene, frames: np.ndarray, shown: np.ndarray, read: reader.RigReader
-) -> avatars.ClipResult:
-    return avatars.compare(index, truth, frames, shown, frames[0], read)
+) -> measure.ClipResult:
+    return measure.compare(index, truth, frames, shown, frames[0], read)
 
 
 def pictures(level: int = 100) -> np.ndarray:
@@ -67,12 +67,12 @@ def pictures(level: int = 100) -> np.ndarray:
 
 def test_correlation_of_tracks() -> None:
     a = opening()
-    assert avatars.correlation(a, 3 * a + 1) == pytest.approx(1, abs=1e-5)
-    assert avatars.correlation(a, -a) == pytest.approx(-1, abs=1e-5)
-    assert abs(avatars.correlation(a, opening(9))) < 0.35
-    assert avatars.correlation(a, torch.full((FRAMES,), 0.7)) == 0
+    assert measure.correlation(a, 3 * a + 1) == pytest.approx(1, abs=1e-5)
+    assert measure.correlation(a, -a) == pytest.approx(-1, abs=1e-5)
+    assert abs(measure.correlation(a, opening(9))) < 0.35
+    assert measure.correlation(a, torch.full((FRAMES,), 0.7)) == 0
     expected = np.corrcoef(a.numpy(), opening(4).numpy())[0, 1]
-    assert avatars.correlation(a, opening(4)) == pytest.approx(expected, abs=1e-5)
+    assert measure.correlation(a, opening(4)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("late", [-3, -1, 0, 2, 5])
@@ -109,10 +109,10 @@ def test_the_truth_is_read_too(tmp_path: Path) -> None:
     result = score(0, scene(jaw), generated, truth, Reader(jaw=jaw))
     assert result.lip_sync == pytest.approx(-1, abs=1e-5)
     assert result.of_truth["lip_sync"] == pytest.approx(1, abs=1e-5)
-    assert set(result.of_truth) == set(avatars.FOLLOWED)
-    summary = avatars.of_truth([result])["lip_sync"]
+    assert set(result.of_truth) == set(measure.FOLLOWED)
+    summary = measure.of_truth([result])["lip_sync"]
     assert summary == pytest.approx({"median": 1.0, "low10": 1.0, "n": 1}, abs=1e-5)
-    avatars.write_csv(tmp_path / "clips.csv", [result])
+    measure.write_csv(tmp_path / "clips.csv", [result])
     table = (tmp_path / "clips.csv").read_text(encoding="utf-8")
     (row,) = csv.DictReader(table.splitlines())
     assert float(row["truth_lip_sync"]) == pytest.approx(1, abs=1e-5)
@@ -123,7 +123,7 @@ def test_silence_is_not_scored_where_there_is_none() -> None:
     jaw = torch.full((FRAMES,), 0.5)
     result = score(0, scene(jaw), pictures(), pictures(), ScriptedReader(jaw=jaw))
     assert math.isnan(result.silence_opening)
-    summary = avatars.summarise([result])
+    summary = measure.summarise([result])
     assert "silence_opening" not in summary
     assert summary["lip_sync"] == {"median": 0.0, "low10": 0.0, "n": 1}
 
@@ -134,11 +134,11 @@ def test_summary_and_table(tmp_path: Path) -> None:
         score(i, scene(jaw), pictures(), pictures(90 + i), ScriptedReader(jaw=jaw))
         for i in range(3)
     ]
-    summary = avatars.summarise(results)
+    summary = measure.summarise(results)
     assert summary["psnr"]["n"] == 3
     assert summary["psnr"]["median"] == pytest.approx(results[1].psnr)
     assert results[0].psnr < summary["psnr"]["low10"] < results[1].psnr
-    avatars.write_csv(tmp_path / "clips.csv", results)
+    measure.write_csv(tmp_path / "clips.csv", results)
     table = (tmp_path / "clips.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(table.splitlines()))
     assert [int(row["index"]) for row in rows] == [0, 1, 2]
@@ -147,7 +147,7 @@ def test_summary_and_table(tmp_path: Path) -> None:
 
 def test_strip_is_evenly_spaced_from_first_to_last() -> None:
     frames = np.arange(101, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    assert avatars.strip(frames, 5)[0, :, 0].tolist() == [0, 25, 50, 75, 100]
+    assert measure.strip(frames, 5)[0, :, 0].tolist() == [0, 25, 50, 75, 100]
 
 
 def test_closures_count_frames_with_touching_lips() -> None:
@@ -156,18 +156,18 @@ def test_closures_count_frames_with_touching_lips() -> None:
     jaw[11] = 0.02
     spoken = scene(jaw)._replace(phones=said)
     # the m stays open, the b lies behind the end
-    assert avatars.closures(spoken, jaw) == 0.5
-    assert math.isnan(avatars.closures(scene(jaw), jaw))
+    assert measure.closures(spoken, jaw) == 0.5
+    assert math.isnan(measure.closures(scene(jaw), jaw))
 
 
 def test_seams_are_changes_at_keyframes() -> None:
     smooth = np.arange(FRAMES, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-    assert avatars.seam_ratio(smooth) == pytest.approx(1)
+    assert measure.seam_ratio(smooth) == pytest.approx(1)
     broken = smooth.copy()
     broken[26:] += 9  # a jump of 10 instead of 1 at one of nine keyframes, each with two borders
     borders = sum(1 for k in range(2, FRAMES) if k % 13 in (0, 1))
-    assert avatars.seam_ratio(broken) == pytest.approx((borders + 9) / borders)
-    assert math.isnan(avatars.seam_ratio(np.zeros((60, 2, 2, 3), np.uint8)))
+    assert measure.seam_ratio(broken) == pytest.approx((borders + 9) / borders)
+    assert math.isnan(measure.seam_ratio(np.zeros((60, 2, 2, 3), np.uint8)))
 
 
 def test_curves_are_followed_where_they_move() -> None:
@@ -199,7 +199,7 @@ def test_reader_learns_the_jaw_from_rendered_frames() -> None:
             tuple(part.float() for part in frames),
             tuple(part.float().repeat_interleave(reader.POSES_EACH, 0) for part in portraits),
         )
-    assert avatars.correlation(read[:, 0], targets[:, 0]) > 0.8
+    assert measure.correlation(read[:, 0], targets[:, 0]) > 0.8
 
 
 def test_reading_frames_is_reading_their_crops_beside_the_portrait() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from keyface_cli.audio import load_waveform
 from keyface_cli.commands import animate, batch, crop
 from keyface_cli.commands.examples import NAMES
-from keyface_cli.faces import find_faces
-from keyface_cli.framing import FRAMES, choose_crop
-from keyface_cli.portrait import read_picture
+from keyface_cli.media.audio import load_waveform
+from keyface_cli.media.faces import find_faces
+from keyface_cli.media.framing import FRAMES, choose_crop
+from keyface_cli.media.portrait import read_picture
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Main = Callable[..., tuple[int, str, str]]

@@ -12,9 +12,9 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from keyface_cli.checkpoint import Checkpoint, build, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build, save_component, write_manifest
 from keyface_cli.config import PRESETS
-from keyface_cli.features import _open
+from keyface_cli.media.features import _open
 from keyface_cli.models.speech import encode
 from keyface_cli.pipeline import KeyFacePipeline, listen
 

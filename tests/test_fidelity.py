@@ -15,11 +15,11 @@ pytest.importorskip("torchmetrics", reason="pip install 'keyface[eval]'")
 
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from keyface_cli.checkpoints import lpips
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation.faces import FaceFinder
-from keyface_cli.evaluation.fidelity import Fidelity, PerceptualDistance
 from keyface_cli.evaluation.measures import Block, Clip, Measure
-from keyface_cli.models import lpips
+from keyface_cli.evaluation.metrics.fidelity import Fidelity, PerceptualDistance
+from keyface_cli.evaluation.networks.faces import FaceFinder
 
 CLASSIFIER = {"classifier.6.weight": torch.zeros(1000, 4)}  # of the public files, not needed
 

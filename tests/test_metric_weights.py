@@ -14,9 +14,14 @@ import pytest
 
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
-from keyface_cli.evaluation import fetching
+from keyface_cli.evaluation.networks import fetching
+from keyface_cli.evaluation.networks.weights import (
+    BY_NAME,
+    METRIC_WEIGHTS,
+    MetricWeights,
+    find_weights,
+)
 from keyface_cli.evaluation.registry import METRICS
-from keyface_cli.evaluation.weights import BY_NAME, METRIC_WEIGHTS, MetricWeights, find_weights
 
 Main = Callable[..., tuple[int, str, str]]
 CONTENT = bytes(range(256)) * 40

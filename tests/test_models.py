@@ -19,13 +19,13 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
+from keyface_cli.checkpoints.renaming import rename_beats, rename_wavlm, split
 from keyface_cli.config import PRESETS, UNetConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.beats import BEATs, fbank, stretch
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.models.vae import LatentCodec
-from keyface_cli.renaming import rename_beats, rename_wavlm, split
 
 KEYFRAMES = PRESETS["tiny"].keyframe_unet
 INTERPOLATION = PRESETS["tiny"].interpolation_unet

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.scene import Scene
+from keyface_cli.avatars.voices import Phone, Voice
 from keyface_cli.emotion import NAMED
-from keyface_cli.evaluation import moods, reader
-from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.scene import Scene
-from keyface_cli.training.avatars.voices import Phone, Voice
+from keyface_cli.evaluation.avatars import moods, reader
 
 FRAMES = 60
 

@@ -12,17 +12,9 @@ import torch
 from clips import moving, write_video
 
 from keyface_cli.errors import KeyFaceError, WeightsError
-from keyface_cli.evaluation.vocalisation import VocalisationClassifier
-from keyface_cli.training.nsv import (
-    IMAGENET,
-    NsvOptions,
-    find_clips,
-    pick_frames,
-    prepare,
-    read_normalisation,
-    split,
-    train_nsv,
-)
+from keyface_cli.evaluation.metrics.vocalisation import VocalisationClassifier
+from keyface_cli.models.classifier_input import IMAGENET, pick_frames, prepare, read_normalisation
+from keyface_cli.training.nsv import NsvOptions, find_clips, split, train_nsv
 
 Main = Callable[..., tuple[int, str, str]]
 SIZES = (

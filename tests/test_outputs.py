@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.errors import VideoError
-from keyface_cli.ffmpeg import find_ffmpeg
-from keyface_cli.finish import Resize
-from keyface_cli.formats import SoundTrack
-from keyface_cli.metadata import read_metadata
-from keyface_cli.output import check_output
-from keyface_cli.video import VideoWriter
+from keyface_cli.media.ffmpeg import find_ffmpeg
+from keyface_cli.output.compose import Resize
+from keyface_cli.output.formats import SoundTrack, check_output
+from keyface_cli.output.metadata import read_metadata
+from keyface_cli.output.writer import VideoWriter
 
 SIZE = 64
 METADATA = {"tool": "keyface 0", "seed": 3, "note": "quote ' \" = ; # \\ ü" + 300 * "x"}

@@ -19,7 +19,7 @@ import pytest
 from browser import complaints, open_browser, requested, serving, wait_for
 
 from keyface_cli.errors import KeyFaceError, PageError
-from keyface_cli.page import MAX_BODY, Page
+from keyface_cli.web.page import MAX_BODY, Page
 
 HTML = """<!doctype html><title>A page</title><link rel="icon" href="data:,">
 <style>body { color: rgb(1, 2, 3) }</style>
@@ -269,7 +269,7 @@ def test_on_every_address_any_literal_address_is_a_name() -> None:
 
 def test_ctrl_c_ends_the_program_cleanly() -> None:
     code = (
-        "from keyface_cli.page import Page\n"
+        "from keyface_cli.web.page import Page\n"
         "with Page('') as page:\n"
         "    print(page.url, flush=True)\n"
         "    try: page.serve()\n"

@@ -24,14 +24,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
+from keyface_cli.checkpoints.convert import beats_config, wavlm_config
+from keyface_cli.checkpoints.renaming import (
+    rename_beats,
+    rename_unet,
+    rename_vae,
+    rename_wavlm,
+    split,
+)
 from keyface_cli.config import ModelConfig, UNetConfig
-from keyface_cli.conversion import beats_config, wavlm_config
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.beats import BEATs, fbank
 from keyface_cli.models.speech import encode, wav2vec2_features, wavlm_features
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.models.vae import LatentCodec
-from keyface_cli.renaming import rename_beats, rename_unet, rename_vae, rename_wavlm, split
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.training.clips import Clips

@@ -20,10 +20,10 @@ from torch import Tensor
 
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
-from keyface_cli.evaluation.faces import fill_gaps
-from keyface_cli.evaluation.lipreader import LipReader, load_lipreader, offset_table
-from keyface_cli.evaluation.lipscore import features, frame_scores, mouth_pictures
-from keyface_cli.evaluation.mouthcrops import align, crop_mouth, smooth_landmarks
+from keyface_cli.evaluation.metrics.lipscore import features, frame_scores, mouth_pictures
+from keyface_cli.evaluation.networks.faces import fill_gaps
+from keyface_cli.evaluation.networks.lipreader import LipReader, load_lipreader, offset_table
+from keyface_cli.evaluation.networks.mouthcrops import align, crop_mouth, smooth_landmarks
 
 SIDES = ("pred", "gt")
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from keyface_cli.avatars import rig
+from keyface_cli.checkpoints.lpips import linear_weights
 from keyface_cli.errors import WeightsError
-from keyface_cli.models.lpips import Lpips, linear_weights
-from keyface_cli.training.avatars import rig
+from keyface_cli.models.lpips import Lpips
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.perceptual import PoseFeatures, load_distance, train_features
 

@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from keyface_cli.training.avatars import performance, rig, synthesis, voices
-from keyface_cli.training.avatars import scene as scenes
-from keyface_cli.training.avatars.performance import perform, phone_labels
-from keyface_cli.training.avatars.scene import random_emotion, random_scene
-from keyface_cli.training.avatars.voices import PHONES, SILENCE, VOWELS, Phone
+from keyface_cli.avatars import performance, rig, synthesis, voices
+from keyface_cli.avatars import scene as scenes
+from keyface_cli.avatars.performance import perform, phone_labels
+from keyface_cli.avatars.scene import random_emotion, random_scene
+from keyface_cli.avatars.voices import PHONES, SILENCE, VOWELS, Phone
 
 
 def generator(seed: int = 0) -> torch.Generator:

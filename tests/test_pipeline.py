@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from keyface_cli import KeyFacePipeline, device
-from keyface_cli.checkpoint import (
+from keyface_cli.checkpoints.checkpoint import (
     Checkpoint,
     build,
     needed_components,

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 from keyface_cli.errors import EmotionError, KeyFaceError, VideoError
-from keyface_cli.faces import Face
-from keyface_cli.framing import PUBLISHED, FaceFrame
+from keyface_cli.media.faces import Face
+from keyface_cli.media.framing import PUBLISHED, FaceFrame
 from keyface_cli.training import shards
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.preparation import checks, media, prepare, tracking, writer

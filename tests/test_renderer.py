@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keyface_cli.training.avatars import canvas, identity, renderer, rig
-from keyface_cli.training.pictures import random_poses, render_uint8
+from keyface_cli.avatars import canvas, identity, renderer, rig
+from keyface_cli.avatars.pictures import random_poses, render_uint8
 
 
 def people(count: int, seed: int = 3) -> identity.Identity:

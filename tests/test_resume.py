@@ -21,9 +21,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from keyface_cli import jobfolder, ledger
+from keyface_cli import ledger
 from keyface_cli.errors import JobError
-from keyface_cli.jobfolder import JobFolder, folder_for
+from keyface_cli.jobs import jobfolder
+from keyface_cli.jobs.jobfolder import JobFolder, folder_for
 from keyface_cli.ledger import Ledger
 
 Main = Callable[..., tuple[int, str, str]]
@@ -65,7 +66,7 @@ def run_program(arguments: list[str], log: str) -> None:
 def start() -> Callable[..., Any]:
     """A function that starts the program in a fork of a server that has imported it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["keyface_cli.making", "keyface_cli.app", __name__])
+    context.set_forkserver_preload(["keyface_cli.jobs.make_video", "keyface_cli.app", __name__])
 
     def begin(arguments: list[str], log: Path) -> Any:
         process = context.Process(target=run_program, args=(arguments, str(log)))
@@ -305,7 +306,7 @@ def test_disk_that_fills_up(
 def test_ffmpeg_that_dies_halfway_is_one_line_and_resumable(
     animate: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keyface_cli.ffmpeg import find_ffmpeg
+    from keyface_cli.media.ffmpeg import find_ffmpeg
 
     program = tmp_path / "ffmpeg"
     program.write_text(

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from keyface_cli.audio import load_waveform
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.scene import Scene
+from keyface_cli.avatars.voices import Voice
 from keyface_cli.emotion import load_emotion
-from keyface_cli.evaluation import scenes
-from keyface_cli.media import probe, read_frames
-from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.scene import Scene
-from keyface_cli.training.avatars.voices import Voice
+from keyface_cli.evaluation.avatars import scenes
+from keyface_cli.media.audio import load_waveform
+from keyface_cli.media.frames import probe, read_frames
 
 Main = Callable[..., tuple[int, str, str]]
 

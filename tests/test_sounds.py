@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keyface_cli.training.avatars import rig, sounds
-from keyface_cli.training.avatars import scene as scenes
-from keyface_cli.training.avatars.scene import Scene, random_scene
-from keyface_cli.training.avatars.sounds import KINDS, draw_sound, make_sound
-from keyface_cli.training.avatars.synthesis import Speech
-from keyface_cli.training.avatars.voices import SILENCE, Phone, Voice
+from keyface_cli.avatars import rig, sounds
+from keyface_cli.avatars import scene as scenes
+from keyface_cli.avatars.scene import Scene, random_scene
+from keyface_cli.avatars.sounds import KINDS, draw_sound, make_sound
+from keyface_cli.avatars.synthesis import Speech
+from keyface_cli.avatars.voices import SILENCE, Phone, Voice
 
 JAW, PRESS = rig.INDEX["jaw"], rig.INDEX["press"]
 

@@ -12,7 +12,7 @@ from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.stages.start import anchor_for, noise_for
+from keyface_cli.stages.noise import anchor_for, noise_for
 
 SHAPE = (14, 2, 3, 3)  # T, C, h, w
 SCALE = 0.5  # of the latents

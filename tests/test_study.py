@@ -19,11 +19,18 @@ from clips import moving, write_video
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation import ratings
-from keyface_cli.evaluation.ratings import Vote, bradley_terry, elo
-from keyface_cli.evaluation.study import HEADER, Study, new_study, next_trial, open_study, record
-from keyface_cli.evaluation.study_page import make_page
-from keyface_cli.media import probe, read_frames
+from keyface_cli.evaluation.study import ratings
+from keyface_cli.evaluation.study.page import make_page
+from keyface_cli.evaluation.study.ratings import Vote, bradley_terry, elo
+from keyface_cli.evaluation.study.study import (
+    HEADER,
+    Study,
+    new_study,
+    next_trial,
+    open_study,
+    record,
+)
+from keyface_cli.media.frames import probe, read_frames
 
 Main = Callable[..., tuple[int, str, str]]
 TRUTH = np.array([1.0, 0.4, -0.3, -1.1])

@@ -12,10 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from keyface_cli.checkpoint import Checkpoint, build, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build, save_component, write_manifest
+from keyface_cli.checkpoints.tensorfiles import open_tensors, weight_files, write_tensors
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
-from keyface_cli.tensorfiles import open_tensors, weight_files, write_tensors
 
 TENSORS = {
     "a": torch.arange(100.0),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from drawn import make_shard
 
-from keyface_cli.checkpoint import Checkpoint
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_options import collect
-from keyface_cli.commands.training_display import TrainingDisplay
 from keyface_cli.config import PRESETS
 
 Main = Callable[..., tuple[int, str, str]]
@@ -131,9 +131,9 @@ def test_avatars_are_drawn_once(
         path.touch()
         drawn.append(("pictures", count, size, seed))
 
-    monkeypatch.setattr("keyface_cli.training.scenes.write_scenes", scenes)
-    monkeypatch.setattr("keyface_cli.training.scenes.render_frames", frames)
-    monkeypatch.setattr("keyface_cli.training.pictures.render_pool", pool)
+    monkeypatch.setattr("keyface_cli.avatars.shards.write_scenes", scenes)
+    monkeypatch.setattr("keyface_cli.avatars.shards.render_frames", frames)
+    monkeypatch.setattr("keyface_cli.avatars.pictures.render_pool", pool)
     hours = ("--hours", 0.5, "--sound-hours", 0.01)
     arguments = ("dataset", "avatars", "-o", tmp_path / "data", *hours, "--seed", 3)
     code, out, err = main(*arguments)

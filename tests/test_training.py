@@ -16,18 +16,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import Checkpoint, build
+from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.training import run
-from keyface_cli.training.avatars import identity, rig
 from keyface_cli.training.beginning import TEMPORAL, begin, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.diffusion import COMPONENTS, train_unet
 from keyface_cli.training.losses import latent_loss, picture_losses, sample_sigmas
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
 from keyface_cli.training.samples import lip_sync
-from keyface_cli.training.scenes import SCENE_FRAMES, render_frames
 from keyface_cli.training.vae import prime, principal_components
 
 ENCODERS = ("wavlm", "beats")

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from keyface_cli.avatars import rig, synthesis
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation import vocal
-from keyface_cli.evaluation.avatar_report import Report
-from keyface_cli.evaluation.avatars import ClipResult
-from keyface_cli.evaluation.reader import CONTROLS
-from keyface_cli.evaluation.vocal import CLASSES, SPEECH, Naming, VocalClassifier
-from keyface_cli.training.avatars import rig, synthesis
+from keyface_cli.evaluation.avatars import vocal
+from keyface_cli.evaluation.avatars.measure import ClipResult
+from keyface_cli.evaluation.avatars.reader import CONTROLS
+from keyface_cli.evaluation.avatars.report import Report
+from keyface_cli.evaluation.avatars.vocal import CLASSES, SPEECH, Naming, VocalClassifier
 
 ROWS = [rig.INDEX[name] for name in CONTROLS]
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from keyface_cli.training.avatars import performance, rig, vocalisations, voices
-from keyface_cli.training.avatars.performance import perform
-from keyface_cli.training.avatars.scene import random_scene
-from keyface_cli.training.avatars.vocalisations import Vocalisation, vocalise
-from keyface_cli.training.avatars.voices import VOCALISATIONS
+from keyface_cli.avatars import performance, rig, vocalisations, voices
+from keyface_cli.avatars.performance import perform
+from keyface_cli.avatars.scene import random_scene
+from keyface_cli.avatars.vocalisations import Vocalisation, vocalise
+from keyface_cli.avatars.voices import VOCALISATIONS
 
 
 def made(name: str, seed: int = 0) -> Vocalisation:

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 
+from keyface_cli.avatars import microphone, sentences, synthesis, voices
+from keyface_cli.avatars.voices import SILENCE, Phone, Voice
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.training.avatars import microphone, sentences, synthesis, voices
-from keyface_cli.training.avatars.voices import SILENCE, Phone, Voice
 
 needs = {
     engine: pytest.mark.skipif(

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
-from keyface_cli.formats import STDOUT
-from keyface_cli.job import Job, check, identity, read, recipe
+from keyface_cli.jobs.job import Job, check, identity, read, recipe
+from keyface_cli.output.formats import STDOUT
 
 if TYPE_CHECKING:
-    from keyface_cli.jobfolder import JobFolder
+    from keyface_cli.jobs.jobfolder import JobFolder
     from keyface_cli.pipeline import KeyFacePipeline
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def run(job: Job, model: str | None, machine: Machine) -> dict[str, Any]:
         pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
         if folder is not None:
             folder.note(memory=pipeline.residency.level)
-        from keyface_cli.making import make_keyframes, make_video
+        from keyface_cli.jobs.make_video import make_keyframes, make_video
 
         facts = {
             "model": checkpoint.name,
@@ -188,7 +189,7 @@ def job_folder(job: Job, checkpoint: Checkpoint, machine: Machine) -> Iterator[J
         yield None
         return
     from keyface_cli.device import resolve_device, resolve_dtype
-    from keyface_cli.jobfolder import JobFolder
+    from keyface_cli.jobs.jobfolder import JobFolder
 
     place = resolve_device(machine.device)
     dtype = str(resolve_dtype(machine.dtype, place)).removeprefix("torch.")

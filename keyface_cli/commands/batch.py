@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyface_cli.batch import (
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.installed import resolve_model
+from keyface_cli.commands import animate, console, options
+from keyface_cli.commands.animate import Machine
+from keyface_cli.errors import KeyFaceError
+from keyface_cli.jobs.batch import (
     Report,
     Row,
     is_made,
@@ -24,11 +29,7 @@ from keyface_cli.batch import (
     parse_common,
     read_jobs,
 )
-from keyface_cli.checkpoint import Checkpoint, resolve_model
-from keyface_cli.commands import animate, console, options
-from keyface_cli.commands.animate import Machine
-from keyface_cli.errors import KeyFaceError
-from keyface_cli.job import Job, check, read, recipe
+from keyface_cli.jobs.job import Job, check, read, recipe
 
 if TYPE_CHECKING:
     from keyface_cli.pipeline import KeyFacePipeline
@@ -259,7 +260,7 @@ class Worker:
                 self._pipeline = animate.load_pipeline(
                     self._checkpoint, self._machine, is_default=self._is_default
                 )
-            from keyface_cli.making import make_keyframes, make_video
+            from keyface_cli.jobs.make_video import make_keyframes, make_video
 
             with console.StageProgress() as progress:
                 if job.keyframes_only and folder is not None:

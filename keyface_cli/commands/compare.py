@@ -47,10 +47,10 @@ def compare(
         raise typer.BadParameter(f"{len(labels)} labels for {len(videos)} videos")
     if sound > len(videos):
         raise typer.BadParameter(f"there are {len(videos)} videos", param_hint="--sound")
-    from keyface_cli.output import check_output
+    from keyface_cli.output.formats import check_output
 
     check_output(output, force)
-    from keyface_cli.evaluation.sidebyside import compare as write
+    from keyface_cli.evaluation.study.sidebyside import compare as write
 
     with console.waiting("encoding"):
         write(videos, labels, output, height=height, columns=columns, sound=sound - 1)

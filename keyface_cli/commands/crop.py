@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import PortraitError
 
@@ -45,8 +46,8 @@ def crop(
     if not output.absolute().parent.is_dir():
         raise PortraitError(f"{output.absolute().parent}: no such folder", "make it first")
     config = Checkpoint.open(resolve_model(model)).config
-    from keyface_cli.framing import FRAMES, PUBLISHED, choose_crop, cut, warn_of_few_pixels
-    from keyface_cli.portrait import parse_colour, read_picture
+    from keyface_cli.media.framing import FRAMES, PUBLISHED, choose_crop, cut, warn_of_few_pixels
+    from keyface_cli.media.portrait import parse_colour, read_picture
 
     colour = None if background is None else parse_colour(background)
     picture = read_picture(portrait, colour, portrait_time)

@@ -52,9 +52,9 @@ def avatars(
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
     resolution = PRESETS[preset].resolution
+    from keyface_cli.avatars.pictures import render_pool
+    from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
     from keyface_cli.config import FPS
-    from keyface_cli.training.pictures import render_pool
-    from keyface_cli.training.scenes import SCENE_FRAMES, render_frames, write_scenes
 
     def speak(target: Path, count: int, first: int) -> None:
         if not (target / "waveforms.npy").exists():

@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from keyface_cli import __version__
-from keyface_cli.checkpoint import Checkpoint, installed_models, resolve_model
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.installed import installed_models, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import KeyFaceError
 
@@ -123,7 +124,7 @@ def _device(name: str) -> Iterator[Finding]:
 
 
 def _ffmpeg() -> Iterator[Finding]:
-    from keyface_cli.ffmpeg import find_ffmpeg
+    from keyface_cli.media.ffmpeg import find_ffmpeg
 
     program = find_ffmpeg()
     yield Finding("ffmpeg", True, program)
@@ -181,10 +182,10 @@ def _self_test(model: str | None, device: str) -> Iterator[Finding]:
     import numpy as np
 
     from keyface_cli.config import FPS, SAMPLE_RATE
-    from keyface_cli.formats import SoundTrack
+    from keyface_cli.output.formats import SoundTrack
+    from keyface_cli.output.writer import VideoWriter
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
-    from keyface_cli.video import VideoWriter
 
     checkpoint = Checkpoint.open(resolve_model(model))
     size = sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli.checkpoint import Checkpoint, resolve_model
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import FeaturesError
 
@@ -42,8 +43,8 @@ def embed(
     if not output.absolute().parent.is_dir():
         raise FeaturesError(f"folder not found: {output.absolute().parent}", "make it first")
     checkpoint = Checkpoint.open(resolve_model(model))
-    from keyface_cli.audio import count_frames, store_waveform
-    from keyface_cli.features import origin, save_features
+    from keyface_cli.media.audio import count_frames, store_waveform
+    from keyface_cli.media.features import origin, save_features
 
     waveform = store_waveform(audio, output.absolute().parent, start, duration)
     with console.waiting("listening"):

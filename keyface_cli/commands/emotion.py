@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from keyface_cli.commands import console, draw, options
-from keyface_cli.commands.curves import (
+from keyface_cli.commands import console, emotion_tools, options
+from keyface_cli.commands.emotion_options import (
     AudioOption,
     CurveArgument,
     DecimalOption,
@@ -114,12 +114,12 @@ def new(
     force: options.ForceOption = False,
 ) -> None:
     """Write a template for a recording: rows to fill in, with the loudness beside them."""
-    from keyface_cli.audio import load_waveform
     from keyface_cli.emotion import AUTO
     from keyface_cli.emotion.names import find_name
     from keyface_cli.emotion.template import make_template
     from keyface_cli.emotion.voice import estimate
     from keyface_cli.emotion.write import check_free, save_text, write_json, write_table
+    from keyface_cli.media.audio import load_waveform
 
     target = output or Path(f"{audio.stem}.csv")
     check_free(target, force=force, inputs=[audio])
@@ -263,6 +263,6 @@ def convert(
         typer.echo(output)
 
 
-app.command()(draw.edit)
-app.command()(draw.extract)
-app.command()(draw.measure)
+app.command()(emotion_tools.edit)
+app.command()(emotion_tools.extract)
+app.command()(emotion_tools.measure)

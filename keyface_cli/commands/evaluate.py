@@ -83,10 +83,10 @@ def avatars(
 
     Needs flite, espeak-ng and festival, which speak the held-out sentences.
     """
-    from keyface_cli.evaluation import avatars as measure
-    from keyface_cli.evaluation import vocal
-    from keyface_cli.evaluation.avatar_report import Report
-    from keyface_cli.evaluation.reader import load_or_train, validate
+    from keyface_cli.evaluation.avatars import measure as measure
+    from keyface_cli.evaluation.avatars import vocal
+    from keyface_cli.evaluation.avatars.reader import load_or_train, validate
+    from keyface_cli.evaluation.avatars.report import Report
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
 

@@ -199,7 +199,7 @@ def videos(
     if output is not None and (output / "report.md").exists() and not force:
         raise KeyFaceError(f"{output}: holds a report already", "use --force to replace it")
     from keyface_cli.evaluation import registry, report, tables
-    from keyface_cli.evaluation.weights import parse_named, weights_folder
+    from keyface_cli.evaluation.networks.weights import parse_named, weights_folder
 
     listed = _list_pairs(generated, reference, method, pairs, emotions, common)
     settings = registry.Settings(
@@ -263,7 +263,7 @@ def scenes(
     """
     if size % 2:
         raise typer.BadParameter("the size must be even", param_hint="--size")
-    from keyface_cli.evaluation.scenes import write_scenes
+    from keyface_cli.evaluation.avatars.scenes import write_scenes
 
     for video in write_scenes(folder, clips, seconds, size, scenes_seed):
         console.say(str(video))

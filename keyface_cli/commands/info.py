@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli.metadata import read_metadata
+from keyface_cli.output.metadata import read_metadata
 
 EXAMPLES = """\
 [bold]Examples[/bold]

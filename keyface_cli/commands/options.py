@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from keyface_cli.job import FRAME_RATES, LIMITS
+from keyface_cli.jobs.job import FRAME_RATES, LIMITS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _PORTRAIT, _MODEL, _SOUND = "Portrait", "Model", "Sound"

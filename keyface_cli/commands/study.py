@@ -58,7 +58,7 @@ def new(
     seed: Annotated[int, typer.Option(min=0, help="Of sides and order.")] = 0,
 ) -> None:
     """Make a study: pairs of clips with the same name, random sides, attention checks."""
-    from keyface_cli.evaluation.study import new_study
+    from keyface_cli.evaluation.study.study import new_study
 
     with console.waiting("copying clips"):
         made = new_study(folders, output, names=method or [], pairs=pairs, checks=checks, seed=seed)
@@ -83,8 +83,8 @@ def serve(
     The page's address holds a token, without which nothing is answered. Stop with Ctrl-C: every
     vote is on the disk when the next pair is shown.
     """
-    from keyface_cli.evaluation.study import open_study
-    from keyface_cli.evaluation.study_page import make_page
+    from keyface_cli.evaluation.study.page import make_page
+    from keyface_cli.evaluation.study.study import open_study
 
     opened = open_study(folder)
     with make_page(opened, bind, port) as page:
@@ -110,7 +110,7 @@ def score(
     as_json: options.JsonOption = False,
 ) -> None:
     """Rate the methods: Elo, Bradley-Terry with 95 % intervals, win matrix, agreement."""
-    from keyface_cli.evaluation import ratings
+    from keyface_cli.evaluation.study import ratings
 
     found = ratings.score(
         ratings.read_votes(votes),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keyface_cli.commands import console
+from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_nsv import nsv
 from keyface_cli.commands.train_options import (
     AccumulateOption,
@@ -35,7 +36,6 @@ from keyface_cli.commands.train_options import (
     collect,
     is_main,
 )
-from keyface_cli.commands.training_display import TrainingDisplay
 from keyface_cli.config import PRESETS, ModelConfig
 from keyface_cli.errors import ConfigError, KeyFaceError
 
@@ -369,7 +369,7 @@ def export(
 
 def _config(run: Path, start: str | Path | None, preset: str | None) -> ModelConfig:
     """Choose the architecture: the one asked for, the run's, that of the model to start from."""
-    from keyface_cli.checkpoint import MANIFEST, Checkpoint
+    from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint
 
     if preset is not None:
         if preset not in PRESETS:
@@ -386,7 +386,8 @@ def _config(run: Path, start: str | Path | None, preset: str | None) -> ModelCon
 
 def _starting_model(name: str | None) -> str | Path | None:
     """Tell a network of the run from a model, which is a folder or has a name."""
-    from keyface_cli.checkpoint import COMPONENTS, resolve_model
+    from keyface_cli.checkpoints.checkpoint import COMPONENTS
+    from keyface_cli.checkpoints.installed import resolve_model
 
     return name if name is None or name in COMPONENTS else resolve_model(name)
 

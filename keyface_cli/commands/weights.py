@@ -9,13 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from keyface_cli.checkpoint import (
-    MANIFEST,
-    Checkpoint,
-    installed_models,
-    needed_components,
-    resolve_model,
-)
+from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint, needed_components
+from keyface_cli.checkpoints.installed import installed_models, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import ConfigError, KeyFaceError, WeightsError
 
@@ -107,7 +102,7 @@ def show(model: ModelArgument, as_json: options.JsonOption = False) -> None:
 def verify(model: ModelArgument) -> None:
     """Check a model's files, its tensors, and what its networks answer to a small input."""
     checkpoint = Checkpoint.open(resolve_model(model))
-    from keyface_cli.verification import verify as check
+    from keyface_cli.checkpoints.verify import verify as check
 
     for line in check(checkpoint):
         console.say(line)
@@ -139,7 +134,7 @@ def pull(
     if model == "metrics":
         _pull_metrics(force)
         return
-    from keyface_cli.hub import pull as fetch
+    from keyface_cli.checkpoints.download import pull as fetch
 
     typer.echo(fetch(revision, keep=keep, force=force, report=console.say))
 
@@ -188,8 +183,8 @@ def convert(
     """Make a model of the published checkpoint files; nothing in them is ever run."""
     import torch
 
-    from keyface_cli.conversion import Sources
-    from keyface_cli.conversion import convert as write
+    from keyface_cli.checkpoints.convert import Sources
+    from keyface_cli.checkpoints.convert import convert as write
 
     sources = Sources(keyframe, interpolation, wavlm, beats, wav2vec2, guide, vae)
     if not folder.absolute().parent.is_dir():
@@ -200,8 +195,8 @@ def convert(
 
 
 def _pull_metrics(force: bool) -> None:
-    from keyface_cli.evaluation.fetching import pull_metrics
-    from keyface_cli.evaluation.weights import weights_folder
+    from keyface_cli.evaluation.networks.fetching import pull_metrics
+    from keyface_cli.evaluation.networks.weights import weights_folder
 
     folder = weights_folder()
     failures = pull_metrics(folder, force=force, report=console.say)

@@ -20,7 +20,7 @@ from keyface_cli.emotion.track import Key
 from keyface_cli.emotion.voice import Waveform
 from keyface_cli.emotion.write import save_text, to_object, write_json, write_table
 from keyface_cli.errors import EmotionError
-from keyface_cli.page import LOCAL, Page
+from keyface_cli.web.page import LOCAL, Page
 
 _BINS_PER_S = 100  # of the sound's outline
 _MOST_BINS = 60_000

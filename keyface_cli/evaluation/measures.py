@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keyface_cli.evaluation.faces import FaceFinder, Points
-from keyface_cli.media import AS_IT_IS, Conform
+from keyface_cli.evaluation.networks.faces import FaceFinder, Points
+from keyface_cli.media.frames import AS_IT_IS, Conform
 
 Frames = NDArray[np.uint8]  # (n, H, W, 3) RGB
 Better = Literal["higher", "lower", "neither"]

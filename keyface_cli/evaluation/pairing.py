@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keyface_cli.errors import VideoError
 from keyface_cli.evaluation.measures import Clip
-from keyface_cli.media import AS_IT_IS, Conform, VideoInfo, list_videos, probe
+from keyface_cli.media.frames import AS_IT_IS, Conform, VideoInfo, list_videos, probe
 
 _SHOWN = 5  # names in a message
 _RATE_TOLERANCE = 0.01  # frames a second

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from keyface_cli.evaluation.measures import Column
 from keyface_cli.evaluation.runner import ClipResult, MethodResult
-from keyface_cli.media import read_frames
+from keyface_cli.media.frames import read_frames
 
 _SHEET_FRAMES, _SHEET_SIDE = 8, 160  # pictures in a row, pixels of each
 

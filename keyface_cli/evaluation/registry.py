@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation.inception import FidResize
 from keyface_cli.evaluation.measures import Column, Measure
-from keyface_cli.evaluation.weights import BY_NAME, check_hash, find_weights, fingerprint
+from keyface_cli.evaluation.networks.inception import FidResize
+from keyface_cli.evaluation.networks.weights import BY_NAME, check_hash, find_weights, fingerprint
 
 FVD_FRAMES = 16
 
@@ -63,27 +63,27 @@ class Entry:
 
 
 def _fid(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.distribution import FrechetInceptionDistance
+    from keyface_cli.evaluation.metrics.distribution import FrechetInceptionDistance
 
     return FrechetInceptionDistance(w["inception"], s.fid_resize, s.device)
 
 
 def _fvd(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.distribution import FrechetVideoDistance
+    from keyface_cli.evaluation.metrics.distribution import FrechetVideoDistance
 
     return FrechetVideoDistance(w["i3d"], s.fvd_frames, s.fvd_stride, s.device)
 
 
 def _lipscore(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.landmarks import choose_landmarker
-    from keyface_cli.evaluation.lipscore import LipScore
+    from keyface_cli.evaluation.metrics.landmarks import choose_landmarker
+    from keyface_cli.evaluation.metrics.lipscore import LipScore
 
     return LipScore(w["lipreader"], choose_landmarker(s.landmarks, s.device), s.device)
 
 
 def _lpips(trunk: Any) -> Callable[[Settings, dict[str, Path]], Measure]:
     def make(s: Settings, w: dict[str, Path]) -> Measure:
-        from keyface_cli.evaluation.fidelity import PerceptualDistance
+        from keyface_cli.evaluation.metrics.fidelity import PerceptualDistance
 
         return PerceptualDistance(trunk, w[trunk], s.device)
 
@@ -91,44 +91,47 @@ def _lpips(trunk: Any) -> Callable[[Settings, dict[str, Path]], Measure]:
 
 
 def _fidelity(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.fidelity import Fidelity
+    from keyface_cli.evaluation.metrics.fidelity import Fidelity
 
     return Fidelity(s.device)
 
 
 def _aesthetic(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.aesthetic import AestheticQuality
+    from keyface_cli.evaluation.metrics.aesthetic import AestheticQuality
 
     return AestheticQuality(w["clip"], w["aesthetic"], s.device)
 
 
 def _motion(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.motion import MotionSmoothness
+    from keyface_cli.evaluation.metrics.motion import MotionSmoothness
 
     return MotionSmoothness(w["amt"], s.device)
 
 
 def _emotion(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.affect import Affect, AffectReader
+    from keyface_cli.evaluation.metrics.affect import Affect, AffectReader
 
     return Affect(AffectReader(w["emotion"]))
 
 
 def _identity(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.identity import FaceEmbedder, IdentityDrift
+    from keyface_cli.evaluation.metrics.identity import FaceEmbedder, IdentityDrift
 
     return IdentityDrift(FaceEmbedder(w["sface"]))
 
 
 def _nsv(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.vocalisation import VocalisationAccuracy, VocalisationClassifier
+    from keyface_cli.evaluation.metrics.vocalisation import (
+        VocalisationAccuracy,
+        VocalisationClassifier,
+    )
 
     return VocalisationAccuracy(VocalisationClassifier(w["nsv"], s.device))
 
 
 def _unreferenced(name: str) -> Callable[[Settings, dict[str, Path]], Measure]:
     def make(s: Settings, w: dict[str, Path]) -> Measure:
-        from keyface_cli.evaluation import lipsync, unreferenced
+        from keyface_cli.evaluation.metrics import lipsync, unreferenced
 
         makers: dict[str, Callable[[], Measure]] = {
             "sync": lipsync.LipSync,

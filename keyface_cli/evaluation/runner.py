@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import VideoError
-from keyface_cli.evaluation.faces import FaceFinder
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Frames, Measure, SetMeasure
-from keyface_cli.media import read_frames
+from keyface_cli.evaluation.networks.faces import FaceFinder
+from keyface_cli.media.frames import read_frames
 
 BLOCK = 16  # frames that are decoded and measured together
 Progress = Callable[[int], None]  # told how many more frames are done

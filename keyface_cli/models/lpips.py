@@ -1,22 +1,16 @@
 """LPIPS (Zhang et al. 2018, version 0.1): the distance of two pictures in a network's features.
 
-The trunks are VGG16 and AlexNet of ImageNet from the user's files; the weights of the linear layers
-come with torchmetrics. Input is [-1, 1]; the metric's own shift and scale replace ImageNet's
-normalisation.
+The trunks are VGG16 and AlexNet of ImageNet. Input is [-1, 1]; the metric's own shift and scale
+replace ImageNet's normalisation.
 """
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from keyface_cli.errors import WeightsError
-from keyface_cli.foreign import read_tensors
 
 Trunk = Literal["alex", "vgg"]
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -97,41 +91,3 @@ def _vgg_layers() -> list[nn.Module]:
             layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.ReLU()]
             width = outputs
     return layers
-
-
-def load_lpips(trunk: Trunk, path: Path) -> Lpips:
-    """Read a trunk's ImageNet weights, as `features.N.weight`, and the linear layers'.
-
-    Raises:
-        WeightsError: the file is missing or another network, or torchmetrics is not installed.
-    """
-    network = Lpips(trunk)
-    tensors, _ = read_tensors(path)
-    expected = {f"features.{name}": t.shape for name, t in network.features.state_dict().items()}
-    for name, shape in expected.items():  # the classifier is not needed
-        if name not in tensors or tensors[name].shape != shape:
-            raise WeightsError(
-                f"{path}: is not {trunk} of ImageNet: {name}",
-                "the file of torchvision's model is meant, such as vgg16-397923af.pth",
-            )
-    network.features.load_state_dict(
-        {name.removeprefix("features."): tensors[name].float() for name in expected}
-    )
-    for weight, tensor in zip(network.weights, linear_weights(trunk), strict=True):
-        weight.data.copy_(tensor)
-    return network.eval().requires_grad_(False)
-
-
-def linear_weights(trunk: Trunk) -> list[Tensor]:
-    """Return the five (1, C, 1, 1) weights of version 0.1 that torchmetrics carries.
-
-    Raises:
-        WeightsError: torchmetrics is not installed.
-    """
-    try:
-        folder = resources.files("torchmetrics") / "functional" / "image" / "lpips_models"
-    except ModuleNotFoundError as error:
-        raise WeightsError("LPIPS needs torchmetrics", "pip install 'keyface[train]'") from error
-    with resources.as_file(folder / f"{trunk}.pth") as path:
-        tensors, _ = read_tensors(path)
-    return [tensors[f"lin{i}.model.1.weight"] for i in range(5)]

@@ -16,7 +16,7 @@ from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.diffusion.guidance import autoguidance
 from keyface_cli.diffusion.sampler import Denoiser, sample_euler
 from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.stages.start import anchor_for
+from keyface_cli.stages.noise import anchor_for
 
 
 @dataclass(frozen=True)

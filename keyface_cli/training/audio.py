@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import build
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.voices import PHONES
+from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.models import speech
 from keyface_cli.training import run
-from keyface_cli.training.avatars import rig
-from keyface_cli.training.avatars.voices import PHONES
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.options import TrainOptions
 

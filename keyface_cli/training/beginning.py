@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import MANIFEST, Checkpoint, build
+from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint, build
+from keyface_cli.checkpoints.tensorfiles import open_tensors
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.tensorfiles import open_tensors
 from keyface_cli.training import run
 
 # the parts of a VideoUNet along time; the published training left them as Stable Video Diffusion's

@@ -20,7 +20,7 @@ from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.errors import ConfigError
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.models.vae import LatentCodec
-from keyface_cli.stages.start import anchor_for
+from keyface_cli.stages.noise import anchor_for
 from keyface_cli.training import run
 from keyface_cli.training.beginning import begin, freeze_temporal_layers
 from keyface_cli.training.clips import Clips, ClipSource

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from keyface_cli.avatars import rig
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.training import run
-from keyface_cli.training.avatars import rig
 from keyface_cli.training.clips import KINDS
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import noise_weight

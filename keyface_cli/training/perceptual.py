@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from keyface_cli.avatars import rig
+from keyface_cli.checkpoints.lpips import load_lpips
 from keyface_cli.config import KEYFRAME_STEP
 from keyface_cli.errors import WeightsError
-from keyface_cli.models.lpips import load_lpips
 from keyface_cli.training import run
-from keyface_cli.training.avatars import rig
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import PictureDistance
 from keyface_cli.training.options import TrainOptions, Value

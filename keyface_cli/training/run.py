@@ -16,7 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.checkpoint import COMPONENTS, MANIFEST, Checkpoint, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import (
+    COMPONENTS,
+    MANIFEST,
+    Checkpoint,
+    save_component,
+    write_manifest,
+)
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 

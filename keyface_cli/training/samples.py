@@ -21,7 +21,7 @@ from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.stages.start import noise_for
+from keyface_cli.stages.noise import noise_for
 from keyface_cli.training import run
 from keyface_cli.training.clips import Clips
 from keyface_cli.training.compute import Compute

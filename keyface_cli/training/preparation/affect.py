@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from keyface_cli.emotion.performance import SIDE, WHERE
+from keyface_cli.emotion.film import SIDE, WHERE
 from keyface_cli.emotion.speech_model import open_onnx, run_onnx
 from keyface_cli.errors import EmotionError
 

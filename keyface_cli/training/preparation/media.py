@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.errors import VideoError
-from keyface_cli.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
 _READ = 1 << 18  # samples

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from keyface_cli.checkpoint import Checkpoint, encoder_names, resolve_model
+from keyface_cli.checkpoints.checkpoint import Checkpoint, encoder_names
+from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME
 from keyface_cli.device import resolve_device
 from keyface_cli.errors import VideoError
-from keyface_cli.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
+from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training import shards

@@ -1,0 +1,69 @@
+"""Pictures for the VAE: random avatars in random poses, rendered once into one large array."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keyface_cli.avatars import identity, renderer, rig
+
+logger = logging.getLogger(__name__)
+RENDER_BATCH = 4  # on a CPU larger batches fall out of the cache and are slower
+
+
+def random_poses(count: int, generator: torch.Generator) -> Tensor:
+    """Draw poses that cover the whole rig, mouth shapes above all: (count, R) in rig order."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    def sometimes(probability: float) -> Tensor:
+        return (torch.rand(count, generator=generator) < probability).float()
+
+    jaw = uniform(0, 1) ** 1.5 * sometimes(0.75)
+    values = {
+        "jaw": jaw,
+        "width": uniform(-0.6, 1.0),
+        "round": uniform(0, 1) * sometimes(0.35),
+        "press": uniform(0, 1) * (jaw < 0.05).float(),
+        "teeth": uniform(0, 1) * sometimes(0.7),
+        "tongue": uniform(0, 1) * sometimes(0.3),
+        "smile": uniform(-0.8, 1.0),
+        "brow": uniform(-0.7, 1.0),
+        "furrow": uniform(-1.0, 1.0) * sometimes(0.5),
+        "lid": torch.where(sometimes(0.2) > 0, uniform(0.2, 1.0), uniform(-0.25, 0.15)),
+        "gaze_x": uniform(-0.8, 0.8),
+        "gaze_y": uniform(-0.6, 0.6),
+        "tilt": uniform(-0.10, 0.10),
+        "shift_x": uniform(-0.05, 0.05),
+        "shift_y": uniform(-0.05, 0.05),
+        "yaw": uniform(-0.8, 0.8),
+    }
+    return torch.stack([values[name] for name in rig.NAMES], 1)
+
+
+@torch.inference_mode()
+def render_uint8(people: identity.Identity, poses: Tensor, size: int) -> np.ndarray:
+    """Render poses (B, R) of B identities in small batches: uint8 (B, size, size, 3)."""
+    parts = []
+    for start in range(0, len(poses), RENDER_BATCH):
+        window = slice(start, start + RENDER_BATCH)
+        image = renderer.render(identity.select(people, window), poses[window], size)
+        parts.append((image * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
+
+
+def render_pool(path: Path, count: int, size: int, seed: int) -> None:
+    """Render `count` random pictures to a `.npy` file: uint8 (count, size, size, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    pool = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    for start in range(0, count, 64):
+        n = min(64, count - start)
+        people = identity.sample_identities(n, generator)
+        pool[start : start + n] = render_uint8(people, random_poses(n, generator), size)
+        logger.info("rendered %d of %d pictures", start + n, count)
+    pool.flush()

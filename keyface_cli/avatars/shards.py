@@ -1,0 +1,108 @@
+"""Training scenes on disk: what is said, how the avatar moves, and the frames that networks see.
+
+A folder of shards; each shard holds the arrays of `SHARD_ARRAYS` for a few hundred scenes. Frames
+are rendered where training samples them: fourteen keyframes at the published stride of 13, and one
+run of consecutive frames from which interpolated segments are cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars.performance import phone_labels
+from keyface_cli.avatars.pictures import render_uint8
+from keyface_cli.avatars.scene import random_scene
+from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
+
+SCENE_FRAMES = 7 * FPS  # just above the 170 frames that a clip of keyframes spans
+RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segment within one step
+VOCAL = 0.3  # how likely a vocalisation comes before a sentence
+VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
+BENEATH = 0.25  # how likely such a sound lies beneath a scene
+RenderFrames = Callable[[identity.Identity, Tensor, int], np.ndarray]
+
+
+def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False) -> None:
+    """Synthesise the sound and the motion of a shard; no picture yet.
+
+    Writes `waveforms.npy` int16 (n, S), `rigs.npy` float16 (n, N, R), `emotions.npy` float16
+    (n, N, 2) and `labels.npy` uint8 (n, 2 N), the phone of each half frame.
+
+    Args:
+        folder: of the shard; made where it is missing.
+        count: scenes, n.
+        seed: scene i is drawn from `seed + i`, whatever the size of the shard.
+        held_out: speak held-out sentences with held-out voices.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    waveforms, rigs, emotions, labels = [], [], [], []
+    for i in range(count):
+        scene = random_scene(
+            seed + i,
+            held_out,
+            SCENE_FRAMES / FPS,
+            vocal=VOCAL,
+            voiceless=VOICELESS,
+            beneath=BENEATH,
+        )
+        assert len(scene.waveform) == SCENE_FRAMES * SAMPLE_RATE // FPS
+        waveforms.append((scene.waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy())
+        rigs.append(scene.rig.to(torch.float16).numpy())
+        emotions.append(scene.emotion.to(torch.float16).numpy())
+        labels.append(phone_labels(scene.phones, SCENE_FRAMES).to(torch.uint8).numpy())
+    for name, arrays in (
+        ("rigs", rigs),
+        ("emotions", emotions),
+        ("labels", labels),
+        ("waveforms", waveforms),
+    ):
+        np.save(folder / f"{name}.npy", np.stack(arrays))
+
+
+def render_frames(folder: Path, seed: int, size: int, render: RenderFrames = render_uint8) -> None:
+    """Render the frames of a shard that training uses, one new identity a scene.
+
+    Writes `keyframe_starts.npy` and `run_starts.npy` int64 (n,), and the pictures
+    `portraits.npy` uint8 (n, 1, size, size, 3), each head at rest,
+    `keyframes.npy` uint8 (n, 14, size, size, 3) and `runs.npy` uint8 (n, 27, size, size, 3).
+
+    Args:
+        folder: a shard that `write_scenes` has made.
+        seed: of identities and of where clips begin.
+        size: of a picture in pixels.
+        render: draws poses of identities; to be replaced by a compiled one.
+    """
+    rigs = torch.from_numpy(np.load(folder / "rigs.npy")).float()
+    count = len(rigs)
+    generator = torch.Generator().manual_seed(seed)
+    people = identity.sample_identities(count, generator)
+    span = NUM_FRAMES * KEYFRAME_STEP - KEYFRAME_STEP
+    starts = torch.randint(SCENE_FRAMES - span, (count,), generator=generator)
+    runs = torch.randint(SCENE_FRAMES - RUN_FRAMES + 1, (count,), generator=generator)
+    np.save(folder / "keyframe_starts.npy", starts.numpy())
+    np.save(folder / "run_starts.npy", runs.numpy())
+    scenes = torch.arange(count)[:, None]
+    for name, poses in (
+        ("portraits", torch.tensor(rig.REST).expand(count, 1, -1)),
+        ("keyframes", rigs[scenes, starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)]),
+        ("runs", rigs[scenes, runs[:, None] + torch.arange(RUN_FRAMES)]),
+    ):
+        partial = folder / f"{name}.part"
+        shape = (count, poses.shape[1], size, size, 3)
+        frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        for i in range(count):
+            who = identity.select(people, [i] * poses.shape[1])
+            frames[i] = render(who, poses[i], size)
+        frames.flush()
+        os.replace(partial, folder / f"{name}.npy")
+        logger.info("%s: %s of %d scenes", folder, name, count)

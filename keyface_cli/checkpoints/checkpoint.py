@@ -1,0 +1,319 @@
+"""A checkpoint folder: what it holds, strict reading, and writing; runs in training are the same.
+
+    keyface.json            format version, preset, configuration, licence, source, training, and
+                            size and sha256 of every other file
+    keyframe_unet/          one folder per network, each with config.json and safetensors, which
+    interpolation_unet/     the library classes' own `from_pretrained` reads as well
+    interpolation_guide/    optional: the weaker network that autoguidance steers away from
+    vae/  wavlm/  wav2vec2/  beats/
+
+Tensors are stored in half precision as a rule and cast to the asked format while they are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from keyface_cli.checkpoints.tensorfiles import TensorReader, move, open_tensors, write_tensors
+from keyface_cli.config import ModelConfig, from_dict, to_dict
+from keyface_cli.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+MANIFEST = "keyface.json"
+FORMAT_VERSION = 1
+COMPONENTS = (
+    "keyframe_unet",
+    "interpolation_unet",
+    "interpolation_guide",
+    "vae",
+    "wavlm",
+    "wav2vec2",
+    "beats",
+)
+SPEECH_ENCODERS = ("wavlm", "wav2vec2")  # of transformers; the other networks are of diffusers
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened folder: its manifest is read and the size of every file is checked."""
+
+    folder: Path
+    config: ModelConfig
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read a folder's manifest; no tensor is read yet.
+
+        Raises:
+            WeightsError: the folder, its manifest or a file that the manifest lists is missing,
+                or a file has another size than the one recorded.
+            ConfigError: its configuration is not one that this version knows.
+        """
+        if not folder.is_dir():
+            raise WeightsError(f"model folder not found: {folder}")
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise WeightsError(f"not a model folder: {folder}", f"it holds no {MANIFEST}")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            version, config, files = (manifest[k] for k in ("format_version", "config", "files"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"not a model manifest: {path}", str(error)) from error
+        if version != FORMAT_VERSION:
+            raise WeightsError(
+                f"{path}: unknown format version: {version}", "install a newer keyface"
+            )
+        for name, recorded in files.items():
+            _check_size(folder / name, recorded["bytes"])
+        return cls(folder, from_dict(ModelConfig, config, f"{path}: config"), manifest)
+
+    @property
+    def name(self) -> str:
+        """The preset's name, as in "mini"."""
+        return self.config.preset
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the networks that the folder holds."""
+        return tuple(name for name in COMPONENTS if (self.folder / name).is_dir())
+
+    def count(self, component: str) -> int:
+        """Return how many numbers a component's file holds, by its header.
+
+        Raises:
+            WeightsError: the component is absent or its file is damaged.
+        """
+        with open_tensors(self.folder / component, _stem(component)) as reader:
+            return sum(math.prod(reader.shape(name)) for name in reader.names)
+
+    def dtypes(self, component: str) -> list[str]:
+        """Return the number formats in a component's files, as safetensors names them ("F16").
+
+        Raises:
+            WeightsError: the component is absent or its file is damaged.
+        """
+        with open_tensors(self.folder / component, _stem(component)) as reader:
+            return sorted({reader.dtype(name) for name in reader.names})
+
+    def verify(self) -> None:
+        """Compare every file with its recorded sha256.
+
+        Raises:
+            WeightsError: names the first file that differs.
+        """
+        for name, recorded in self.manifest["files"].items():
+            if _sha256(self.folder / name) != recorded["sha256"]:
+                raise WeightsError(
+                    f"the file is damaged: {self.folder / name}", "its sha256 is not the one listed"
+                )
+
+    def load(
+        self,
+        component: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """Build one network and fill it, strictly.
+
+        Args:
+            component: one of `COMPONENTS`.
+            device: where its tensors go.
+            dtype: number format of its tensors; None keeps the file's.
+
+        Returns:
+            The module in evaluation mode, its parameters without gradient.
+
+        Raises:
+            WeightsError: the component is absent, its file is damaged, or a tensor is missing,
+                unexpected or of another shape; file and tensor are named.
+        """
+        with open_tensors(self.folder / component, _stem(component)) as reader:
+            module = build(component, self.config, empty=True)
+            expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+            _check_tensors(reader, expected)
+            # one at a time, so that casting needs no second copy of them all
+            tensors = {name: move(reader.get(name), device, dtype) for name in expected}
+        module.load_state_dict(tensors, strict=True, assign=True)
+        return module.eval().requires_grad_(False)
+
+
+def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Module:
+    """Construct one network of a configuration, with random weights.
+
+    Args:
+        component: one of `COMPONENTS`.
+        config: the model it belongs to.
+        empty: leave its tensors on the meta device, without memory, to be filled or counted.
+    """
+    import torch
+
+    with torch.device("meta") if empty else nullcontext():
+        return cast("nn.Module", _construct(component, config))
+
+
+def save_component(
+    folder: Path,
+    component: str,
+    module: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write one network into a checkpoint folder; `write_manifest` has to follow.
+
+    Each file is complete or the old one: it is written under another name and moved into place.
+
+    Args:
+        folder: the checkpoint folder, made where it is missing.
+        component: one of `COMPONENTS`.
+        module: the network, of the class that `build` constructs.
+        dtype: number format in the file; None keeps the tensors' own.
+        state: its tensors, for a module of meta tensors; None is the module's own.
+
+    Raises:
+        WeightsError: the disk is full or cannot be written.
+    """
+    target = folder / component
+    target.mkdir(parents=True, exist_ok=True)
+    if component in SPEECH_ENCODERS:
+        cast(Any, module).config.save_pretrained(target)
+    else:
+        cast(Any, module).save_config(target)
+    write_tensors(target, _stem(component), module.state_dict() if state is None else state, dtype)
+
+
+def write_manifest(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    licence: str = "Apache-2.0",
+    source: str = "trained with keyface",
+    training: dict[str, Any] | None = None,
+    origins: Iterable[dict[str, Any]] = (),
+) -> None:
+    """Write keyface.json for the components that a folder holds now, with sizes and hashes.
+
+    Args:
+        folder: the checkpoint folder.
+        config: the model that the components belong to.
+        licence: of the weights, an SPDX name.
+        source: where the weights come from, one sentence.
+        training: free facts about how they were trained (data, steps, hours).
+        origins: facts about each file that they were made of: its name, address, licence.
+    """
+    files = sorted(
+        path
+        for name in COMPONENTS
+        for path in (folder / name).glob("*")
+        if path.suffix in (".json", ".safetensors")
+    )
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "preset": config.preset,
+        "licence": licence,
+        "source": source,
+        "training": training or {},
+        "origins": list(origins),
+        "config": to_dict(config),
+        "files": {
+            path.relative_to(folder).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            for path in files
+        },
+    }
+    temporary = folder / f"{MANIFEST}.partial"
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / MANIFEST)
+
+
+def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
+    """Name the networks that making a video takes, in the order of `COMPONENTS`.
+
+    Args:
+        config: the model.
+        guide: whether autoguidance is on, so that the weaker network is needed too.
+    """
+    wanted = {"keyframe_unet", "interpolation_unet", "vae", *encoder_names(config)}
+    if guide:
+        wanted.add("interpolation_guide")
+    return tuple(name for name in COMPONENTS if name in wanted)
+
+
+def encoder_names(config: ModelConfig) -> tuple[str, ...]:
+    """Name the audio encoders that a model hears through, each once."""
+    return tuple(dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders)))
+
+
+def _construct(component: str, config: ModelConfig) -> Any:
+    # each library costs seconds to import, so only what is built is imported
+    if component in ("keyframe_unet", "interpolation_unet", "interpolation_guide"):
+        from keyface_cli.models.unet import VideoUNet
+
+        stage = "keyframes" if component == "keyframe_unet" else "interpolation"
+        return VideoUNet(**dataclasses.asdict(config.unet(stage)))
+    if component == "vae":
+        from diffusers import AutoencoderKLTemporalDecoder
+
+        return cast(Any, AutoencoderKLTemporalDecoder)(**config.vae)
+    if component == "wavlm":
+        from transformers import WavLMConfig, WavLMModel
+
+        return WavLMModel(WavLMConfig(**config.wavlm))
+    if component == "wav2vec2":
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+        return Wav2Vec2Model(Wav2Vec2Config(**config.wav2vec2))
+    if component == "beats":
+        from keyface_cli.models.beats import BEATs
+
+        return BEATs(**config.beats)
+    raise ConfigError(f"no such component: {component}", f"one of {', '.join(COMPONENTS)}")
+
+
+def _stem(component: str) -> str:
+    # the names under which transformers and diffusers look for weights
+    return "model" if component in SPEECH_ENCODERS else "diffusion_pytorch_model"
+
+
+def _check_tensors(reader: TensorReader, expected: dict[str, torch.Size]) -> None:
+    for problem, names in (
+        ("missing tensor", expected.keys() - reader.names),
+        ("unexpected tensor", reader.names - expected.keys()),
+    ):
+        if names:
+            raise WeightsError(f"{reader.path}: {problem}: {min(names)}", f"{len(names)} in all")
+    for name, shape in expected.items():
+        if reader.shape(name) != tuple(shape):
+            raise WeightsError(
+                f"{reader.file(name)}: tensor {name} has shape {reader.shape(name)}, "
+                f"not {tuple(shape)}"
+            )
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise WeightsError(f"missing file: {path}")
+    found = path.stat().st_size
+    if found != size:
+        raise WeightsError(f"the file is damaged: {path}", f"it has {found} bytes, not {size}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,368 @@
+"""The published files, fetched from their repositories and made into the model `keyface`.
+
+What is fetched stays under another name until its size and hash are right, and a fetch that was
+cut or killed goes on where it stopped. Nothing is fetched twice; nothing is run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from keyface_cli.checkpoints.installed import home
+from keyface_cli.errors import WeightsError
+
+Report = Callable[[str], None]
+
+PUBLISHED = "toninio19/keyface"
+TIMEOUT_S = 4.0  # for the first answer of the server
+SPARE_BYTES = 2**30  # left free on the disk
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Role:
+    """A file that the model is made of, and how to know it in its repository.
+
+    Args:
+        name: the field of `conversion.Sources`, or "field/file" for one file of a folder.
+        repository: owner and name.
+        expected: its path as the specification has it.
+        pattern: what its path has to look like where that path is absent.
+        licence: its origin's, where the repository is not its origin; with where to read it.
+    """
+
+    name: str
+    repository: str
+    expected: str
+    pattern: str
+    licence: tuple[str, str] | None = None
+
+
+_MICROSOFT = ("MIT", "https://github.com/microsoft/unilm/blob/master/LICENSE")
+_WAV2VEC2 = "facebook/wav2vec2-base-960h"
+_DIFFUSION = "stabilityai/stable-video-diffusion-img2vid"
+ROLES = (
+    Role(
+        "keyframe", PUBLISHED, "checkpoints/keyframe.pt", r"keyframes?[^/]*\.(pt|ckpt|safetensors)"
+    ),
+    Role(
+        "interpolation",
+        PUBLISHED,
+        "checkpoints/interpolation.pt",
+        r"interpolation(?!_?bad)[^/]*\.(pt|ckpt|safetensors)",
+    ),
+    Role(
+        "guide",
+        PUBLISHED,
+        "checkpoints/interpolation_bad.pt",
+        r"(interpolation_?)?bad[^/]*\.(pt|ckpt|safetensors)",
+    ),
+    Role("wavlm", PUBLISHED, "checkpoints/WavLM-Base+.pt", r"wavlm[^/]*\.(pt|ckpt)", _MICROSOFT),
+    Role("beats", PUBLISHED, "checkpoints/BEATs.pt", r"beats[^/]*\.(pt|ckpt)", _MICROSOFT),
+    Role("wav2vec2/config.json", _WAV2VEC2, "config.json", r"config\.json"),
+    Role(
+        "wav2vec2/weights",
+        _WAV2VEC2,
+        "model.safetensors",
+        r"(model\.safetensors|pytorch_model\.bin)",
+    ),
+    Role("vae/config.json", _DIFFUSION, "vae/config.json", r"vae/config\.json"),
+    Role(
+        "vae/weights",
+        _DIFFUSION,
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        r"vae/diffusion_pytorch_model[^/]*\.(safetensors|bin)",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file in a repository, at a fixed revision."""
+
+    role: Role
+    path: str
+    revision: str
+    size: int
+    sha256: str | None  # of large files; the repository does not say that of small ones
+    licence: str
+    licence_url: str
+
+
+def find(revision: str | None = None, roles: tuple[Role, ...] = ROLES) -> list[Found]:
+    """List the repositories and match their files to roles.
+
+    Args:
+        revision: branch, tag or commit of the model's own repository; None is its newest.
+        roles: what to look for.
+
+    Raises:
+        WeightsError: no connection, a repository is absent, gated or has no file for a role.
+    """
+    listings = {
+        repository: _list(repository, revision if repository == PUBLISHED else None)
+        for repository in dict.fromkeys(role.repository for role in roles)
+    }
+    return [_match(role, listings[role.repository]) for role in roles]
+
+
+def fetch(found: list[Found], folder: Path, report: Report = lambda line: None) -> dict[str, Path]:
+    """Fetch files into a folder; those that are there and right are left alone.
+
+    Args:
+        found: as from `find`.
+        folder: made where it is missing.
+        report: told in a line what is fetched.
+
+    Returns:
+        For each role's name the file.
+
+    Raises:
+        WeightsError: no connection, no space, or a file that is not the one listed.
+    """
+    paths = {file.role.name: _place(folder, file) for file in found}
+    missing = [file for file in found if not _is_there(paths[file.role.name], file)]
+    _require_space(folder, sum(file.size for file in missing) + sum(file.size for file in found))
+    for file in missing:
+        report(f"fetching {file.path} of {file.role.repository}, {file.size / 1e6:,.0f} MB")
+        _fetch(file, paths[file.role.name])
+    return paths
+
+
+def origins(found: list[Found]) -> list[dict[str, Any]]:
+    """Return what is known about each file, for a model's manifest."""
+    return [
+        {
+            "role": file.role.name,
+            "repository": file.role.repository,
+            "file": file.path,
+            "revision": file.revision,
+            "bytes": file.size,
+            "sha256": file.sha256,
+            "licence": file.licence,
+            "licence_url": file.licence_url,
+        }
+        for file in found
+    ]
+
+
+def pull(revision: str | None, *, keep: bool, force: bool, report: Report) -> Path:
+    """Fetch and convert the published model into the folder of installed models.
+
+    Args:
+        revision: of the model's own repository; None is its newest.
+        keep: leave the fetched files where they are when the model is made.
+        force: make the model again where it is installed.
+        report: told in a line what happens.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        WeightsError: see `find`, `fetch` and `conversion.convert`.
+    """
+    target, downloads = home() / "models" / "keyface", home() / "downloads"
+    if target.exists() and not force:
+        raise WeightsError(f"installed already: {target}", "use --force to fetch it again")
+    found = find(revision)
+    for file in found:
+        report(
+            f"{file.role.name}: {file.role.repository}/{file.path}, licence {file.licence}, "
+            f"see {file.licence_url}"
+        )
+    paths = fetch(found, downloads, report)
+
+    from keyface_cli.checkpoints.convert import Sources, convert
+
+    sources = Sources(
+        paths["keyframe"],
+        paths["interpolation"],
+        paths["wavlm"],
+        paths["beats"],
+        paths["wav2vec2/weights"].parent,
+        paths["guide"],
+        paths["vae/weights"].parent,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    licence = "; ".join(sorted({f"{file.role.repository}: {file.licence}" for file in found}))
+    convert(sources, target, force=force, licence=licence, origins=origins(found), report=report)
+    if not keep:
+        shutil.rmtree(downloads, ignore_errors=True)
+    return target
+
+
+@dataclass(frozen=True)
+class _Listing:
+    repository: str
+    revision: str
+    files: dict[str, Any]  # path -> the hub's description
+    licence: str
+    url: str
+
+
+def _list(repository: str, revision: str | None) -> _Listing:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=_endpoint())
+    with _network(repository, revision):
+        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
+    card = info.card_data
+    licence = (card.get("license") if card is not None else None) or "not stated there"
+    return _Listing(
+        repository,
+        info.sha or revision or "main",
+        {file.rfilename: file for file in info.siblings or []},
+        str(licence),
+        f"{_endpoint()}/{repository}",
+    )
+
+
+def _match(role: Role, listing: _Listing) -> Found:
+    """Choose the file of a role: the expected path, else the only one that looks like it."""
+    pattern = re.compile(rf"(.*/)?{role.pattern}", re.IGNORECASE)
+    candidates = [path for path in listing.files if pattern.fullmatch(path)]
+    if role.expected in listing.files:
+        path = role.expected
+    elif candidates:
+        # several builds of one network: any will do, and the shortest name is the plainest
+        path = min(candidates, key=lambda name: (len(name), name))
+    else:
+        raise WeightsError(
+            f"{listing.url}: no file for {role.name}",
+            f"it holds {', '.join(sorted(listing.files)) or 'nothing'}; "
+            "fetch the files yourself and use keyface weights convert",
+        )
+    description = listing.files[path]
+    large = description.lfs
+    licence, url = role.licence or (listing.licence, listing.url)
+    return Found(
+        role,
+        path,
+        listing.revision,
+        int(description.size or (large.size if large else 0) or 0),
+        large.sha256 if large else None,
+        licence,
+        url,
+    )
+
+
+def _place(folder: Path, file: Found) -> Path:
+    # the revision is in the path, so that another one does not continue this one's bytes
+    return folder / file.role.repository.replace("/", "--") / file.revision[:12] / file.path
+
+
+def _is_there(path: Path, file: Found) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def _fetch(file: Found, path: Path) -> None:
+    """Fetch one file, going on from what an earlier run left."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    partial = path.with_name(f"{path.name}.partial")
+    url = hf_hub_url(file.role.repository, file.path, revision=file.revision, endpoint=_endpoint())
+    headers = build_hf_headers()
+    with _network(file.role.repository, file.revision, file.path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=_endpoint())
+        if urlparse(metadata.location).netloc != urlparse(url).netloc:
+            headers.pop("authorization", None)  # it is the hub's, not the store's
+        with partial.open("ab") as out:
+            done = out.tell()
+            if done > file.size:
+                out.truncate(0)
+                done = 0
+            http_get(
+                metadata.location,
+                out,
+                resume_size=done,
+                headers=headers,
+                expected_size=file.size,
+                displayed_filename=file.path,
+            )
+    if file.sha256 is not None and _sha256(partial) != file.sha256:
+        partial.unlink()
+        raise WeightsError(
+            f"{file.path} of {file.role.repository} is not the file that is listed there",
+            "its sha256 differs and it was dropped; run the command again",
+        )
+    os.replace(partial, path)
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed + SPARE_BYTES:
+        raise WeightsError(
+            f"not enough space in {place}: {free / 1e9:.1f} GB are free, "
+            f"{(needed + SPARE_BYTES) / 1e9:.1f} GB are needed for the files and the model",
+            "free some, or set KEYFACE_HOME to a folder on another disk",
+        )
+
+
+@contextmanager
+def _network(repository: str, revision: str | None = None, path: str = "") -> Iterator[None]:
+    """Turn what can go wrong between here and the hub into one line each."""
+    from huggingface_hub import errors
+
+    what = f"{repository}/{path}" if path else repository
+    page = f"{_endpoint()}/{repository}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"{what}: its owner asks you to accept a licence first",
+            f"do so at {page}, then run hf auth login and this command again",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(f"{what}: no such revision: {revision}", f"see {page}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"{what}: not found, or not for everyone",
+            f"see {page}; where you may read it, run hf auth login first",
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise WeightsError(f"{what}: no such file", f"see {page}") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "run hf auth login" if status in (401, 403) else "try again later"
+        raise WeightsError(f"{what}: the server answers {status}", hint) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise WeightsError(
+                f"the disk is full: {home()}",
+                "free some space and run the command again: it goes on where it stopped",
+            ) from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise WeightsError(f"cannot fetch {what}: {reason}", "run the command again") from error
+    except Exception as error:
+        # the library's HTTP client raises its own errors, and its name changes with releases
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore"):
+            raise
+        raise WeightsError(
+            f"cannot reach {_endpoint()}: {error}",
+            "check the connection and run the command again: it goes on where it stopped",
+        ) from error

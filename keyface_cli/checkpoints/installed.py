@@ -1,0 +1,49 @@
+"""Where models are installed, and which folder a name or a path means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keyface_cli.checkpoints.checkpoint import MANIFEST
+from keyface_cli.errors import WeightsError
+
+
+def resolve_model(model: str | Path | None) -> Path:
+    """Find the folder that a model's name means.
+
+    Args:
+        model: a folder; or a name, of the bundled model or of one in `home() / "models"`; or None,
+            the published model where it is installed and else the bundled one.
+
+    Raises:
+        WeightsError: there is no such folder or model.
+    """
+    if model is not None and Path(model).is_dir():
+        return Path(model)
+    named = installed_models()
+    if model is None:
+        model = "keyface" if "keyface" in named else "mini"
+    if str(model) not in named:
+        raise WeightsError(
+            f"no such model: {model}", f"name a model folder, or put it in {home() / 'models'}"
+        )
+    return named[str(model)]
+
+
+def installed_models() -> dict[str, Path]:
+    """Return every model that has a name, and its folder: installed ones, then the bundled."""
+    package = Path(__file__).parents[1]
+    models: dict[str, Path] = {}
+    for place in (home() / "models", package / "_weights", package.parent / "weights"):
+        for manifest in sorted(place.glob(f"*/{MANIFEST}")):
+            models.setdefault(manifest.parent.name, manifest.parent)
+    return models
+
+
+def home() -> Path:
+    """Return the folder for installed models: KEYFACE_HOME, else this system's user cache."""
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("KEYFACE_HOME")
+    return Path(chosen) if chosen else user_cache_path("keyface", appauthor=False)

@@ -1,0 +1,93 @@
+"""Whether a checkpoint folder is whole: hashes, shapes, numbers, and what its networks answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_components
+from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, ModelConfig
+from keyface_cli.device import memory_errors
+from keyface_cli.errors import WeightsError
+from keyface_cli.models.unet import Conditioning, VideoUNet
+
+LATENT_SIZE = 16  # at most, of the clip that a UNet is tried on
+BIG = 5e8  # parameters; networks beyond are tried in bfloat16, which takes half the memory
+
+
+def verify(checkpoint: Checkpoint) -> Iterator[str]:
+    """Check a folder as far as it can be checked without knowing what is right.
+
+    Yields:
+        One line for each thing that was found in order.
+
+    Raises:
+        WeightsError: a network is missing, a file differs from its recorded hash, a tensor is
+            missing, superfluous or of another shape, a number is none, or a network answers
+            something that is no number.
+        DeviceError: the memory does not suffice to try a network.
+    """
+    guided = checkpoint.config.sampling.autoguidance != 1
+    for name in needed_components(checkpoint.config, guide=guided):
+        if name not in checkpoint.components:
+            raise WeightsError(f"the model has no {name}: {checkpoint.folder}")
+    checkpoint.verify()
+    yield f"{len(checkpoint.manifest['files'])} files have their recorded sha256"
+    for name in checkpoint.components:
+        big = checkpoint.count(name) > BIG
+        with memory_errors(torch.device("cpu")), torch.inference_mode():
+            module = checkpoint.load(name, dtype=torch.bfloat16 if big else torch.float32)
+            _check_numbers(module, name)
+            answers = _try(module, name, checkpoint.config)
+        if not all(bool(answer.isfinite().all()) for answer in answers):
+            raise WeightsError(f"{name} answers NaN or infinity: {checkpoint.folder}")
+        count = sum(p.numel() for p in build(name, checkpoint.config, empty=True).parameters())
+        yield f"{name}: {count:,} parameters fit, are numbers and answer in numbers"
+
+
+def _check_numbers(module: nn.Module, component: str) -> None:
+    for name, tensor in module.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{component}: tensor {name} holds NaN or infinity")
+
+
+def _try(module: nn.Module, component: str, config: ModelConfig) -> list[Tensor]:
+    """Run a network once on a small input."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    dtype = next(module.parameters()).dtype
+    if component in ("wavlm", "wav2vec2"):
+        return [cast(Any, module)(0.1 * noise(1, SAMPLE_RATE // 5)).last_hidden_state]
+    if component == "beats":
+        return [cast(Tensor, module(0.1 * noise(1, SAMPLE_RATE // 5)))]
+    if component == "vae":
+        vae = cast(Any, module)
+        side = 2 ** len(config.vae["block_out_channels"])
+        picture = noise(1, config.vae["in_channels"], side, side).to(dtype)
+        latent = vae.encode(picture).latent_dist.mode()
+        return [latent, vae.decode(latent, num_frames=1).sample]
+    return [_try_unet(cast(VideoUNet, module), component, config, noise)]
+
+
+def _try_unet(unet: VideoUNet, component: str, config: ModelConfig, noise: Any) -> Tensor:
+    side, C = min(config.latent_size, LATENT_SIZE), config.latent_channels
+    pictures = 1 if component == "keyframe_unet" else 2
+    stage = "keyframes" if component == "keyframe_unet" else "interpolation"
+    anchored = config.parameterization == "anchored" and pictures == 2
+    given = Conditioning(
+        audio=noise(1, NUM_FRAMES, config.unet(stage).context_dim),
+        latents=noise(1, pictures, C, side, side),
+        emotion=torch.zeros(1, NUM_FRAMES, 2),
+        anchor=noise(1, NUM_FRAMES, C, side, side) if anchored else None,
+    )
+    changed = {}
+    if unet.missing_frame is not None:  # which has the size of the model's own latents
+        changed["missing_frame"] = unet.missing_frame[:, :side, :side]
+    x = noise(1, NUM_FRAMES, C, side, side)
+    return cast(Tensor, torch.func.functional_call(unet, changed, (x, torch.zeros(1), given)))

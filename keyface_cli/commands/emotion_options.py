@@ -1,0 +1,152 @@
+"""What the commands of `keyface emotion` share: their options, and how curves are read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from keyface_cli.commands import console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from keyface_cli.emotion import EmotionTrack
+    from keyface_cli.emotion.table import Style
+
+TimeFormat = Literal["time", "clock", "frame", "timecode"]
+CurveArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CURVE",
+        help='A CSV or JSON file, a name, or a curve in one line ("neutral@0 happy@3.5").',
+    ),
+]
+AudioOption = Annotated[
+    Path | None,
+    typer.Option("--audio", "-a", metavar="AUDIO", help="The recording that the curve belongs to."),
+]
+TimeOption = Annotated[
+    TimeFormat | None,
+    typer.Option(
+        "--time",
+        help="How times are written: seconds, minutes:seconds, frames at 25 fps, or timecode.",
+        show_default="as in the curve, else seconds",
+    ),
+]
+SeparatorOption = Annotated[
+    Literal["comma", "semicolon", "tab"] | None,
+    typer.Option(help="What stands between columns.", show_default="comma; tab for FILE.tsv"),
+]
+DecimalOption = Annotated[
+    Literal["point", "comma"],
+    typer.Option(help="The decimal mark: comma for spreadsheets in German, French, ..."),
+]
+_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+
+
+def read_curve(curve: str, waveform: NDArray[np.float32] | None) -> EmotionTrack:
+    """Read a curve in any form; `auto` needs the sound."""
+    from keyface_cli.emotion import AUTO, load_emotion
+    from keyface_cli.emotion.voice import estimate
+
+    if curve.strip().lower() != AUTO:
+        return load_emotion(curve)
+    if waveform is None:
+        raise typer.BadParameter("auto needs the recording: --audio AUDIO")
+    console.say("an estimate from the voice: arousal only, valence is left at 0")
+    return estimate(waveform)
+
+
+def read_styled_curve(
+    curve: str, audio: Path | None, tolerance: float
+) -> tuple[EmotionTrack, Style | None]:
+    """Read a curve and how its file is written, or a capture."""
+    from keyface_cli.emotion.captured import capture_of, read_captured
+    from keyface_cli.emotion.load import read_styled, read_text
+    from keyface_cli.emotion.thin import resample, smooth, thin
+
+    if not os.path.isfile(curve):
+        return read_curve(curve, sound_of(audio)), None
+    text = read_text(Path(curve))
+    if capture_of(text) is None:
+        return read_styled(Path(curve))
+    captured = read_captured(text, curve)
+    console.say(f"{captured.source}: valence and arousal are guessed from the face's muscles")
+    times, values = resample(captured.times, captured.values)
+    return thin(times, smooth(values, 3.0), tolerance), None
+
+
+def style_for(
+    output: Path | None,
+    time: str,
+    separator: str | None = None,
+    decimal: str = "point",
+    base: Style | None = None,
+) -> Style:
+    """Return how to write a table: the options, then the file's name, then what was read.
+
+    Raises:
+        typer.BadParameter: a decimal comma between commas.
+    """
+    from dataclasses import replace
+
+    from keyface_cli.emotion.table import Style
+
+    style = base or Style()
+    suffix = "" if output is None else output.suffix.lower()
+    mark = _SEPARATORS[separator] if separator else "\t" if suffix == ".tsv" else ","
+    point = "," if decimal == "comma" else "."
+    if point == mark:
+        raise typer.BadParameter("with a decimal comma, take --separator semicolon or tab")
+    return replace(style, time=time, separator=mark, decimal=point)
+
+
+def say_rounding(track: EmotionTrack, time: str) -> None:
+    """Warn where keys cannot stay at their times."""
+    if time in ("frame", "timecode"):
+        moved = sum(abs(key.time_s * 25 - round(key.time_s * 25)) > 1e-6 for key in track.keys)
+        if moved:
+            console.report("warning", f"{moved} of {len(track.keys)} keys moved to a whole frame")
+
+
+def is_json(path: Path) -> bool:
+    """Say whether a file's name asks for JSON."""
+    return path.suffix.lower() == ".json"
+
+
+def sound_of(audio: Path | None) -> NDArray[np.float32] | None:
+    """Read a recording, where one is named: (S,) at 16 kHz."""
+    if audio is None:
+        return None
+    from keyface_cli.media.audio import load_waveform
+
+    return load_waveform(audio)
+
+
+def frames_of(waveform: NDArray[Any]) -> int:
+    """Return how many video frames cover a waveform."""
+    from keyface_cli.media.audio import count_frames
+
+    return count_frames(len(waveform))
+
+
+def terminal_width() -> int:
+    """Return how many characters wide a plot is."""
+    return max(60, min(160, shutil.get_terminal_size((100, 24)).columns))
+
+
+def show_plot(text: str) -> None:
+    """Print a plot; what the terminal has no character for becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "replace").decode(encoding))
+
+
+def with_colour() -> bool:
+    """Say whether a plot on stdout is coloured."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -1,0 +1,169 @@
+"""`keyface emotion edit`, `extract`, `measure`: curves drawn, taken from a film, followed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keyface_cli.commands import console, options
+from keyface_cli.commands.emotion_options import TimeOption, is_json, style_for
+
+
+def extract(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A performance: one face.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="CURVE", help="The CSV or JSON to write.")
+    ],
+    model: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.onnx", help="EmotiEffLib's enet_b0_8_va_mtl.onnx, from its GitHub page."
+        ),
+    ],
+    dense: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write what was read of every frame, too."),
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Seconds that are averaged.")
+    ] = 0.25,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How far the keys may be off.")
+    ] = 0.08,
+    time: TimeOption = "time",
+    force: options.ForceOption = False,
+) -> None:
+    """Make a curve of a filmed performance: its valence and arousal, thinned to a few keys."""
+    import numpy as np
+
+    from keyface_cli.emotion.film import fill_and_smooth, read_performance
+    from keyface_cli.emotion.thin import every, thin
+    from keyface_cli.emotion.write import check_free, save_text, write_json, write_table
+
+    targets = [output] if dense is None else [output, dense]
+    for target in targets:
+        check_free(target, force=force, inputs=[video, model])
+    with console.waiting("reading faces"):
+        found = read_performance(video, model)
+    unseen = int(np.isnan(found).any(axis=1).sum())
+    if unseen:
+        console.report("warning", f"no face is seen in {unseen} of {len(found)} frames: filled in")
+    times = np.arange(len(found)) / 25
+    style = style_for(output, time or "time")
+    if dense is not None:
+        table = write_table(every(times, fill_and_smooth(found, 0.0)), style_for(dense, "frame"))
+        save_text(dense, table, force=force)
+    track = thin(times, fill_and_smooth(found, smoothing), tolerance)
+    text = write_json(track, style.time) if is_json(output) else write_table(track, style)
+    save_text(output, text, force=force)
+    console.say(f"{len(track.keys)} keys of {len(found)} frames")
+    typer.echo(output)
+
+
+def edit(
+    curve: Annotated[
+        Path, typer.Argument(metavar="CURVE", help="The CSV or JSON file; made where missing.")
+    ],
+    audio: Annotated[
+        Path, typer.Option("--audio", "-a", metavar="AUDIO", help="The recording it belongs to.")
+    ],
+    browser: Annotated[
+        bool, typer.Option(help="Open the page; its address is printed in any case.")
+    ] = True,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page.", show_default="a free one")
+    ] = 0,
+) -> None:
+    """Draw a curve over the sound, in a page that only this machine can open."""
+    import tempfile
+    import webbrowser
+
+    import soundfile
+
+    from keyface_cli.config import SAMPLE_RATE
+    from keyface_cli.emotion.editor import Editor
+    from keyface_cli.emotion.write import check_free
+    from keyface_cli.media.audio import load_waveform
+
+    check_free(curve, force=True, inputs=[audio])
+    waveform = load_waveform(audio)
+    with tempfile.TemporaryDirectory(prefix="keyface-") as folder:
+        sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
+        soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")
+        editor = Editor(curve, waveform, sound)
+        with editor.page(port=port) as page:
+            console.say(f"editing {curve}: {page.url} (Ctrl-C ends it)")
+            if browser:
+                webbrowser.open(page.url)
+            page.serve()
+    if editor.saves:
+        typer.echo(curve)
+
+
+def measure(
+    model: options.ModelOption = None,
+    heads: Annotated[int, typer.Option(min=1, help="How many held-out avatars.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="Length of each clip.")] = 4.0,
+    scenes_seed: Annotated[
+        int, typer.Option(min=1, help="Which sentences and heads; training uses none of them.")
+    ] = 1,
+    seed: options.SeedOption = 0,
+    reader_file: Annotated[
+        Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
+    ] = Path("reader.safetensors"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE.png", help="Frames of the first head, a row a mood."
+        ),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure whether a model's faces follow a curve, and whether their lips still do the sound.
+
+    Needs flite, espeak-ng and festival, which speak the held-out sentences.
+    """
+    from keyface_cli.emotion.write import check_free
+
+    if output is not None:
+        check_free(output, force=force)
+    from PIL import Image
+
+    from keyface_cli.evaluation.avatars import moods
+    from keyface_cli.evaluation.avatars.measure import Material
+    from keyface_cli.evaluation.avatars.reader import load_or_train
+    from keyface_cli.pipeline import KeyFacePipeline
+    from keyface_cli.stream import GenerationOptions
+
+    pipeline = KeyFacePipeline.load(model, device, dtype)
+    console.say(f"model: {pipeline.checkpoint.folder}")
+    reader = load_or_train(reader_file)
+    shown: dict[str, Any] = {}
+
+    def keep(index: int, mood: str, frames: Any) -> None:
+        if index == 0:
+            shown[mood] = frames
+
+    results = []
+    material = Material(heads, seconds, scenes_seed)
+    for result in moods.evaluate(pipeline, reader, material, GenerationOptions(seed), keep):
+        results.append(result)
+        console.say(
+            f"head {result.index + 1} of {heads} ({result.voice}): smile follows valence "
+            f"{result.valence:.3f}, brow arousal {result.arousal:.3f}"
+        )
+        if output is not None and result.index == 0:
+            Image.fromarray(moods.sheet(shown)).save(output)
+    summary = moods.summarise(results)
+    if as_json:
+        typer.echo(json.dumps({"summary": summary, "heads": [asdict(r) for r in results]}))
+        return
+    for name, value in summary.items():
+        typer.echo(f"{name}: {value:.3f}")

@@ -1,0 +1,186 @@
+"""Take the valence and arousal of a performance from its video, frame by frame.
+
+The network is EmotiEffLib's (Savchenko, 2023, "Facial expression recognition with adaptive frame
+rate based on multiple testing correction"), in ONNX: a face of 224 x 224 pixels, normalised as
+ImageNet is, becomes the scores of eight emotions, then valence and arousal.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keyface_cli.config import FPS
+from keyface_cli.emotion.speech_model import open_onnx, run_onnx
+from keyface_cli.emotion.thin import smooth
+from keyface_cli.errors import EmotionError
+from keyface_cli.media.faces import Face, find_faces
+from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+
+WHERE = "https://github.com/sb-ai-lab/EmotiEffLib, models/affectnet_emotions/onnx"
+SIDE = 224
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+_OUTPUTS = 10  # eight scores, valence, arousal
+_LOOK_EVERY = 5  # frames: faces are looked for so often, and moved to in between
+_WIDEST = 960  # pixels of a frame that is looked at
+_STEADY = 2.0  # looks over which a face's box is averaged
+
+Box = tuple[float, float, float, float]
+
+
+def read_performance(
+    video: Path, model: Path, progress: Callable[[int], None] | None = None
+) -> NDArray[np.float64]:
+    """Read valence and arousal of the largest face in every frame.
+
+    Args:
+        video: whatever ffmpeg reads; it is resampled to 25 frames a second.
+        model: enet_b0_8_va_mtl.onnx, or a network of the same inputs and outputs.
+        progress: called with the number of frames done.
+
+    Returns:
+        (N, 2) in [-1, 1], NaN where no face is seen.
+
+    Raises:
+        EmotionError: the video or the model cannot be used, or no face is ever seen.
+        VideoError: there is no ffmpeg.
+    """
+    session = open_onnx(model, "EmotiEffLib's valence and arousal model")
+    values: list[tuple[float, float]] = []
+    group: list[NDArray[np.uint8]] = []
+    before: Box | None = None
+    for frame in _frames(video):
+        group.append(frame)
+        if len(group) == _LOOK_EVERY:
+            before = _read_group(session, model, group, before, values)
+            group = []
+            if progress is not None:
+                progress(len(values))
+    if group:
+        _read_group(session, model, group, before, values)
+    found = np.array(values).reshape(-1, 2)
+    if not len(found):
+        raise EmotionError(f"{video}: holds no picture")
+    if not np.isfinite(found).any():
+        raise EmotionError(f"{video}: no face is seen in {len(found)} frames")
+    return np.asarray(np.clip(found, -1.0, 1.0))
+
+
+def fill_and_smooth(track: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    """Fill gaps (NaN) from the frames beside and average over time.
+
+    Args:
+        track: (N, 2) at 25 a second, with a number somewhere.
+        seconds: standard deviation of the average; 0 only fills the gaps.
+    """
+    seen = np.asarray(np.isfinite(track).all(axis=1))
+    return smooth(np.where(seen[:, None], track, 0.0), seconds * FPS, seen.astype(np.float64))
+
+
+def _read_group(
+    session: object,
+    model: Path,
+    frames: list[NDArray[np.uint8]],
+    before: Box | None,
+    values: list[tuple[float, float]],
+) -> Box | None:
+    """Read frames between two looks; return the box at the end, None where no face is seen."""
+    faces = find_faces(Image.fromarray(frames[-1]))
+    if not faces:
+        values.extend([(float("nan"), float("nan"))] * len(frames))
+        return None
+    box = _square(max(faces, key=lambda face: face.box[2] * face.box[3]))
+    start = before or box
+    if before is not None and abs(box[0] - start[0]) < box[2] / 2:  # the same face, no cut
+        blend = 1 / _STEADY
+        box = _mix(start, box, blend)
+    else:
+        start = box
+    for i, frame in enumerate(frames, start=1):
+        pixels = _prepare(frame, _mix(start, box, i / len(frames)))
+        outputs = run_onnx(session, model, pixels[None])
+        scores = next((o for o in outputs if o.shape == (1, _OUTPUTS)), None)
+        if scores is None:
+            shapes = ", ".join(str(list(output.shape)) for output in outputs)
+            raise EmotionError(
+                f"{model}: not EmotiEffLib's valence and arousal model: its outputs are {shapes}",
+                f"enet_b0_8_va_mtl.onnx gives (1, {_OUTPUTS}); it is at {WHERE}",
+            )
+        valence, arousal = scores[0, -2:].tolist()
+        values.append((valence, arousal))
+    return box
+
+
+def _square(face: Face) -> Box:
+    """Return the middle and the sides of a face's box."""
+    left, top, width, height = face.box
+    return left + width / 2, top + height / 2, float(width), float(height)
+
+
+def _mix(one: Box, other: Box, share: float) -> Box:
+    a, b, c, d = (p + share * (q - p) for p, q in zip(one, other, strict=True))
+    return a, b, c, d
+
+
+def _prepare(frame: NDArray[np.uint8], box: Box) -> NDArray[np.float32]:
+    """Cut a face out and normalise it: (3, 224, 224)."""
+    x, y, width, height = box
+    edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    face = Image.fromarray(frame).resize(
+        (SIDE, SIDE), Image.Resampling.BILINEAR, box=_inside(edges, frame.shape)
+    )
+    pixels = (np.asarray(face, np.float32) / 255 - _MEAN) / _DEVIATION
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _inside(edges: Box, shape: tuple[int, ...]) -> Box:
+    """Clip left, top, right and bottom to a picture, at least a pixel wide and high."""
+    left, top = (float(np.clip(edges[i], 0, shape[1 - i] - 1)) for i in (0, 1))
+    right = float(np.clip(edges[2], left + 1, shape[1]))
+    bottom = float(np.clip(edges[3], top + 1, shape[0]))
+    return left, top, right, bottom
+
+
+def _frames(video: Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield a video's frames at 25 a second, at most 960 pixels wide: (H, W, 3) RGB."""
+    if not video.is_file():
+        raise EmotionError(f"{video}: no such video file")
+    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
+    command += ["-i", file_url(video), "-map", "0:v:0", "-vf"]
+    command += [f"fps={FPS},scale='min({_WIDEST},iw)':-2", "-c:v", "ppm", "-f", "image2pipe", "-"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+        assert process.stdout is not None
+        try:
+            while (frame := _read_ppm(process.stdout)) is not None:
+                yield frame
+            if process.wait() != 0:
+                log.seek(0)
+                said = last_words(log.read().decode("utf-8", "replace"))
+                raise EmotionError(f"{video}: not a video that can be read: {said}")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
+    """Read a picture as ffmpeg writes it: "P6", width and height, 255, each ended by a space."""
+    if not pipe.readline():
+        return None
+    width, height = map(int, pipe.readline().split())
+    pipe.readline()
+    data = pipe.read(3 * width * height)
+    if len(data) < 3 * width * height:
+        return None
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)

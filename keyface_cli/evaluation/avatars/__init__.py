@@ -1,0 +1,1 @@
+"""Measurements on drawn avatars, whose true faces are known."""

@@ -1,0 +1,149 @@
+"""The report of `keyface evaluate avatars`: tables, a contact sheet, plots, the worst clips."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keyface_cli.evaluation.avatars.measure import (
+    FIGURES,
+    ClipResult,
+    of_truth,
+    spread,
+    strip,
+    summarise,
+    write_csv,
+)
+from keyface_cli.evaluation.avatars.vocal import Naming
+
+SHEET_CLIPS, WORST = 12, 5
+THUMB = 96  # height of a frame on the contact sheet
+BINS = 20
+
+
+class Report:
+    """Gathers the figures of clips and writes them as files.
+
+    Args:
+        folder: to write into, made where it is missing; None keeps the figures only.
+        reader_accuracy: R^2 of the reader, by control.
+    """
+
+    def __init__(self, folder: Path | None, reader_accuracy: dict[str, float]) -> None:
+        self.folder = folder
+        self.reader_accuracy = reader_accuracy
+        self.results: list[ClipResult] = []
+        self.namings: list[Naming] = []
+        self._sheet: list[NDArray[np.uint8]] = []
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, result: ClipResult, frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+        """Take in a clip; its frames are drawn and dropped."""
+        self.results.append(result)
+        if self.folder is None:
+            return
+        both = Image.fromarray(np.concatenate([strip(frames), strip(truth)]))
+        both.save(self.folder / f"{result.index:03d}.png")
+        if len(self._sheet) < SHEET_CLIPS:
+            self._sheet.append(
+                np.asarray(both.resize((both.width * 2 * THUMB // both.height, 2 * THUMB)))
+            )
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Return {median, low10, n} of each figure that any clip has."""
+        named = [float(naming.generated == naming.kind) for naming in self.namings]
+        summary = summarise(self.results)
+        if named:
+            # a clip is right or wrong: the share is the mean, not the median
+            kinds = sorted({naming.kind for naming in self.namings})
+            each = [np.mean([n.generated == k for n in self.namings if n.kind == k]) for k in kinds]
+            summary["nsv_accuracy"] = spread([float(share) for share in each]) | {
+                "mean": float(np.mean(named)),
+                "n": len(named),
+            }
+        return summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values: figures at the top level, then what they are from."""
+        return {
+            **self.summary(),
+            "truth": of_truth(self.results),
+            "nsv": self.naming_shares(),
+            "reader_r2": self.reader_accuracy,
+            "worst": [result.index for result in self._worst()],
+            "clips": [_plain(asdict(result)) for result in self.results],
+            "vocal_clips": [asdict(naming) for naming in self.namings],
+        }
+
+    def naming_shares(self) -> dict[str, float]:
+        """Return the share of vocal clips named right: of truth, generated, and without BEATs."""
+        return {
+            which: float(np.mean([getattr(n, which) == n.kind for n in self.namings]))
+            for which in ("truth", "generated", "deaf")
+            if self.namings
+        }
+
+    def write(self) -> None:
+        """Write tables (CSV), `report.json`, the contact sheet and the plots (PNG)."""
+        if self.folder is None:
+            return
+        write_csv(self.folder / "clips.csv", self.results)
+        (self.folder / "report.json").write_text(
+            json.dumps(self.to_dict(), indent=1), encoding="utf-8"
+        )
+        rows = [
+            f"{k},{v['median']:.4f},{v['low10']:.4f},{v['n']}" for k, v in self.summary().items()
+        ]
+        (self.folder / "summary.csv").write_text(
+            "\n".join(["figure,median,low10,n", *rows, ""]), encoding="utf-8"
+        )
+        if self._sheet:
+            Image.fromarray(np.concatenate(self._sheet)).save(self.folder / "sheet.png")
+        _plot(self.folder / "spread.png", self.results)
+        if self.namings:
+            pairs = Counter((n.kind, n.generated) for n in self.namings)
+            lines = [f"{kind},{named},{count}" for (kind, named), count in sorted(pairs.items())]
+            (self.folder / "vocal.csv").write_text(
+                "\n".join(["kind,named,clips", *lines, ""]), encoding="utf-8"
+            )
+
+    def _worst(self) -> list[ClipResult]:
+        """The clips to look at first."""
+        return sorted(self.results, key=lambda result: result.lip_sync)[:WORST]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        k: _plain(v) if isinstance(v, dict) else None if isinstance(v, float) and v != v else v
+        for k, v in row.items()
+    }
+
+
+def _plot(path: Path, results: list[ClipResult]) -> None:
+    """Draw how every figure is spread over the clips."""
+    from matplotlib.figure import Figure
+
+    shown = [
+        (name, values)
+        for name in FIGURES
+        if (values := [v for r in results if (v := float(getattr(r, name))) == v])
+    ]
+    columns = 4
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * rows), layout="constrained")
+    for i, (name, values) in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.hist(values, bins=min(BINS, len(values)))
+        axes.axvline(float(np.median(values)), color="black")
+        axes.set_title(f"{name}, median {np.median(values):.3g}", fontsize=8)
+        axes.tick_params(labelsize=7)
+    figure.savefig(path, dpi=100)

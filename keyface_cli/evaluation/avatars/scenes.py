@@ -1,0 +1,97 @@
+"""Held-out scenes of drawn avatars as files: what a model is given, and what it should have made.
+
+The scenes are those of `avatars.evaluate` with the same seed; no training has seen them.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars.pictures import render_uint8
+from keyface_cli.avatars.scene import random_scene
+from keyface_cli.config import FPS, SAMPLE_RATE
+from keyface_cli.errors import KeyFaceError
+from keyface_cli.evaluation.avatars.measure import SEED_STRIDE
+from keyface_cli.output.formats import SoundTrack
+from keyface_cli.output.writer import VideoWriter
+
+FOLDERS = ("portraits", "sounds", "emotions", "reference")
+
+
+def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int) -> Iterator[Path]:
+    """Write portraits/NNN.png, sounds/NNN.wav, emotions/NNN.csv and reference/NNN.mp4.
+
+    A scene whose video is there already is left alone, so that a stopped run can go on. Besides,
+    `jobs.csv` lists all of them for `keyface batch`, with the whole portrait as the crop, so that
+    results lie where the reference does.
+
+    Args:
+        folder: made where it is missing.
+        clips: how many scenes.
+        seconds: length of each.
+        size: of the picture, in pixels, even.
+        seed: of the scenes and heads.
+
+    Yields:
+        The reference video of each scene, as it is done.
+
+    Raises:
+        KeyFaceError: a synthesiser is missing, or the folder cannot be written to.
+    """
+    people = identity.sample_identities(clips, torch.Generator().manual_seed(seed))
+    try:
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _write_jobs(folder / "jobs.csv", clips)
+        for i in range(clips):
+            video = folder / "reference" / f"{i:03d}.mp4"
+            if not video.exists():
+                _write_scene(folder, i, identity.select(people, [i]), seconds, size, seed)
+            yield video
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise KeyFaceError(f"{folder}: cannot be written to: {reason}") from error
+
+
+def _write_scene(
+    folder: Path, index: int, who: identity.Identity, seconds: float, size: int, seed: int
+) -> None:
+    scene = random_scene(seed * SEED_STRIDE + index, held_out=True, duration_s=seconds)
+    count = len(scene.rig)
+    name = f"{index:03d}"
+    portrait = render_uint8(who, torch.tensor([rig.REST]), size)[0]
+    Image.fromarray(portrait).save(folder / "portraits" / f"{name}.png")
+    sound = folder / "sounds" / f"{name}.wav"
+    soundfile.write(sound, scene.waveform.numpy(), SAMPLE_RATE)
+    _write_curve(folder / "emotions" / f"{name}.csv", scene.emotion.numpy())
+    video = folder / "reference" / f"{name}.mp4"
+    track = SoundTrack(sound)
+    with VideoWriter(video, num_frames=count, size=(size, size), sound=track) as writer:
+        writer.write(render_uint8(identity.select(who, [0] * count), scene.rig, size))
+
+
+def _write_jobs(path: Path, clips: int) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("portrait", "audio", "emotion", "crop", "output"))
+        for name in (f"{i:03d}" for i in range(clips)):
+            files = (f"portraits/{name}.png", f"sounds/{name}.wav", f"emotions/{name}.csv")
+            writer.writerow((*files, "none", f"{name}.mp4"))
+
+
+def _write_curve(path: Path, emotion: NDArray[np.float32]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("time", "valence", "arousal"))
+        for frame, (valence, arousal) in enumerate(emotion):
+            writer.writerow((f"{frame / FPS:.2f}", f"{valence:.4f}", f"{arousal:.4f}"))

@@ -1,0 +1,1 @@
+"""One metric a module: what it measures, and of whom."""

@@ -1,0 +1,81 @@
+"""Motion smoothness as VBench defines it: a trained network predicts every second frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keyface_cli.errors import WeightsError
+from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
+from keyface_cli.evaluation.metrics.fidelity import to_tensor
+from keyface_cli.evaluation.networks.loading import load_torchscript
+
+_DIVISOR = 16  # sides are padded to a multiple
+
+
+class MotionSmoothness(Measure):
+    """(255 - mean |odd frame - its interpolation|) / 255.
+
+    Args:
+        weights: AMT-S as TorchScript: two pictures (1, 3, H, W) RGB in [0, 1] and the time
+            (1, 1, 1, 1) to the picture between, or to a dictionary with it as `imgt_pred`.
+        device: where to compute.
+    """
+
+    name = "motion"
+    columns = (Column("motion_smoothness", "Motion smoothness", "higher", 4),)
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        self._path, self._device = weights, device
+        self._network = load_torchscript(weights, device)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the definition."""
+        return {"definition": "VBench motion smoothness with AMT-S, full resolution"}
+
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+        self._before: list[Frames] = []
+        self._errors: list[float] = []
+
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+        for frame in block.generated:
+            self._before.append(frame)
+            if len(self._before) == 3:
+                a, b, c = self._before
+                middle = self._between(a, c)
+                self._errors.append(float(np.abs(middle.astype(int) - b).mean()))
+                self._before = [c]
+
+    def end(self) -> Figures:
+        """Finish the clip."""
+        if not self._errors:
+            return self.unscored("fewer than 3 frames")
+        return Figures({"motion_smoothness": (255 - float(np.mean(self._errors))) / 255})
+
+    @torch.inference_mode()
+    def _between(self, a: Frames, c: Frames) -> Frames:
+        h, w = a.shape[:2]
+        down, right = -h % _DIVISOR, -w % _DIVISOR
+        edges = (right // 2, right - right // 2, down // 2, down - down // 2)
+        pair = [
+            F.pad(to_tensor(x[None], self._device).float() / 255, edges, mode="replicate")
+            for x in (a, c)
+        ]
+        try:
+            out = self._network(*pair, torch.full((1, 1, 1, 1), 0.5, device=self._device))
+            middle: Tensor = out["imgt_pred"] if isinstance(out, dict) else out
+            middle = middle[:, :, edges[2] : edges[2] + h, edges[0] : edges[0] + w]
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"{self._path}: is no interpolation network: {str(error).splitlines()[-1]}",
+                "it takes two pictures and a time, and gives the picture between",
+            ) from error
+        # cut, not rounded, to bytes: as VBench does
+        return (middle[0] * 255).clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()

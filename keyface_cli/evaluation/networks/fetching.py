@@ -1,0 +1,129 @@
+"""Fetches the public networks behind the metrics; their licences and hashes stand beside them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keyface_cli.checkpoints import download
+from keyface_cli.errors import WeightsError
+from keyface_cli.evaluation.networks.weights import METRIC_WEIGHTS, MetricWeights, fingerprint
+
+RECORD = "weights.json"
+_CLIP = "openai/clip-vit-large-patch14"
+_CLIP_ROLES = (
+    download.Role("config.json", _CLIP, "config.json", r"config\.json"),
+    download.Role(
+        "weights", _CLIP, "model.safetensors", r"(model\.safetensors|pytorch_model\.bin)"
+    ),
+)
+
+
+def pull_metrics(
+    folder: Path,
+    *,
+    force: bool = False,
+    report: download.Report = lambda line: None,
+    wanted: Sequence[MetricWeights] = METRIC_WEIGHTS,
+) -> list[str]:
+    """Fetch what is public and not there yet; one that fails does not stop the others.
+
+    Args:
+        folder: made where it is missing.
+        force: fetch again what is there.
+        report: told in a line what happens, licence included.
+        wanted: which networks.
+
+    Returns:
+        What could not be fetched, a line each; those that are not public are reported only.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    failures = []
+    for weights in wanted:
+        target = folder / weights.file
+        if not weights.url:
+            report(f"{weights.name}: not public: {weights.what}; {weights.hint}")
+            continue
+        if target.exists() and not force:
+            report(f"{weights.name}: is there: {target}")
+            continue
+        report(f"{weights.name}: {weights.what}, {weights.url}, licence {weights.licence}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if weights.name == "clip":
+                _fetch_clip(folder, target, report)
+            else:
+                _fetch(weights, target)
+            _record(folder, weights, target)
+        except WeightsError as error:
+            failures.append(f"{weights.name}: {error}")
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            reason = "the disk is full" if full else error.strerror or str(error)
+            raise WeightsError(f"{folder}: cannot be written to: {reason}") from error
+    return failures
+
+
+def _fetch_clip(folder: Path, target: Path, report: download.Report) -> None:
+    place = folder / ".clip"
+    paths = download.fetch(download.find(roles=_CLIP_ROLES), place, report)
+    part = folder / f".{target.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for path in paths.values():
+        path.rename(part / path.name)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _fetch(weights: MetricWeights, target: Path) -> None:
+    """Fetch a file, going on from what an earlier run left, and check its hash."""
+    from huggingface_hub.file_download import http_get
+
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        with partial.open("ab") as out:
+            http_get(weights.url, out, resume_size=out.tell(), displayed_filename=target.name)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        # a server that refuses to go on may hold another file by now
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 416 or not partial.stat().st_size:
+            partial.unlink(missing_ok=True)
+        reason = f"the server answers {status}" if status else str(error).splitlines()[0]
+        raise WeightsError(f"cannot fetch {weights.url}: {reason}") from error
+    fingerprint.cache_clear()
+    if weights.sha256 and not fingerprint(partial).startswith(weights.sha256):
+        found = fingerprint(partial)[:16]
+        partial.unlink()
+        raise WeightsError(
+            f"{weights.url}: sha256 {found}..., expected {weights.sha256[:16]}: dropped"
+        )
+    os.replace(partial, target)
+
+
+def _record(folder: Path, weights: MetricWeights, target: Path) -> None:
+    """Keep where a file came from, under which licence, and its hash."""
+    path = folder / RECORD
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    known[weights.name] = {
+        "file": weights.file,
+        "url": weights.url,
+        "licence": weights.licence,
+        "sha256": fingerprint(target),
+    }
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""A user study: pairs of clips, the page that shows them, and what the votes say."""

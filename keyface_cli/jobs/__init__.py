@@ -1,0 +1,1 @@
+"""Videos to make: one or a whole table of them, resumed where they ended."""

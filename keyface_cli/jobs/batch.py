@@ -1,0 +1,292 @@
+"""Many jobs: the file that lists them, what is made already, and the report of each."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.errors import JobError, KeyFaceError, VideoError
+from keyface_cli.jobs.job import Job, digest, recipe
+from keyface_cli.ledger import file_hash
+
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mov", ".webm", ".mkv")
+FIELDS = ("row", "status", "error", "seconds", "output", "sha256", "portrait", "audio")
+_TRUE, _FALSE = {"true", "yes", "1", "x"}, {"false", "no", "0"}
+
+
+@dataclass
+class Row:
+    """One line of a batch, and what became of it.
+
+    `status` is "pending", "running", "done", "skipped", "failed" or "interrupted"; `seconds` how
+    long it took.
+    """
+
+    row: int
+    values: dict[str, str]
+    job: Job | None = None
+    status: str = "pending"
+    error: str = ""
+    seconds: float = 0.0
+    output: str = ""
+    sha256: str = ""
+    portrait: str = field(init=False, default="")
+    audio: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.portrait, self.audio = self.values.get("portrait", ""), self.values.get("audio", "")
+
+    def fail(self, error: BaseException) -> None:
+        """Take note of why the row could not be made."""
+        hint = getattr(error, "hint", None)
+        message = (
+            str(error) if isinstance(error, KeyFaceError) else f"{type(error).__name__}: {error}"
+        )
+        self.error = " ".join(f"{message} ({hint})".split() if hint else message.split())
+        self.status = "failed"
+
+    def described(self) -> dict[str, Any]:
+        """Return the row of the report."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+def read_jobs(path: Path, common: Mapping[str, str], folder: Path | None) -> list[Row]:
+    """Read a CSV of jobs: a header, then a row for each video.
+
+    The columns are portrait, audio, output and any option of `animate` by its name; an empty cell
+    leaves the option out. Commas, semicolons or tabs separate; files are relative to the CSV's
+    folder. A row that is no job is a failed row.
+
+    Args:
+        path: the CSV.
+        common: options of all rows that do not say otherwise, by the names of columns.
+        folder: what outputs are relative to; None is the CSV's folder.
+
+    Raises:
+        JobError: the file cannot be read, or a column is unknown or missing.
+    """
+    rows = list(_cells(path))
+    if not rows:
+        raise JobError(f"{path}: holds no rows", "the first line is: portrait,audio,output")
+    header = [_column(path, name) for name in rows[0][1]]
+    if len(set(filter(None, header))) < len([name for name in header if name]):
+        raise JobError(f"{path}: a column stands twice")
+    for needed in ("portrait", "audio"):
+        if needed not in header and needed not in common:
+            raise JobError(f"{path}: the column {needed} is missing")
+    base = path.resolve().parent
+    made = []
+    for number, cells in rows[1:]:
+        given = {name: cell for name, cell in zip(header, cells, strict=False) if name and cell}
+        made.append(Row(number, {**common, **given}))
+        if any(cells[len(header) :]) or any(
+            c for n, c in zip(header, cells, strict=False) if not n
+        ):
+            made[-1].fail(JobError("a value under no column"))
+    _fill(made, base, folder or base)
+    return made
+
+
+def jobs_of_folder(
+    portrait: Path, sounds: Path, common: Mapping[str, str], folder: Path
+) -> list[Row]:
+    """Return a row for each recording in a folder, in the order of names.
+
+    Raises:
+        JobError: it is no folder, or holds none.
+    """
+    if not sounds.is_dir():
+        raise JobError(f"{sounds}: no such folder")
+    found = sorted(path for path in sounds.iterdir() if path.suffix.lower() in SOUNDS)
+    if not found:
+        raise JobError(f"{sounds}: holds no recordings")
+    values = [{**common, "portrait": str(portrait), "audio": str(path)} for path in found]
+    rows = [Row(number, each) for number, each in enumerate(values, start=1)]
+    _fill(rows, Path.cwd(), folder)
+    return rows
+
+
+def is_made(job: Job, checkpoint: Checkpoint) -> bool:
+    """Whether a job's output is there and was made of the same files with the same choices.
+
+    Raises:
+        VideoError: it is there, and was not made by keyface: it is not to be replaced.
+        KeyFaceError: a file of the job cannot be read.
+    """
+    from keyface_cli.output.metadata import read_metadata
+
+    if not job.output.exists():
+        return False
+    try:
+        found = read_metadata(job.output)
+    except VideoError:
+        if job.force:
+            return False
+        raise
+    return bool(found.get("job") == digest(recipe(job, checkpoint)))
+
+
+def output_hash(path: Path) -> str:
+    """Return the SHA-256 of a result; of a folder, that of its files in the order of names."""
+    if path.is_file():
+        return file_hash(path)
+    import hashlib
+
+    names = sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(map(file_hash, names)).encode()).hexdigest()
+
+
+class Report:
+    """What became of each row, as CSV and as JSON lines; whole files at every moment.
+
+    Args:
+        path: of the CSV; the JSON lines get its name with .jsonl.
+        rows: all rows.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, rows: list[Row]) -> None:
+        self.path, self.lines_path, self._rows = path, path.with_suffix(".jsonl"), rows
+        self.write()
+
+    def write(self) -> None:
+        """Write the rows as they are now."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row.described() for row in self._rows)
+        lines = "".join(json.dumps(row.described()) + "\n" for row in self._rows)
+        for path, text in ((self.path, table.getvalue()), (self.lines_path, lines)):
+            partial = path.with_name(f".{path.name}.part")
+            try:
+                with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise JobError(
+                    f"{path}: cannot be written to: {error.strerror or error}",
+                    "--report names another file",
+                ) from error
+
+
+def parse_choice(name: str, text: str) -> Any:
+    """Return the value of a field of `Job` that a cell means.
+
+    Raises:
+        JobError: it means none.
+    """
+    hint = typing.get_type_hints(Job)[name]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kind = next(one for one in kinds if one is not type(None))
+    if kind is bool:
+        word = text.lower()
+        if word not in _TRUE | _FALSE:
+            raise JobError(f"{name}: yes or no, not {text}")
+        return word in _TRUE
+    if kind in (int, float):
+        try:
+            return kind(text.replace(",", ".") if "." not in text else text)
+        except ValueError:
+            raise JobError(f"{name}: not a number: {text}") from None
+    return kind(text)
+
+
+def _column(path: Path, text: str) -> str:
+    """The field of `Job` that a header names; empty where the column has none."""
+    name = text.lower().lstrip("-").replace("-", "_").replace(" ", "_")
+    known = [one.name for one in dataclasses.fields(Job)]
+    if name and name not in known:
+        raise JobError(
+            f"{path}: no such column: {text}",
+            "portrait, audio, output, or an option of keyface animate",
+        )
+    return name
+
+
+def parse_common(pairs: Iterable[str]) -> dict[str, str]:
+    """Read the NAME=VALUE of `--set`.
+
+    Raises:
+        JobError: one is no such pair.
+    """
+    common = {}
+    for pair in pairs:
+        name, mark, value = pair.partition("=")
+        if not mark:
+            raise JobError(f"--set takes NAME=VALUE: {pair}")
+        common[_column(Path("--set"), name.strip())] = value.strip()
+    return common
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the stripped cells of each row that holds anything."""
+    try:
+        data = path.read_bytes()
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except FileNotFoundError:
+        raise JobError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: not UTF-8 text", "save it as CSV with UTF-8 encoding") from None
+    except (OSError, ValueError) as error:
+        raise JobError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = next((mark for mark in "\t;" if mark in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped) and not stripped[0].startswith("#"):
+                yield reader.line_num, stripped
+    except csv.Error as error:
+        raise JobError(f"{path}:{reader.line_num}: not a CSV row: {error}") from error
+
+
+def _fill(rows: list[Row], base: Path, folder: Path) -> None:
+    """Make the job of each row, or say why there is none."""
+    taken: dict[Path, int] = {}
+    for row in rows:
+        if row.status == "failed":
+            continue
+        try:
+            row.job = _job(row.values, base, folder)
+            row.output = str(row.job.output)
+            place = row.job.output.resolve()
+            if place in taken:
+                raise JobError(f"its output is that of row {taken[place]} too: {row.output}")
+            taken[place] = row.row
+        except (KeyFaceError, ValueError, OSError) as error:
+            row.fail(error)
+            row.job = None
+
+
+def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
+    chosen = {name: parse_choice(name, text) for name, text in values.items()}
+    for name in ("portrait", "audio"):
+        if name not in chosen:
+            raise JobError(f"{name} is missing")
+    for name in ("portrait", "audio", "features", "voice_model", "output"):
+        if name in chosen:
+            chosen[name] = (folder if name == "output" else base) / chosen[name]
+    if "emotion" in chosen and os.path.isfile(base / chosen["emotion"]):
+        chosen["emotion"] = str(base / chosen["emotion"])
+    if str(values.get("output")) == "-":
+        raise JobError("a batch cannot be piped: name a file")
+    stems = (chosen["portrait"].stem, chosen["audio"].stem)
+    chosen.setdefault("output", folder / f"{stems[0]}-{stems[1]}.mp4")
+    return Job(**chosen)

@@ -1,0 +1,201 @@
+"""Make the video of a job with a loaded model, going on where an earlier run was ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keyface_cli import __version__
+from keyface_cli.config import FPS, KEYFRAME_STEP
+from keyface_cli.emotion.write import save_text, to_metadata, to_record, write_table
+from keyface_cli.errors import VideoError
+from keyface_cli.jobs.job import Job, Prepared, digest
+from keyface_cli.jobs.jobfolder import JobFolder
+from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size, parse_size
+from keyface_cli.output.formats import Format, format_of
+from keyface_cli.output.writer import VideoWriter
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stream import GenerationOptions, Progress
+
+_STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
+CURVE = "emotion.csv"  # in a job folder: the curve that the video follows
+
+
+def make_video(
+    job: Job,
+    prepared: Prepared,
+    recipe: dict[str, Any],
+    pipeline: KeyFacePipeline,
+    folder: JobFolder | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Make the frames that are not finished yet, and the result.
+
+    Args:
+        job: what to make.
+        prepared: what its files hold.
+        recipe: what decides what it shows, see `job.recipe`.
+        pipeline: the model.
+        folder: where what is finished is kept; None where nothing can be, as for a pipe.
+        progress: told how far each stage is.
+
+    Returns:
+        What was made, for people and programs: "output", "frames", "fps", "seconds", "width",
+        "height" and "timings", seconds of each stage; "encode" is how long the frames had to wait
+        for ffmpeg, which runs beside the network.
+
+    Raises:
+        KeyFaceError: of any kind; what is finished stays in the folder.
+    """
+    options = _options(job)
+    kind = format_of(job.output)
+    if folder is not None:
+        save_text(folder.path / CURVE, write_table(prepared.curve), force=True)
+    R = pipeline.config.resolution
+    writer = VideoWriter(
+        job.output,
+        num_frames=len(prepared.emotion),
+        size=(R, R),
+        sound=job.sound,
+        crf=job.crf,
+        metadata=_metadata(job, prepared, pipeline, options, recipe),
+        force=job.force,
+        fps=job.fps,
+        finish=_finish(job, prepared, R, kind),
+        ledger=None if folder is None else folder.ledger,
+        piece_frames=KEYFRAME_STEP * job.chunk,
+    )
+    pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
+    with writer:
+        if not writer.complete:
+            _write_frames(writer, prepared, pipeline, options, progress, folder)
+    if folder is not None and not job.keep_job:
+        folder.remove()
+    timings = {stage: pipeline.timings[stage] for stage in _STAGES} | {"encode": writer.waited_s}
+    return {
+        "output": str(job.output),
+        "frames": writer.rate.count,
+        "fps": job.fps,
+        "seconds": len(prepared.emotion) / FPS,
+        "width": writer.finish.size[0],
+        "height": writer.finish.size[1],
+        "emotion": to_record(prepared.curve, len(prepared.emotion)),
+        "timings": timings,
+    }
+
+
+def _write_frames(
+    writer: VideoWriter,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    options: GenerationOptions,
+    progress: Progress,
+    folder: JobFolder | None,
+) -> None:
+    """Make the frames that a writer still lacks."""
+    frames = pipeline.stream(
+        prepared.portrait,
+        prepared.waveform,
+        prepared.emotion,
+        options,
+        progress,
+        prepared.features,
+        first_frame=writer.first_frame,
+        store=folder,
+    )
+    for piece in frames:
+        writer.write(piece)
+
+
+def make_keyframes(
+    job: Job,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    folder: JobFolder,
+    progress: Progress,
+) -> Path:
+    """Make the keyframes alone and write them as PNGs into a folder of the job's.
+
+    Returns:
+        The folder: `frame-000013.png` is frame 13 of the video.
+
+    Raises:
+        KeyFaceError: of any kind.
+    """
+    place = folder.path / "keyframes"
+    pictures = pipeline.keyframes(
+        prepared.portrait,
+        prepared.waveform,
+        prepared.emotion,
+        _options(job),
+        progress,
+        prepared.features,
+        folder,
+    )
+    try:
+        place.mkdir(exist_ok=True)
+        for frame, pixels in _in_video(pictures, len(prepared.emotion)):
+            path = place / f"frame-{frame:06d}.png"
+            partial = path.with_suffix(".part")
+            Image.fromarray(pixels).save(partial, format="png")
+            os.replace(partial, path)
+    except OSError as error:
+        raise VideoError(f"{place}: cannot be written to: {error.strerror or error}") from error
+    return place
+
+
+def _in_video(
+    pictures: Iterator[tuple[int, np.ndarray[Any, Any]]], num_frames: int
+) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """The last keyframe may lie past the end: it is shown as the last frame."""
+    for frame, pixels in pictures:
+        yield min(frame, num_frames - 1), pixels
+
+
+def _options(job: Job) -> GenerationOptions:
+    return GenerationOptions(
+        job.seed,
+        job.steps,
+        job.audio_guidance,
+        job.identity_guidance,
+        job.autoguidance,
+        job.chunk,
+        job.emotion_guidance,
+        job.detail,
+    )
+
+
+def _finish(job: Job, prepared: Prepared, resolution: int, kind: Format) -> Finish:
+    box = None if job.size is None else parse_size(job.size)
+    if job.paste_back:
+        return PasteBack(prepared.picture, prepared.crop, resolution, box, kind.even)
+    width, height, _ = output_size((resolution, resolution), box, kind.even)
+    return Resize((width, height))
+
+
+def _metadata(
+    job: Job,
+    prepared: Prepared,
+    pipeline: KeyFacePipeline,
+    options: GenerationOptions,
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    name = pipeline.checkpoint.name
+    return {
+        "tool": f"keyface {__version__}",
+        "model": name,
+        "seed": job.seed,
+        **asdict(options.sampling(pipeline.config.sampling)),
+        "emotion": Path(job.emotion).name,
+        **to_metadata(prepared.curve),
+        "portrait_sha256": recipe["portrait"],
+        "audio_sha256": recipe["recording"],
+        "job": digest(recipe),
+        "command": job.command(name),
+    }

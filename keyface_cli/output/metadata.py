@@ -1,0 +1,97 @@
+"""How a result was made, written into it and read back."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keyface_cli.errors import VideoError
+from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.output.formats import Format
+
+SIDECAR = "keyface.json"  # in a folder of frames
+_GIF_END, _GIF_COMMENT = b"\x3b", b"\x21\xfe"
+_GIF_TAIL = 1 << 16  # bytes at its end, among which our comment is
+_TIMEOUT_S = 60.0
+
+
+def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any]) -> None:
+    """Write what ffmpeg does not: a comment into a GIF, a file into a folder of frames.
+
+    Args:
+        path: the finished result, under whatever name.
+        kind: what it is.
+        metadata: what JSON can hold.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = json.dumps(dict(metadata))
+    if kind.name == "folder":
+        (path / SIDECAR).write_text(text + "\n", encoding="utf-8")
+    elif kind.name == ".gif":
+        data = text.encode()
+        blocks = [data[i : i + 255] for i in range(0, len(data), 255)]
+        comment = _GIF_COMMENT + b"".join(bytes([len(b)]) + b for b in blocks) + b"\0"
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            assert file.read() == _GIF_END
+            file.seek(-1, 2)
+            file.write(comment + _GIF_END)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what `write_metadata` and the video writer wrote into a result.
+
+    Raises:
+        VideoError: there is no such file, or it says nothing of keyface.
+    """
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    try:
+        if path.is_dir():
+            text = (path / SIDECAR).read_text(encoding="utf-8")
+        elif path.suffix.lower() == ".gif":
+            text = _gif_comment(path)
+        else:
+            text = _comment(path)
+        found = json.loads(text)
+    except (OSError, ValueError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not str(found.get("tool", "")).startswith("keyface"):
+        raise VideoError(f"{path}: does not say that keyface made it")
+    return found
+
+
+def _gif_comment(path: Path) -> str:
+    """The comment that is the last block of a GIF; it is ASCII, which its mark is not."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _GIF_TAIL))
+        data = file.read()
+    position = data.rfind(_GIF_COMMENT) + len(_GIF_COMMENT)
+    text = b""
+    while position < len(data) and (size := data[position]):
+        text += data[position + 1 : position + 1 + size]
+        position += 1 + size
+    return text.decode("ascii")
+
+
+def _comment(path: Path) -> str:
+    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
+    command += ["-i", file_url(path), "-f", "ffmetadata", "pipe:1"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise VideoError(f"{path}: could not be read in a minute") from None
+    if done.returncode != 0:
+        said = last_words(done.stderr.decode("utf-8", "replace"))
+        raise VideoError(f"{path}: not a video that can be read: {said}")
+    text = done.stdout.decode("utf-8", "replace")
+    found = re.search(r"^comment=(.*)$", text, re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""

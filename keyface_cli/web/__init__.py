@@ -1,0 +1,1 @@
+"""A one-file page for the person at this machine."""
