@@ -1,6 +1,7 @@
-"""Text to speech whose phones are timed, by the synthesisers that Debian packages.
+"""Text to speech whose phones are timed, by the synthesisers that Debian packages, or two more.
 
-None of them is needed to animate, only to train. Their phone sets are mapped onto `voices.PHONES`.
+None of them is needed to animate, only to train. Their phone sets are mapped onto `voices.PHONES`;
+the neural ones of `natural` tell no phones, which are found in their sound.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from keyface_cli.avatars import natural
+from keyface_cli.avatars.alignment import AlignmentError, align
 from keyface_cli.avatars.espeak import Speaker, SpeakerError
 from keyface_cli.avatars.voices import PHONES, SILENCE, Phone, Voice
 from keyface_cli.config import SAMPLE_RATE
@@ -71,24 +74,43 @@ def synthesise(text: str, voice: Voice) -> Speech:
     """Speak a text, at the same loudness whatever the voice.
 
     Raises:
+        AlignmentError: the phones of a natural voice are not found in its sound.
         KeyFaceError: the engine is not installed, fails, or says nothing.
     """
     engines: dict[str, Callable[[str, Voice], tuple[np.ndarray, int, list[Phone]]]] = {
         "flite": _flite,
         "espeak": _espeak,
         "festival": _festival,
+        "piper": _natural,
+        "kokoro": _natural,
     }
     if voice.engine not in engines:
         raise ValueError(f"unknown engine {voice.engine!r}")
     samples, rate, phones = engines[voice.engine](text, voice)
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE)
-    waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
-    phones = _tidy(
-        phones, len(waveform) / SAMPLE_RATE, _DELAY_S.get((voice.engine, voice.name), 0.0)
-    )
-    if not any(phone.name != SILENCE for phone in phones):
+    speech = timed(samples, rate, phones, _DELAY_S.get((voice.engine, voice.name), 0.0))
+    if speech is None:
         raise KeyFaceError(f"{voice.engine} voice {voice.name!r} said nothing for {text!r}")
+    return speech
+
+
+def timed(
+    samples: np.ndarray, rate: int, phones: Iterable[Phone], delay_s: float = 0.0
+) -> Speech | None:
+    """Bring speech to its rate and its loudness, and let its phones cover it.
+
+    Args:
+        samples: (S,).
+        rate: of the samples, hertz.
+        phones: in their order; gaps between them are silence.
+        delay_s: by which the sound comes later than the phones say.
+
+    Returns:
+        The speech, or None where nothing is said.
+    """
+    waveform = torch.from_numpy(_resampled(samples, rate))
+    phones = _tidy(phones, len(waveform) / SAMPLE_RATE, delay_s)
+    if not any(phone.name != SILENCE for phone in phones):
+        return None
     voiced = torch.cat(
         [
             waveform[int(phone.start_s * SAMPLE_RATE) : int(phone.end_s * SAMPLE_RATE)]
@@ -99,6 +121,12 @@ def synthesise(text: str, voice: Voice) -> Speech:
     gain = LEVEL / voiced.square().mean().sqrt().clamp(min=1e-6)
     gain = torch.minimum(gain, 0.98 / waveform.abs().max().clamp(min=1e-6))
     return Speech(waveform * gain, phones)
+
+
+def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _tidy(phones: Iterable[Phone], duration_s: float, delay_s: float) -> list[Phone]:
@@ -225,6 +253,56 @@ def _run(command: list[str], engine: str) -> str:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise KeyFaceError(f"{engine} failed: {reason}")
     return done.stdout
+
+
+# --- Piper and Kokoro, which do not tell when they say what
+
+_BEFORE_S, _AFTER_S = 0.1, 0.15  # of silence that is left around the speech
+
+
+def _natural(text: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    samples, rate = natural.speak(voice.engine, text, voice.name, voice.variant, voice.rate)
+    samples = _resampled(samples, rate)
+    phones = align(torch.from_numpy(samples), text, pronounce)
+    spoken = [phone for phone in phones if phone.name != SILENCE]
+    first = max(0, int((spoken[0].start_s - _BEFORE_S) * SAMPLE_RATE)) if spoken else 0
+    last = int((spoken[-1].end_s + _AFTER_S) * SAMPLE_RATE) if spoken else len(samples)
+    cut_s = first / SAMPLE_RATE
+    phones = [Phone(name, max(a - cut_s, 0.0), b - cut_s) for name, a, b in phones if b > cut_s]
+    return samples[first:last], SAMPLE_RATE, phones
+
+
+def aligned(samples: np.ndarray, rate: int, text: str) -> Speech:
+    """Find the phones of a text in a recording of it, see `alignment.align`.
+
+    Args:
+        samples: (S,) float32, of one speaker.
+        rate: of the samples, hertz.
+        text: English, numbers in words.
+
+    Returns:
+        The whole recording at the loudness of all speech.
+
+    Raises:
+        AlignmentError: they do not fit.
+        KeyFaceError: pocketsphinx or flite is not installed.
+    """
+    samples = _resampled(samples, rate)
+    speech = timed(samples, SAMPLE_RATE, align(torch.from_numpy(samples), text, pronounce))
+    if speech is None:
+        raise AlignmentError(f"nothing is said: {text!r}")
+    return speech
+
+
+@cache
+def pronounce(word: str) -> list[str]:
+    """Return the phones of an English word, with flite's lexicon and rules.
+
+    Raises:
+        KeyFaceError: flite is not installed, or fails.
+    """
+    printed = _run([_program("flite"), "-t", word, "-ps", "none"], "flite")
+    return [name for name in map(_radio_phone, printed.split()) if name != SILENCE]
 
 
 # --- espeak-ng

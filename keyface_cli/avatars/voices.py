@@ -1,13 +1,15 @@
 """Phones, and the voices that speak them: who they are, and which ones training never hears.
 
-Three engines speak: flite (a few recorded voices, the most natural), espeak-ng (formant synthesis,
-hundreds of combinations of accent and timbre) and festival (diphones and a statistical voice);
-`synthesis` runs them. What a microphone and a room do to a voice is in `microphone`.
+Three engines speak: flite (a few recorded voices), espeak-ng (formant synthesis, hundreds of
+combinations of accent and timbre) and festival (diphones and a statistical voice); `synthesis` runs
+them. Two more are optional, Piper and Kokoro, whose voices are more natural. What a microphone and
+a room do to a voice is in `microphone`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from keyface_cli.avatars.microphone import log_uniform
+from keyface_cli.avatars.natural import KOKORO_VOICES
 
 SILENCE = "pau"
 _VOWELS = "aa ah ax ae aw ao ay eh ey er ih iy ow oy uw uh"
@@ -44,12 +47,13 @@ class Voice:
     """One speaker of one engine.
 
     `pitch` and `rate` multiply the voice's own pitch and speaking rate where the engine can do so
-    (flite and festival's diphones: both; espeak: both; festival's statistical voice: neither).
+    (flite and festival's diphones: both; espeak: both; festival's statistical voice: neither; Piper
+    and Kokoro: the rate).
     """
 
-    engine: str  # "flite", "espeak" or "festival"
+    engine: str  # "flite", "espeak", "festival", "piper" or "kokoro"
     name: str  # the voice, in espeak the accent or the language
-    variant: str = ""  # in espeak the timbre
+    variant: str = ""  # in espeak the timbre, in kokoro a voice to blend with
     pitch: float = 1.0
     rate: float = 1.0
     held_out: bool = False  # heard in evaluation only
@@ -94,6 +98,11 @@ VOICES = (
     ),
     *(Voice("festival", name) for name in ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")),
 )
+NATURAL_VOICES = (
+    Voice("piper", "joe"),
+    *(Voice("kokoro", name) for name in KOKORO_VOICES),
+    *(Voice("kokoro", *pair) for pair in itertools.combinations(KOKORO_VOICES, 2)),
+)
 TRAINING_VOICES = tuple(voice for voice in VOICES if not voice.held_out)
 HELD_OUT_VOICES = tuple(voice for voice in VOICES if voice.held_out)
 
@@ -110,11 +119,16 @@ _VOICE_SHARE = {
     ("festival", "kal_diphone"): 0.02,
     ("festival", "ked_diphone"): 0.04,
     ("festival", "cmu_us_slt_arctic_hts"): 0.04,
+    ("piper", "joe"): 0.4,
+    ("kokoro", "all"): 0.6,
 }
 
 
 def draw_voice(
-    generator: torch.Generator, held_out: bool = False, wanted: Sequence[str] = ()
+    generator: torch.Generator,
+    held_out: bool = False,
+    wanted: Sequence[str] = (),
+    natural: float = 0.0,
 ) -> Voice:
     """Draw a voice and vary its pitch (0.85 to 1.2) and rate (0.8 to 1.25).
 
@@ -122,13 +136,18 @@ def draw_voice(
         generator: the only source of chance.
         held_out: draw among the voices that training never hears.
         wanted: draw among these only, each an engine or ENGINE:NAME, such as `flite:awb`; where
-            empty among all, but on the held-out side among the English ones.
+            empty among all of flite, espeak and festival, but on the held-out side among the
+            English ones.
+        natural: how likely it is one of `NATURAL_VOICES` instead; training hears all of those.
 
     Raises:
         ValueError: no such voice is on that side.
     """
     voices = HELD_OUT_VOICES if held_out else TRAINING_VOICES
-    if wanted:
+    if natural and float(torch.rand((), generator=generator)) < natural:
+        voices = NATURAL_VOICES
+    elif wanted:
+        voices = voices if held_out else voices + NATURAL_VOICES
         voices = tuple(v for v in voices if {v.engine, f"{v.engine}:{v.name}"} & {*wanted})
     elif held_out:
         voices = tuple(v for v in voices if v.language == "en")
@@ -144,6 +163,8 @@ def draw_voice(
 
 
 def _share_group(voice: Voice) -> tuple[str, str]:
+    if voice.engine == "kokoro":
+        return "kokoro", "all"
     if voice.engine != "espeak":
         return voice.engine, voice.name
     if voice.language != "en":
