@@ -86,6 +86,10 @@ class ModelConfig:
         )
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    # keyword arguments of models.portrait_decoder.PortraitDecoder; none where the model has none
+    portrait_decoder: dict[str, Any] = field(default_factory=dict, metadata=_LATER)
+    # what the portrait decoder is told of each frame besides, in this order, see stages/motion.py
+    motion: tuple[str, ...] = field(default=(), metadata=_LATER)
     # keyword arguments of the library classes, read by checkpoints/checkpoint.py
     vae: dict[str, Any] = field(default_factory=dict)  # diffusers.AutoencoderKLTemporalDecoder
     wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
@@ -204,6 +208,13 @@ def _vae(picture: int, widths: list[int], layers: int, latents: int) -> dict[str
     }
 
 
+MOTION = ("blink", "gaze_x", "gaze_y", "yaw", "pitch", "tilt", "shift_x", "shift_y")
+"""Movements of lids, eyes and head that no sound foretells."""
+_PORTRAIT_DECODER: dict[str, Any] = {
+    "widths": [48, 80, 128],
+    # the greatest usual value of each of `MOTION`
+    "motion_scales": [1.0, 0.8, 0.6, 0.8, 0.6, 0.09, 0.05, 0.04],
+}
 _MINI_UNET = UNetConfig(
     in_channels=64,
     out_channels=32,

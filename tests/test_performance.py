@@ -153,16 +153,22 @@ def test_performances_repeat_stay_in_range_and_move_like_a_person() -> None:
     tracks = perform(phones, count, emotion, generator(4))
     assert torch.equal(tracks, perform(phones, count, emotion, generator(4)))
     other = perform(phones, count, emotion, generator(5))
-    for name in ("yaw", "tilt", "gaze_x", "lid"):
+    for name in ("yaw", "pitch", "tilt", "gaze_x", "blink"):
         assert not torch.equal(column(tracks, name), column(other, name))
     assert torch.equal(column(tracks, "jaw"), column(other, "jaw"))
     for control in rig.CONTROLS:
         values = column(tracks, control.name)
         assert control.low - 1e-6 <= float(values.min()) <= float(values.max()) <= control.high
-    lid = column(tracks, "lid")
+    lid = column(tracks, "blink")
     blinks = int(((lid[1:-1] > 0.95) & (lid[1:-1] >= lid[2:]) & (lid[1:-1] > lid[:-2])).sum())
     assert 4 <= blinks <= 16  # in 30 s
-    for name, most in (("shift_x", 0.03), ("shift_y", 0.045), ("tilt", 0.06), ("yaw", 0.5)):
+    for name, most in (
+        ("shift_x", 0.03),
+        ("shift_y", 0.045),
+        ("tilt", 0.06),
+        ("yaw", 0.5),
+        ("pitch", 0.7),
+    ):
         values = column(tracks, name)
         assert float(values.abs().max()) <= most
         assert float(values.diff().abs().max()) < most / 3

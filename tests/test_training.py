@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.heads import DrawFrames, still
 from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.errors import ConfigError, WeightsError
@@ -212,25 +213,34 @@ def test_some_clips_begin_with_the_head_at_rest(encoded_shard: Path) -> None:
     assert all((latents[:, :, 0] == clip[0].numpy()).all((2, 3, 4)).any() for clip in clips)
 
 
-def test_a_shard_shows_heads_at_rest_and_as_their_scene_goes(tmp_path: Path) -> None:
+def test_a_shard_shows_heads_at_rest_and_as_their_scene_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracks = torch.rand(3, SCENE_FRAMES, len(rig.CONTROLS)).half()
     np.save(tmp_path / "rigs.npy", tracks.numpy())
-    asked: list[Tensor] = []
+    asked: list[list[Tensor]] = []
 
-    def render(who: identity.Identity, poses: Tensor, size: int) -> np.ndarray:
-        asked.append(poses)
-        return np.full((len(poses), size, size, 3), len(asked), np.uint8)
+    def draw_head(generator: torch.Generator, size: int, cast: object) -> DrawFrames:
+        head: list[Tensor] = []
+        asked.append(head)
 
-    render_frames(tmp_path, 5, 8, render)
-    assert [len(poses) for poses in asked] == [1] * 3 + [14] * 3 + [27] * 3
-    assert all(torch.equal(poses[0], torch.tensor(rig.REST)) for poses in asked[:3])
+        def draw(poses: Tensor) -> np.ndarray:
+            head.append(poses)
+            return np.full((len(poses), size, size, 3), 10 * len(asked) + len(head), np.uint8)
+
+        return draw
+
+    monkeypatch.setattr("keyface_cli.avatars.shards.draw_head", draw_head)
+    render_frames(tmp_path, 5, 8)
+    assert [[len(poses) for poses in head] for head in asked] == [[1, 14, 27]] * 3
+    assert all(torch.equal(head[0][0], torch.tensor(rig.REST)) for head in asked)
     for i, (name, step) in enumerate((("keyframe", 13), ("run", 1)), start=1):
         starts = np.load(tmp_path / f"{name}_starts.npy")
         shown = np.load(tmp_path / f"{name}s.npy")
-        for scene, poses in enumerate(asked[3 * i : 3 * i + 3]):
-            at = starts[scene] + step * np.arange(len(poses))
-            assert torch.equal(poses, tracks[scene, at].float())
-            assert (shown[scene] == 3 * i + scene + 1).all()
+        for scene, head in enumerate(asked):
+            at = starts[scene] + step * np.arange(len(head[i]))
+            assert torch.equal(head[i], still(tracks[scene, at].float()))
+            assert (shown[scene] == 10 * (scene + 1) + i + 1).all()
 
 
 def test_held_out_clips_are_never_drawn(encoded_shard: Path) -> None:

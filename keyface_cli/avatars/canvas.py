@@ -15,6 +15,7 @@ from keyface_cli.avatars.identity import CAMERA_X, CAMERA_Y, ZOOMS, Identity
 
 ZOOM = 1.50  # the head fills the picture as a portrait crop does
 CENTRE_Y = 0.045  # what lies in the middle of the picture, half-pictures below the origin
+NOD = 0.055  # how far features slide at pitch 1
 PIVOT_Y = 0.50  # the head leans around its neck
 
 Box = tuple[slice, slice]  # rows and columns
@@ -68,6 +69,9 @@ class Canvas:
         y = self.y[:, box[0]] - self.r["shift_y"] - PIVOT_Y
         cos, sin = torch.cos(self.r["tilt"]), torch.sin(self.r["tilt"])
         x, y = cos * x + sin * y, cos * y - sin * x + PIVOT_Y
+        # a nod slides what lies in front, and leaves the outline
+        front = torch.exp(-((x / 0.34) ** 2) - ((y - 0.08) / 0.36) ** 2)
+        y = y - NOD * self.r["pitch"] * front
         if "painted" not in self.extras:
             return x, y
         # a brush does not draw straight lines

@@ -175,9 +175,7 @@ def perform(
     for act in acts:
         begin_s = act.start_s - act.vocalisation.start_s
         tracks += at_frames(act.vocalisation.tracks, num_frames, begin_s)
-    lid = rig.INDEX["lid"]
-    closing = _blinks(num_frames, emotion[:, 1], generator)
-    tracks[:, lid] = torch.lerp(tracks[:, lid], torch.ones(()), closing)
+    tracks[:, rig.INDEX["blink"]] = _blinks(num_frames, emotion[:, 1], generator)
     return torch.minimum(torch.maximum(tracks, _LOW), _HIGH)
 
 
@@ -302,18 +300,16 @@ def _head(
     amount: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Slow drift of the head, and on accents a nod that the brows share where it is strong.
-
-    The drift is slight, since no sound foretells it.
-    """
+    """Slow drift of the head, and on accents a nod that the brows share where it is strong."""
     time_s = (torch.arange(num_frames) + 0.5) / FPS
     energy = amount * (1 + 0.45 * arousal)
     restless = energy * (0.4 + 0.6 * torch.rand((), generator=generator))
     moves = torch.zeros(num_frames, len(rig.CONTROLS))
     # (most, slow part, quick part); the tanh below keeps to the most
     for name, most, slow, quick in (
-        ("yaw", 0.2, 0.06, 0.015),
-        ("tilt", 0.024, 0.006, 0.0013),
+        ("yaw", 0.5, 0.14, 0.02),
+        ("pitch", 0.4, 0.09, 0.015),
+        ("tilt", 0.05, 0.012, 0.0016),
         ("shift_x", 0.012, 0.0027, 0.0007),
         ("shift_y", 0.03, 0.0017, 0.0007),
     ):
@@ -323,10 +319,11 @@ def _head(
         moves[:, rig.INDEX[name]] = most * torch.tanh(restless * drift / most)
     for moment, strength in accents:
         bump = torch.exp(-0.5 * ((time_s - moment) / 0.13) ** 2)
-        moves[:, rig.INDEX["shift_y"]] += 0.013 * strength**2 * energy * bump
+        moves[:, rig.INDEX["shift_y"]] += 0.006 * strength**2 * energy * bump
+        moves[:, rig.INDEX["pitch"]] += 0.28 * strength**2 * energy * bump
         wide = torch.exp(-0.5 * ((time_s - moment) / 0.18) ** 2)
         moves[:, rig.INDEX["brow"]] += 0.5 * max(0.0, strength - 0.6) * energy * wide
-    for name, most in (("shift_y", 0.03), ("brow", 0.4)):
+    for name, most in (("shift_y", 0.03), ("pitch", 0.6), ("brow", 0.4)):
         moves[:, rig.INDEX[name]].clamp_(-most, most)
     return moves
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from keyface_cli.avatars import identity, renderer, rig
+from keyface_cli.avatars.photographs.casting import Cast, draw_puppet
+from keyface_cli.avatars.photographs.puppet import render
 
 logger = logging.getLogger(__name__)
 RENDER_BATCH = 4  # on a CPU larger batches fall out of the cache and are slower
@@ -35,13 +37,15 @@ def random_poses(count: int, generator: torch.Generator) -> Tensor:
         "smile": uniform(-0.8, 1.0),
         "brow": uniform(-0.7, 1.0),
         "furrow": uniform(-1.0, 1.0) * sometimes(0.5),
-        "lid": torch.where(sometimes(0.2) > 0, uniform(0.2, 1.0), uniform(-0.25, 0.15)),
+        "lid": uniform(-0.25, 0.45),
         "gaze_x": uniform(-0.8, 0.8),
         "gaze_y": uniform(-0.6, 0.6),
         "tilt": uniform(-0.10, 0.10),
         "shift_x": uniform(-0.05, 0.05),
         "shift_y": uniform(-0.05, 0.05),
         "yaw": uniform(-0.8, 0.8),
+        "pitch": uniform(-0.8, 0.8),
+        "blink": uniform(0.2, 1.0) * sometimes(0.15),
     }
     return torch.stack([values[name] for name in rig.NAMES], 1)
 
@@ -57,13 +61,34 @@ def render_uint8(people: identity.Identity, poses: Tensor, size: int) -> np.ndar
     return np.concatenate(parts)
 
 
-def render_pool(path: Path, count: int, size: int, seed: int) -> None:
-    """Render `count` random pictures to a `.npy` file: uint8 (count, size, size, 3)."""
+def render_pool(
+    path: Path,
+    count: int,
+    size: int,
+    seed: int,
+    cast: Cast | None = None,
+    photo_share: float = 0.0,
+) -> None:
+    """Render `count` random pictures to a `.npy` file: uint8 (count, size, size, 3).
+
+    Args:
+        path: of the file.
+        count: pictures.
+        size: of a picture in pixels.
+        seed: of all chance.
+        cast: whose photographs move in some of them; None draws all heads.
+        photo_share: share of the pictures that are photographs.
+    """
     generator = torch.Generator().manual_seed(seed)
     pool = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     for start in range(0, count, 64):
         n = min(64, count - start)
+        poses = random_poses(n, generator)
         people = identity.sample_identities(n, generator)
-        pool[start : start + n] = render_uint8(people, random_poses(n, generator), size)
+        pool[start : start + n] = render_uint8(people, poses, size)
+        if cast is not None:
+            for i in np.flatnonzero(torch.rand(n, generator=generator).numpy() < photo_share):
+                puppet = draw_puppet(cast, np.random.default_rng(seed * 100_003 + start + int(i)))
+                pool[start + i] = render(puppet, poses[i : i + 1].numpy(), size)[0]
         logger.info("rendered %d of %d pictures", start + n, count)
     pool.flush()

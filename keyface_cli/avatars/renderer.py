@@ -230,10 +230,11 @@ class _Painter(Canvas):
         ey = y - p["eye_y"] - side * p["eye_slant"] * ex / p["eye_width"]
         t = ex / p["eye_width"]
         arch = 1 - t**2
-        lid, smile = r["lid"], r["smile"].clamp(min=0)
+        smile = r["smile"].clamp(min=0)
+        lid = torch.lerp(r["lid"], torch.ones_like(r["lid"]), r["blink"])
         high = p["eye_height"]
         open_top = -high * arch.clamp(min=-1)
-        top = -high * (1 - 1.30 * lid) * arch.clamp(min=-1)
+        top = -high * (1 - (1.30 + 0.30 * r["blink"]) * lid) * arch.clamp(min=-1)
         low = high * 0.62 * (1 - 0.30 * smile) * arch.clamp(min=-1)
         ends = (t.abs() - 1) * p["eye_width"]
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 
 class Control(NamedTuple):
     """One control: its name, its range, its value at rest and what it does."""
@@ -36,10 +39,20 @@ CONTROLS = (
     Control("tilt", -0.12, 0.12, 0.0, "leans the head to the side, radians"),
     Control("shift_x", -0.06, 0.06, 0.0, "moves the head sideways, half-pictures"),
     Control("shift_y", -0.06, 0.06, 0.0, "moves the head down, half-pictures"),
-    Control("yaw", -1.0, 1.0, 0.0, "turns the face sideways; 1 is some fifteen degrees"),
+    Control("yaw", -1.0, 1.0, 0.0, "turns the face sideways; 1 is some twelve degrees"),
+    Control("pitch", -1.0, 1.0, 0.0, "nods the face down (1) or up (-1), as far as yaw"),
+    Control("blink", 0.0, 1.0, 0.0, "closes the lids from wherever they are; 1 is closed"),
 )
 NAMES = tuple(control.name for control in CONTROLS)
 INDEX = {name: i for i, name in enumerate(NAMES)}
 REST = tuple(control.rest for control in CONTROLS)
 FACE = ("jaw", "width", "round", "press", "teeth", "smile", "brow", "furrow", "lid")
 """Those that readers of faces read: mouth, brows and lids, alike when the picture is mirrored."""
+
+
+def as_seen(poses: Tensor) -> Tensor:
+    """Return poses (..., R) whose lids are where a blink has taken them, as a face shows them."""
+    seen = poses.clone()
+    lid, blink = poses[..., INDEX["lid"]], poses[..., INDEX["blink"]]
+    seen[..., INDEX["lid"]] = torch.lerp(lid, torch.ones_like(lid), blink)
+    return seen

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import logging
 import os
+<<<<<<< ours
 from collections.abc import Callable, Sequence
+=======
+>>>>>>> theirs
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.heads import draw_head, still
 from keyface_cli.avatars.performance import phone_labels
+<<<<<<< ours
 from keyface_cli.avatars.pictures import render_uint8
 from keyface_cli.avatars.recordings import Recording
+=======
+from keyface_cli.avatars.photographs.casting import Cast
+>>>>>>> theirs
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 
@@ -27,11 +34,14 @@ logger = logging.getLogger(__name__)
 
 SCENE_FRAMES = 7 * FPS  # just above the 170 frames that a clip of keyframes spans
 RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segment within one step
-VOCAL = 0.3  # how likely a vocalisation comes before a sentence
+VOCAL = 0.4  # how likely a vocalisation comes before a sentence
 VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
 BENEATH = 0.25  # how likely such a sound lies beneath a scene
+<<<<<<< ours
 NATURAL = 0.4  # how likely a natural voice speaks where these are wanted
 RenderFrames = Callable[[identity.Identity, Tensor, int], np.ndarray]
+=======
+>>>>>>> theirs
 
 
 def write_scenes(
@@ -86,40 +96,46 @@ def write_scenes(
         np.save(folder / f"{name}.npy", np.stack(arrays))
 
 
-def render_frames(folder: Path, seed: int, size: int, render: RenderFrames = render_uint8) -> None:
-    """Render the frames of a shard that training uses, one new identity a scene.
+def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) -> None:
+    """Render the frames of a shard that training uses, one new head a scene.
 
-    Writes `keyframe_starts.npy` and `run_starts.npy` int64 (n,), and the pictures
+    Heads, eyes and lids stay where they are at rest: a portrait decoder moves them (see
+    `heads.still`). Writes `keyframe_starts.npy` and `run_starts.npy` int64 (n,), and the pictures
     `portraits.npy` uint8 (n, 1, size, size, 3), each head at rest,
     `keyframes.npy` uint8 (n, 14, size, size, 3) and `runs.npy` uint8 (n, 27, size, size, 3).
 
     Args:
         folder: a shard that `write_scenes` has made.
-        seed: of identities and of where clips begin.
+        seed: of heads and of where clips begin.
         size: of a picture in pixels.
-        render: draws poses of identities; to be replaced by a compiled one.
+        cast: whose photographs move; None draws heads instead.
     """
-    rigs = torch.from_numpy(np.load(folder / "rigs.npy")).float()
+    rigs = still(torch.from_numpy(np.load(folder / "rigs.npy")).float())
     count = len(rigs)
     generator = torch.Generator().manual_seed(seed)
-    people = identity.sample_identities(count, generator)
     span = NUM_FRAMES * KEYFRAME_STEP - KEYFRAME_STEP
     starts = torch.randint(SCENE_FRAMES - span, (count,), generator=generator)
     runs = torch.randint(SCENE_FRAMES - RUN_FRAMES + 1, (count,), generator=generator)
     np.save(folder / "keyframe_starts.npy", starts.numpy())
     np.save(folder / "run_starts.npy", runs.numpy())
     scenes = torch.arange(count)[:, None]
-    for name, poses in (
-        ("portraits", torch.tensor(rig.REST).expand(count, 1, -1)),
-        ("keyframes", rigs[scenes, starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)]),
-        ("runs", rigs[scenes, runs[:, None] + torch.arange(RUN_FRAMES)]),
-    ):
-        partial = folder / f"{name}.part"
-        shape = (count, poses.shape[1], size, size, 3)
-        frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        for i in range(count):
-            who = identity.select(people, [i] * poses.shape[1])
-            frames[i] = render(who, poses[i], size)
-        frames.flush()
+    poses = {
+        "portraits": torch.tensor(rig.REST).expand(count, 1, -1),
+        "keyframes": rigs[scenes, starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)],
+        "runs": rigs[scenes, runs[:, None] + torch.arange(RUN_FRAMES)],
+    }
+    partials = {name: folder / f"{name}.part" for name in poses}
+    frames = {
+        name: np.lib.format.open_memmap(
+            partials[name], mode="w+", dtype=np.uint8, shape=(count, each.shape[1], size, size, 3)
+        )
+        for name, each in poses.items()
+    }
+    for i in range(count):
+        draw = draw_head(generator, size, cast)
+        for name, each in poses.items():
+            frames[name][i] = draw(each[i])
+        logger.info("%s: drew %d of %d scenes", folder, i + 1, count)
+    for name, partial in partials.items():
+        frames[name].flush()
         os.replace(partial, folder / f"{name}.npy")
-        logger.info("%s: %s of %d scenes", folder, name, count)

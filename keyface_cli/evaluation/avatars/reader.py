@@ -179,7 +179,7 @@ def rendered_examples(heads: int, generator: torch.Generator) -> tuple[Crops, Cr
         for kept, shown, posed in ((portraits, people, rest), (frames, repeated, poses)):
             pictures = torch.from_numpy(render_uint8(shown, posed, RESOLUTION))
             kept.append([part.half() for part in crop(pictures)])
-        targets.append(poses[:, wanted])
+        targets.append(rig.as_seen(poses)[:, wanted])
     in_poses, at_rest = (
         (torch.cat([mouth for mouth, _ in each]), torch.cat([eyes for _, eyes in each]))
         for each in (frames, portraits)

@@ -79,7 +79,7 @@ def train_classifier(each: int = 160, updates: int = 1200, seed: int = 55) -> Vo
     for label, kind in enumerate(CLASSES):
         for i in range(each):
             scene = scene_of(kind, (seed * len(CLASSES) + label) * SEED_STRIDE + i, held_out=False)
-            tracks.append(scene.rig[:, _ROWS])
+            tracks.append(rig.as_seen(scene.rig)[:, _ROWS])
             labels.append(label)
     examples, wanted = torch.stack(tracks), torch.tensor(labels)
     network = VocalClassifier().train()
