@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "media": {"checkpoints", "config", "errors"},
     "output": {"media", "ledger", "config", "errors"},
     "stages.timeline": {"config"},
+    "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
     "emotion": {"media", "stages.timeline", "web", "config", "errors"},
     "memory": {"device"},
@@ -155,7 +156,7 @@ def test_inference_imports_neither_training_nor_what_breaks_an_install() -> None
         "import sys, keyface_cli.pipeline\n"
         "from keyface_cli.checkpoints.checkpoint import COMPONENTS, build\n"
         "from keyface_cli.config import PRESETS\n"
-        "[build(name, PRESETS['tiny'], empty=True) for name in COMPONENTS]\n"
+        "[build(name, PRESETS['mini'], empty=True) for name in COMPONENTS if name != 'wav2vec2']\n"
         "bad = ['keyface_cli.training', 'keyface_cli.evaluation', 'torchvision', 'torchaudio']\n"
         "assert not [name for name in bad if name in sys.modules]\n"
     )

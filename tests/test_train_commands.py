@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from drawn import make_shard
+from photographs import make_photographs
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.commands.train_display import TrainingDisplay
@@ -99,6 +100,7 @@ def test_flags_go_before_files_and_files_before_recipes(tmp_path: Path) -> None:
         (("vae", "--preset", "tiny"), 1, "no pictures in"),
         (("audio", "beats", "--preset", "tiny"), 1, "no scenes in"),
         (("audio", "hubert", "--preset", "tiny"), 2, "tiny has beats, wav2vec2, wavlm"),
+        (("decoder", "--preset", "tiny"), 1, "has no portrait decoder"),
         (("features",), 1, "no scenes in"),
         (("reader",), 1, "no scenes in"),
     ],
@@ -123,34 +125,50 @@ def test_avatars_are_drawn_once(
         (folder / "waveforms.npy").touch()
         drawn.append(("scenes", folder.name, count, seed))
 
-    def frames(folder: Path, seed: int, size: int) -> None:
+    def frames(folder: Path, seed: int, size: int, cast: object) -> None:
         (folder / "runs.npy").touch()
-        drawn.append(("frames", folder.name, seed, size))
+        drawn.append(("frames", folder.name, seed, size, cast is not None))
 
-    def pool(path: Path, count: int, size: int, seed: int) -> None:
+    def pool(path: Path, count: int, size: int, seed: int, cast: object, share: float) -> None:
         path.touch()
-        drawn.append(("pictures", count, size, seed))
+        drawn.append(("pictures", count, size, seed, cast is not None))
+
+    def pairs(folder: Path, count: int, seed: int, size: int, cast: object) -> None:
+        folder.mkdir()
+        drawn.append(("pairs", folder.name, count, seed, size, cast is not None))
 
     monkeypatch.setattr("keyface_cli.avatars.shards.write_scenes", scenes)
     monkeypatch.setattr("keyface_cli.avatars.shards.render_frames", frames)
     monkeypatch.setattr("keyface_cli.avatars.pictures.render_pool", pool)
-    hours = ("--hours", 0.5, "--sound-hours", 0.01)
+    monkeypatch.setattr("keyface_cli.avatars.portrait_pairs.write_pairs", pairs)
+    hours = ("--hours", 0.5, "--sound-hours", 0.01, "--pairs", 250)
     arguments = ("dataset", "avatars", "-o", tmp_path / "data", *hours, "--seed", 3)
     code, out, err = main(*arguments)
     assert (code, out) == (0, f"{tmp_path / 'data'}\n"), err
     assert drawn == [
-        ("pictures", 5000, 256, 3),
+        ("pictures", 5000, 256, 3, False),
+        ("pairs", "pairs-000", 100, 30_000_000, 256, False),
+        ("pairs", "pairs-001", 100, 30_010_000, 256, False),
+        ("pairs", "pairs-002", 50, 30_020_000, 256, False),
         ("scenes", "000", 200, 30_000_000),
-        ("frames", "000", 30_000_000, 256),
+        ("frames", "000", 30_000_000, 256, False),
         ("scenes", "001", 58, 30_010_000),  # half an hour is 258 scenes of 7 s
-        ("frames", "001", 30_010_000, 256),
+        ("frames", "001", 30_010_000, 256, False),
         ("scenes", "sound-000", 6, 39_990_000),
     ]
     assert (tmp_path / "data" / "pictures.npy").exists()
     drawn.clear()
     (tmp_path / "data" / "001" / "runs.npy").unlink()
     assert main(*arguments)[0] == 0
-    assert drawn == [("frames", "001", 30_010_000, 256)]
+    assert drawn == [("frames", "001", 30_010_000, 256, False)]
+    drawn.clear()
+    photographs = ("--photographs", make_photographs(tmp_path / "faces"))
+    other = ("dataset", "avatars", "-o", tmp_path / "other", *hours, *photographs)
+    code, _, err = main(*other)
+    assert code == 0, err
+    # two thirds of the shards are photographs
+    assert [row[-1] for row in drawn if row[0] == "pairs"] == [False, True, True]
+    assert [row[-1] for row in drawn if row[0] in ("pictures", "frames")] == [True, False, True]
 
 
 def test_progress_is_a_line_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ COMPONENTS = (
     "interpolation_unet",
     "interpolation_guide",
     "vae",
+    "portrait_decoder",
     "wavlm",
     "wav2vec2",
     "beats",
@@ -250,6 +251,8 @@ def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
         guide: whether autoguidance is on, so that the weaker network is needed too.
     """
     wanted = {"keyframe_unet", "interpolation_unet", "vae", *encoder_names(config)}
+    if config.portrait_decoder:
+        wanted.add("portrait_decoder")
     if guide:
         wanted.add("interpolation_guide")
     return tuple(name for name in COMPONENTS if name in wanted)
@@ -271,6 +274,10 @@ def _construct(component: str, config: ModelConfig) -> Any:
         from diffusers import AutoencoderKLTemporalDecoder
 
         return cast(Any, AutoencoderKLTemporalDecoder)(**config.vae)
+    if component == "portrait_decoder":
+        from keyface_cli.models.portrait_decoder import PortraitDecoder
+
+        return PortraitDecoder(**config.portrait_decoder)
     if component == "wavlm":
         from transformers import WavLMConfig, WavLMModel
 

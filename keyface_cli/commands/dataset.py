@@ -29,6 +29,7 @@ FolderOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Where the data goes.")
 ]
 SCENES_PER_SHARD = 200
+PAIRS_PER_SHARD = 100
 
 
 @app.command()
@@ -43,6 +44,20 @@ def avatars(
     ] = 8.0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 1,
     pictures: Annotated[int, typer.Option(min=64, help="Single pictures for the VAE.")] = 5000,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Heads to train the portrait decoder on.")
+    ] = 2000,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Move photographs of faces too: faces.csv, landmarks.npz and the pictures.",
+        ),
+    ] = None,
+    photo_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the heads that are these photographs."),
+    ] = 2 / 3,
     preset: Annotated[str, typer.Option(help="Whose resolution: mini or tiny.")] = "mini",
     natural_voices: Annotated[
         bool,
@@ -63,11 +78,14 @@ def avatars(
     """Draw speaking avatars to train on; needs flite, espeak-ng and festival.
 
     A shard that is there already is kept, so the same command goes on where it was stopped.
+    With --photographs, a part of the heads are people of a folder, moved on their landmarks, and
+    averages of two or three of them.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
     resolution = PRESETS[preset].resolution
     from keyface_cli.avatars.pictures import render_pool
+<<<<<<< ours
     from keyface_cli.avatars.recordings import list_recordings, training_phrases
     from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
     from keyface_cli.config import FPS
@@ -77,6 +95,25 @@ def avatars(
         files = list_recordings(speech)
         with console.waiting(f"finding the phones of {len(files)} recordings"):
             recordings = training_phrases(files)
+=======
+    from keyface_cli.avatars.portrait_pairs import write_pairs
+    from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
+    from keyface_cli.config import FPS
+
+    cast = None
+    if photographs is not None:
+        from keyface_cli.avatars.photographs.casting import read_cast
+
+        cast = read_cast(photographs)
+
+    def whose(index: int) -> Any:
+        """Photographs for their share of the shards, evenly spread; None for drawn heads."""
+        return (
+            cast
+            if math.floor((index + 1) * photo_share) > math.floor(index * photo_share)
+            else None
+        )
+>>>>>>> theirs
 
     def speak(target: Path, count: int, first: int) -> None:
         if not (target / "waveforms.npy").exists():
@@ -88,24 +125,29 @@ def avatars(
     if not pool.exists():
         console.say(f"rendering {pictures} pictures")
         partial = pool.with_suffix(".part")
-        render_pool(partial, pictures, resolution, seed)
+        render_pool(partial, pictures, resolution, seed, cast, photo_share)
         partial.replace(pool)
+    for index, count in enumerate(_shards(pairs, PAIRS_PER_SHARD)):
+        target = folder / f"pairs-{index:03d}"
+        if not target.exists():
+            console.say(f"rendering {target.name}")
+            write_pairs(target, count, (seed * 1000 + index) * 10_000, resolution, whose(index))
     # scene seeds of different shards must not meet
     for index, count in enumerate(_shards(hours * 3600 * FPS / SCENE_FRAMES)):
         target, first = folder / f"{index:03d}", (seed * 1000 + index) * 10_000
         speak(target, count, first)
         if not (target / "runs.npy").exists():
             console.say(f"rendering shard {target.name}")
-            render_frames(target, first, resolution)
+            render_frames(target, first, resolution, whose(index))
     for index, count in enumerate(_shards(sound_hours * 3600 * FPS / SCENE_FRAMES)):
         speak(folder / f"sound-{index:03d}", count, (seed * 1000 + 999 - index) * 10_000)
     typer.echo(folder)
 
 
-def _shards(scenes: float) -> list[int]:
-    """Return how many scenes each shard holds."""
-    whole, rest = divmod(math.ceil(scenes), SCENES_PER_SHARD)
-    return [SCENES_PER_SHARD] * whole + [rest] * (rest > 0)
+def _shards(wanted: float, size: int = SCENES_PER_SHARD) -> list[int]:
+    """Return how many scenes, or heads, each shard holds."""
+    whole, rest = divmod(math.ceil(wanted), size)
+    return [size] * whole + [rest] * (rest > 0)
 
 
 @app.command()

@@ -204,6 +204,46 @@ def vae(
 
 
 @app.command()
+def decoder(
+    data: DataOption,
+    run: RunOption,
+    resume: ResumeOption = False,
+    preset: PresetOption = None,
+    recipe: RecipeOption = None,
+    file: FileOption = None,
+    chosen: SetOption = None,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    seed: SeedOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train the portrait decoder, which moves and paints the portrait; after vae."""
+    config = _config(run, None, preset)
+    if not config.portrait_decoder:
+        raise ConfigError(f"a {config.preset} model has no portrait decoder", "use --preset mini")
+    _set_threads(threads)
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+    }
+    train, _ = collect("decoder", run, config, resume, recipe, file, given, chosen)
+    from keyface_cli.training.portrait_decoder import train_portrait_decoder
+
+    with TrainingDisplay("decoder") as display:
+        train_portrait_decoder(data, config, run, train, resume=resume, report=display)
+    _echo(run)
+
+
+@app.command()
 def audio(
     encoder: Annotated[str, typer.Argument(help="wavlm, wav2vec2 or beats.")],
     data: DataOption,

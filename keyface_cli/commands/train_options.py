@@ -149,7 +149,7 @@ def collect(
     """Collect the options of a network, the strongest last, and keep them in the run.
 
     Args:
-        table: "vae", "audio", "keyframes" or "interpolation".
+        table: "vae", "decoder", "audio", "keyframes" or "interpolation".
         run: the run folder.
         config: of the model, whose preset chooses the recipe.
         stored: begin with the run's own, where it has some.

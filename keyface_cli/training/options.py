@@ -113,6 +113,15 @@ _MINI_UNET: dict[str, Value] = {
     "mouth": 4.0,
     "eyes": 4.0,  # small, and hardly anything else shows arousal
 }
+_DECODER: dict[str, Value] = {
+    "updates": 4000,
+    "batch_size": 6,
+    "learning_rate": 6e-4,
+    "warmup": 100,
+    "ema_decay": 0.99,
+    "save_every": 100,
+    "sample_every": 0,
+}
 # recipe -> network -> what differs from the defaults above
 RECIPES: dict[str, dict[str, dict[str, Value]]] = {
     # SPEC 12: what the published model was trained with
@@ -121,6 +130,7 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
         | {"pixel": 1.0, "perceptual": 1.0, "freeze_temporal": True, "held_out": 4},
         "interpolation": _PAPER_TRAIN | {"lower_half": 2.0, "freeze_temporal": True, "held_out": 4},
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 1e-4, "warmup": 100},
+        "decoder": _DECODER,
         "audio": {"updates": 1400, "learning_rate": 1e-4, "warmup": 100, "ema_decay": 0.99},
     },
     # for a model like the bundled one
@@ -131,6 +141,7 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
         "interpolation": _MINI_UNET
         | {"lower_half": 2.0, "drop_identity": 0.0, "drop_audio": 0.0, "held_out": 4},
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 4e-4, "warmup": 100},
+        "decoder": _DECODER,
         "audio": {
             "updates": 3000,
             "batch_size": 12,
@@ -172,7 +183,8 @@ def read_toml(path: Path, table: str) -> dict[str, Value]:
 
     Args:
         path: of the file.
-        table: "vae", "audio", "keyframes" or "interpolation"; empty where the file has none.
+        table: "vae", "decoder", "audio", "keyframes" or "interpolation"; empty where the file has
+            none.
 
     Raises:
         ConfigError: the file is missing, no TOML, or has a key that there is not.

@@ -1,0 +1,257 @@
+"""Training of the portrait decoder on pairs of pictures, see `portrait_pairs`.
+
+What it gets to see is what sampling leaves: latents that are noisy, blurred, half-way between two
+faces or too near to the portrait. It is scored by pixels and edges, and, after a while, by a
+critic that tells squares of its pictures from true ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from keyface_cli.config import ModelConfig
+from keyface_cli.errors import ConfigError
+from keyface_cli.models.portrait_decoder import PortraitDecoder
+from keyface_cli.models.vae import LatentCodec
+from keyface_cli.training import run
+from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.losses import EYE_COLUMNS, EYE_ROWS, MOUTH_COLUMNS, MOUTH_ROWS
+from keyface_cli.training.options import TrainOptions
+
+COMPONENT = "portrait_decoder"
+EDGE_WEIGHT = 1.5
+FACE_WEIGHT = 4.0  # of the pixels around mouth and eyes
+CRITIC_WEIGHT = 0.02
+CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
+NOISE = 0.25  # greatest deviation of the noise on latents
+BACK = 0.3  # greatest share by which latents are drawn back to the portrait's
+MUON_RATE = 0.005
+REFRESH = 200  # batches between looks for new shards
+
+
+class Pairs(NamedTuple):
+    """A batch of heads; pictures are uint8 (B, 3, H, W), latents scaled (B, C, h, w)."""
+
+    portraits: Tensor
+    decoded: Tensor  # the portraits through the VAE and back
+    targets: Tensor  # a face of each head, head and eyes moved and lids closed
+    motions: Tensor  # (B, M), by how much
+    own: Tensor  # latents of the portraits
+    faces: Tensor  # of the targets' faces, head and eyes as in the portraits
+    others: Tensor  # of further faces, likewise
+
+
+@torch.inference_mode()
+def encode_pairs(folder: Path, codec: LatentCodec) -> None:
+    """Encode the portraits and the stills of a shard of pairs, and decode the portraits again.
+
+    Writes `decoded.npy`, uint8 (n, H, W, 3), and `latents.npy`, float16 (n, 1 + K, C, h, w).
+    """
+    portraits = np.load(folder / "portraits.npy", mmap_mode="r")
+    stills = np.load(folder / "stills.npy", mmap_mode="r")
+    decoded, latents = np.empty_like(portraits), []
+    for i, (portrait, faces) in enumerate(zip(portraits, stills, strict=True)):
+        pictures = torch.from_numpy(np.concatenate([portrait[None], faces]))
+        z = codec.encode(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        latents.append(z.half().numpy())
+        back = ((codec.decode(z[:1]).clamp(-1, 1) + 1) * 127.5).round().byte()
+        decoded[i] = back[0].permute(1, 2, 0).numpy()
+    np.save(folder / "decoded.npy", decoded)
+    partial = folder / "latents.part.npy"
+    np.save(partial, np.stack(latents))
+    partial.replace(folder / "latents.npy")
+
+
+class PortraitDecoderTraining:
+    """The loss of a `PortraitDecoder`.
+
+    Args:
+        codec: whose pictures it sees; frozen.
+        data: folder of shards that `portrait_pairs.write_pairs` has made; new ones join as they
+            come.
+        options: batch size and updates.
+
+    Raises:
+        ConfigError: there is no shard.
+    """
+
+    def __init__(self, codec: LatentCodec, data: Path, options: TrainOptions) -> None:
+        self.codec, self.data, self.options = codec, data, options
+        self._drawn = 0
+        self.refresh()
+        self.critic = Critic()
+        self.critic_optimiser = torch.optim.AdamW(
+            self.critic.parameters(), lr=2e-4, betas=(0.5, 0.99)
+        )
+
+    def refresh(self) -> None:
+        """Take in shards that have been completed since."""
+        names = ("portraits", "decoded", "targets", "motions", "latents")
+        folders = sorted(path.parent for path in self.data.glob("[!.]*/motions.npy"))
+        if not folders:
+            raise ConfigError(
+                f"no pairs of pictures in {self.data}", "make them with keyface dataset avatars"
+            )
+        for folder in folders:
+            if not (folder / "latents.npy").is_file():
+                encode_pairs(folder, self.codec)
+        shards = [
+            {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+            for folder in folders
+        ]
+        ends = torch.tensor([len(shard["portraits"]) for shard in shards]).cumsum(0)
+        self._shards = shards, ends  # at once: other threads may be drawing
+
+    def draw(self, generator: torch.Generator) -> Pairs:
+        """Draw heads and faces; none is mirrored, since a motion has sides."""
+        self._drawn += 1
+        if self._drawn % REFRESH == 0:
+            self.refresh()
+        shards, ends = self._shards
+        rows = []
+        for _ in range(self.options.batch_size):
+            number = int(torch.randint(int(ends[-1]), (), generator=generator))
+            which = int(torch.searchsorted(ends, number, right=True))
+            shard = shards[which]
+            head = number - (int(ends[which - 1]) if which else 0)
+            faces = shard["targets"].shape[1]
+            one, other = torch.randint(faces, (2,), generator=generator).tolist()
+            pictures = shard["portraits"][head], shard["decoded"][head], shard["targets"][head, one]
+            tensors = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures]
+            motion = torch.from_numpy(np.array(shard["motions"][head, one]))
+            latents = torch.from_numpy(np.array(shard["latents"][head])).float()
+            rows.append((*tensors, motion, latents[0], latents[1 + one], latents[1 + other]))
+        return Pairs(*(torch.stack(each) for each in zip(*rows, strict=True)))
+
+    @torch.no_grad()
+    def _as_sampled(self, pairs: Pairs, generator: torch.Generator) -> Tensor:
+        """Decode latents as sampling leaves them, (B, 3, H, W)."""
+        B, device = len(pairs.own), pairs.own.device
+
+        def some(share: float, most: float) -> Tensor:
+            drawn, amount = torch.rand(2, B, 1, 1, 1, generator=generator, device=device)
+            shares: Tensor = (drawn < share).float() * amount * most
+            return shares
+
+        z = torch.lerp(pairs.faces, pairs.others, some(0.3, 0.2))
+        z = torch.lerp(z, pairs.own, some(0.5, BACK))
+        blurred = F.avg_pool2d(F.pad(z, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        z = torch.lerp(z, blurred, some(0.3, 0.3))
+        noise = torch.randn(z.shape, generator=generator, device=device)
+        z = z + some(0.6, NOISE) * noise * z.std((1, 2, 3), keepdim=True)
+        pictures: Tensor = self.codec.decode(z)
+        return pictures
+
+    def losses(self, trainer: Trainer, pairs: Pairs) -> dict[str, Tensor]:
+        """Score the network on a batch, and train the critic on it."""
+        with trainer.compute.autocast():
+            frames = self._as_sampled(pairs, trainer.generator).float()
+            decoder = cast(PortraitDecoder, trainer.model)
+            portrait = pairs.portraits.float() / 127.5 - 1
+            prepared = decoder.prepare(portrait, pairs.decoded.float() / 127.5 - 1)
+            made = decoder(frames, prepared, pairs.motions)
+        target = pairs.targets.float() / 127.5 - 1
+        weight = face_weights(target.shape[-1]).to(target.device)
+        pixels = (weight * (made - target).abs()).mean()
+        edges = (weight[..., 1:, 1:] * _edge_error(made, target)).mean()
+        values = {"pixels": pixels, "edges": edges}
+        loss = pixels + EDGE_WEIGHT * edges
+        if trainer.update >= CRITIC_SHARE * self.options.updates:
+            with trainer.compute.autocast():
+                values["critic"] = self._train_critic(target, made.detach())
+                fooled = -self.critic(made).float().mean()
+            loss = loss + CRITIC_WEIGHT * fooled
+        mse = (made.detach().clamp(-1, 1) - target).square()
+        values["psnr"] = 10 * torch.log10(4 / mse.mean((1, 2, 3)).clamp(min=1e-6)).mean()
+        return {"loss": loss} | values
+
+    def _train_critic(self, true: Tensor, made: Tensor) -> Tensor:
+        """One step of the critic: hinge loss of true and made pictures."""
+        self.critic.requires_grad_(True)
+        loss = F.relu(1 - self.critic(true).float()).mean()
+        loss = loss + F.relu(1 + self.critic(made).float()).mean()
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.critic_optimiser.step()
+        self.critic.requires_grad_(False)
+        return loss.detach()
+
+
+class Critic(nn.Module):
+    """Tells squares of true pictures from made ones: (B, 3, H, W) -> (B, 1, H / 8, W / 8)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        channels = 12
+        for wide, stride in ((width, 1), (2 * width, 2), (3 * width, 2)):
+            convolution = nn.Conv2d(channels, wide, 3, stride=stride, padding=1)
+            layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(0.2)]
+            channels = wide
+        layers.append(nn.utils.parametrizations.spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        return cast(Tensor, self.body(pictures))
+
+
+def face_weights(size: int) -> Tensor:
+    """Weight of each pixel, (1, 1, size, size): those of mouth and eyes count more."""
+    weight = torch.ones(1, 1, size, size)
+    for (top, bottom), (left, right) in (
+        (MOUTH_ROWS, MOUTH_COLUMNS),
+        (EYE_ROWS, EYE_COLUMNS),
+    ):
+        rows, columns = (
+            slice(round(a * size), round(b * size)) for a, b in ((top, bottom), (left, right))
+        )
+        weight[..., rows, columns] = FACE_WEIGHT
+    return weight / weight.mean()
+
+
+def _edge_error(made: Tensor, target: Tensor) -> Tensor:
+    """How differences of neighbouring pixels differ, (B, 3, H - 1, W - 1)."""
+    error = made - target
+    return (error.diff(dim=-1)[..., 1:, :].abs() + error.diff(dim=-2)[..., 1:].abs()) / 2
+
+
+def train_portrait_decoder(
+    data: Path,
+    config: ModelConfig,
+    folder: Path,
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> int:
+    """Train a portrait decoder into `folder/portrait_decoder`; returns the updates done.
+
+    Args:
+        data: folder of pairs.
+        config: of the model; its VAE is the run's.
+        folder: the run.
+        options: how long and how fast.
+        resume: go on from the run's saved state; the critic begins anew.
+        report: told of every update.
+    """
+    vae: Any = run.load_trained(folder, "vae", config)
+    codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
+    torch.manual_seed(options.seed)
+    training = PortraitDecoderTraining(codec, data, options)
+    decoder: PortraitDecoder = PortraitDecoder(**config.portrait_decoder)
+    trainer = Trainer(COMPONENT, decoder, folder, options, resume=resume, muon_rate=MUON_RATE)
+    codec.to(trainer.device)
+    training.critic.to(trainer.device)
+
+    def save(average: nn.Module, update: int) -> None:
+        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
+        run.save(folder, COMPONENT, average, config, facts)
+
+    return trainer.fit(training.draw, training.losses, save, report=report)
