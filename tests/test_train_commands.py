@@ -120,7 +120,7 @@ def test_avatars_are_drawn_once(
 ) -> None:
     drawn: list[tuple[object, ...]] = []
 
-    def scenes(folder: Path, count: int, seed: int) -> None:
+    def scenes(folder: Path, count: int, seed: int, **voices: object) -> None:
         folder.mkdir()
         (folder / "waveforms.npy").touch()
         drawn.append(("scenes", folder.name, count, seed))

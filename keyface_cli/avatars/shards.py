@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-<<<<<<< ours
-from collections.abc import Callable, Sequence
-=======
->>>>>>> theirs
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +18,8 @@ import torch
 from keyface_cli.avatars import rig
 from keyface_cli.avatars.heads import draw_head, still
 from keyface_cli.avatars.performance import phone_labels
-<<<<<<< ours
-from keyface_cli.avatars.pictures import render_uint8
-from keyface_cli.avatars.recordings import Recording
-=======
 from keyface_cli.avatars.photographs.casting import Cast
->>>>>>> theirs
+from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 
@@ -37,11 +30,7 @@ RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segme
 VOCAL = 0.4  # how likely a vocalisation comes before a sentence
 VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
 BENEATH = 0.25  # how likely such a sound lies beneath a scene
-<<<<<<< ours
 NATURAL = 0.4  # how likely a natural voice speaks where these are wanted
-RenderFrames = Callable[[identity.Identity, Tensor, int], np.ndarray]
-=======
->>>>>>> theirs
 
 
 def write_scenes(

@@ -85,7 +85,7 @@ def avatars(
         raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
     resolution = PRESETS[preset].resolution
     from keyface_cli.avatars.pictures import render_pool
-<<<<<<< ours
+    from keyface_cli.avatars.portrait_pairs import write_pairs
     from keyface_cli.avatars.recordings import list_recordings, training_phrases
     from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
     from keyface_cli.config import FPS
@@ -95,11 +95,6 @@ def avatars(
         files = list_recordings(speech)
         with console.waiting(f"finding the phones of {len(files)} recordings"):
             recordings = training_phrases(files)
-=======
-    from keyface_cli.avatars.portrait_pairs import write_pairs
-    from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
-    from keyface_cli.config import FPS
-
     cast = None
     if photographs is not None:
         from keyface_cli.avatars.photographs.casting import read_cast
@@ -113,7 +108,6 @@ def avatars(
             if math.floor((index + 1) * photo_share) > math.floor(index * photo_share)
             else None
         )
->>>>>>> theirs
 
     def speak(target: Path, count: int, first: int) -> None:
         if not (target / "waveforms.npy").exists():
