@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build, save_component, write_manifest
 from keyface_cli.config import PRESETS
-from keyface_cli.media.features import _open
+from keyface_cli.media.features import StoredFeatures, _open
 from keyface_cli.models.speech import encode
 from keyface_cli.pipeline import KeyFacePipeline, listen
+from keyface_cli.stages.timeline import Timeline
 
 Main = Callable[..., tuple[int, str, str]]
 
@@ -166,6 +167,25 @@ def test_only_what_is_asked_for_is_read(embedded: Path) -> None:
         assert stored.shape == (25, 2, 32)
         for frames in ([0], [24], [3, 3, 16, 9], list(range(25))):
             assert torch.equal(stored[torch.tensor(frames)], whole[torch.tensor(frames)])
+
+
+def test_a_late_clip_reads_no_more_than_it_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = Timeline(10_000).clip(50).audio  # its first slot is the first frame of all
+    numbers = np.arange(10_000 * 2 * 3, dtype="<f4").reshape(10_000, 2, 3)
+    (tmp_path / "numbers").write_bytes(b"head" + numbers.tobytes())
+    stored = StoredFeatures(tmp_path / "numbers", 4, numbers.shape)
+    read: list[int] = []
+
+    def count(self: StoredFeatures, first: int, last: int) -> np.ndarray:
+        read.append(last - first)
+        return real(self, first, last)
+
+    real = StoredFeatures.read
+    monkeypatch.setattr(StoredFeatures, "read", count)
+    assert np.array_equal(stored[torch.tensor(frames)].numpy(), numbers[list(frames)])
+    assert sum(read) == 1 + 12 * 13 + 1
 
 
 def test_windows_of_a_long_recording_are_written_in_order(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "keyface features 1"
 PREFIX = "audio."
+_NEAR = 32  # frames so far apart at most are read together
 _BLOCK_FRAMES = 1500  # that are checked at a time
 
 
@@ -81,8 +82,11 @@ class StoredFeatures:
     def __getitem__(self, frames: Tensor) -> Tensor:
         import torch
 
-        first, last = int(frames.min()), int(frames.max())
-        return torch.from_numpy(self.read(first, last + 1))[frames - first]
+        wanted, places = np.unique(frames.numpy(), return_inverse=True)  # in rising order
+        # a clip of keyframes also hears the first frame of all: what lies between is not read
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > _NEAR) + 1)
+        read = [self.read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
+        return torch.from_numpy(np.concatenate(read)[places])
 
     def read(self, first: int, last: int) -> NDArray[np.float32]:
         """Return the frames first..last, (last - first, 2, D).
