@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -246,6 +247,38 @@ def test_manifest_tells_how_the_model_was_made(tmp_path: Path) -> None:
     assert opened.manifest["training"] == {"hours": 2}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"files": ["vae"]},
+        {"files": {"vae/config.json": 3}},
+        {"files": {"vae/config.json": {"bytes": "many", "sha256": ""}}},
+        {"files": {"vae/config.json": {"bytes": 3}}},
+        {"files": None},
+    ],
+)
+def test_a_damaged_manifest_is_named(copy: Path, damage: dict[str, object]) -> None:
+    path = copy / "keyface.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(WeightsError, match=r"not a model manifest: .*keyface.json") as caught:
+        Checkpoint.open(copy)
+    assert "it is damaged" in str(caught.value.hint)
+
+
+def test_a_network_that_the_manifest_does_not_list_is_refused(copy: Path) -> None:
+    path = copy / "keyface.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"][f"interpolation_guide/{WEIGHTS}"]
+    path.write_text(json.dumps(manifest))
+    opened = Checkpoint.open(copy)
+    opened.load("keyframe_unet")
+    message = f"not listed in .*keyface.json: .*interpolation_guide/{WEIGHTS}"
+    with pytest.raises(WeightsError, match=message):
+        opened.load("interpolation_guide")
+    with pytest.raises(WeightsError, match=message):
+        opened.verify()
+
+
 class TestResolveModel:
     """What `--model` may be."""
 
@@ -279,6 +312,24 @@ class TestResolveModel:
         run = self.put(tmp_path / "runs" / "mine")
         assert resolve_model(str(run)) == run
         assert resolve_model(run) == run
+
+    def test_a_folder_that_is_no_model_does_not_hide_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundled = self.put(tmp_path / "weights" / "mini")
+        work = tmp_path / "work"
+        (work / "mini").mkdir(parents=True)
+        (work / "maxi").mkdir()
+        monkeypatch.chdir(work)
+        assert resolve_model("mini") == bundled
+        assert resolve_model(str(work / "mini")) == work / "mini"
+        assert resolve_model("maxi") == Path("maxi")  # what is wrong with it is said when opened
+        (work / "mini" / "keyface.json").touch()
+        assert resolve_model("mini") == Path("mini")
+
+    def test_models_are_no_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("KEYFACE_HOME")
+        assert installed.home() == platformdirs.user_data_path("keyface", appauthor=False)
 
     @pytest.mark.parametrize("name", ["maxi", "runs/maxi", "../weights/maxi"])
     def test_unknown(self, name: str) -> None:

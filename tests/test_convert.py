@@ -349,6 +349,7 @@ def test_an_existing_folder_is_kept(files: Path, tmp_path: Path, main: Main) -> 
 def test_a_model_is_replaced_by_force(files: Path, tmp_path: Path, main: Main) -> None:
     output = tmp_path / "model"
     assert main(*arguments(files, output))[0] == 0
+    (tmp_path / ".model.old" / "vae").mkdir(parents=True)  # of a run that was killed
     assert main(*arguments(files, output, guide=None), "--force")[0] == 0
     assert "interpolation_guide" not in Checkpoint.open(output).components
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -284,6 +284,30 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
     assert Trainer("x", linear(0), tmp_path, OPTIONS, resume=True).update == 4
 
 
+def test_a_finished_training_is_begun_anew_by_force_only(tmp_path: Path) -> None:
+    Trainer("x", linear(0), tmp_path, OPTIONS).fit(draw, quadratic, keep_nothing)
+    state, log = tmp_path / "state" / "x.pt", tmp_path / "x.csv"
+    before = state.read_bytes(), log.read_bytes()
+    with pytest.raises(WeightsError, match="has trained x already") as refused:
+        Trainer("x", linear(1), tmp_path, OPTIONS)
+    assert refused.value.hint == "go on with --resume, or replace it with --force"
+    assert (state.read_bytes(), log.read_bytes()) == before
+    assert Trainer("x", linear(1), tmp_path, OPTIONS, force=True).update == 0
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("muon_rate", [None, 0.05])
+def test_a_resumed_run_has_the_options_that_it_records(
+    tmp_path: Path, muon_rate: float | None
+) -> None:
+    first = Trainer("x", network(0), tmp_path, OPTIONS, muon_rate=muon_rate)
+    first.fit(draw, quadratic, keep_nothing)
+    other = dataclasses.replace(OPTIONS, weight_decay=0.5, beta2=0.9)
+    resumed = Trainer("x", network(0), tmp_path, other, resume=True, muon_rate=muon_rate)
+    for group in resumed.optimiser.param_groups:
+        assert (group["weight_decay"], group["betas"]) == (0.5, (0.9, 0.9))
+
+
 def test_resuming_without_a_state_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no training state"):
         Trainer("x", linear(0), tmp_path, OPTIONS, resume=True)

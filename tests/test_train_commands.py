@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from drawn import make_shard
 from photographs import make_photographs
 
-from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.checkpoint import Checkpoint, write_manifest
 from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_options import collect
 from keyface_cli.config import PRESETS
@@ -180,3 +181,54 @@ def test_progress_is_a_line_where_there_is_no_terminal(capfd: pytest.CaptureFixt
     assert len(lines) == 1
     assert lines[0].startswith("keyframes: 100/100")
     assert lines[0].endswith("loss 0.25  mse 0.125")
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_a_trained_network_is_replaced_by_force_only(
+    main: Main, data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", "keyframes", "--data", data, "-o", run, "--from", tiny_checkpoint, *QUICK)
+    assert main(*arguments)[0] == 0
+    before = _bytes(run)
+    code, out, err = main(*arguments, "--updates", 1, "--seed", 8)
+    assert (code, out) == (1, "")
+    assert f"the run has trained keyframe_unet already: {run}" in err
+    assert "--resume" in err
+    assert "--force" in err
+    assert _bytes(run) == before
+    code, _, err = main(*arguments, "--updates", 1, "--seed", 8, "--force")
+    assert code == 0, err
+    assert Checkpoint.open(run).manifest["training"]["keyframe_unet"]["updates"] == 1
+
+
+def test_a_model_is_no_run(main: Main, data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    before = _bytes(model)
+    code, _, err = main("train", "interpolation", "--data", data, "-o", model, *QUICK)
+    assert code == 1
+    assert f"a model, not a run: {model}" in err
+    assert _bytes(model) == before
+
+
+def test_an_export_replaces_a_model_by_force_only(
+    main: Main, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, run)
+    shutil.rmtree(run / "beats")
+    write_manifest(run, PRESETS["tiny"])
+    shutil.copytree(tiny_checkpoint, model)
+    before = _bytes(model)
+    code, out, err = main("train", "export", run, "-o", model)
+    assert (code, out) == (1, "")
+    assert f"folder exists: {model}" in err
+    assert _bytes(model) == before
+    assert main("train", "export", run, "-o", model, "--force")[0] == 0
+    assert Checkpoint.open(model).components == Checkpoint.open(run).components
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]

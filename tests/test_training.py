@@ -396,7 +396,7 @@ def test_a_picture_of_one_frame_is_compared_through_the_vae(
     assert -1 <= float(samples[1].split(",")[1]) <= 1
     asked = dataclasses.replace(loss, perceptual=1.0)
     with pytest.raises(ConfigError, match="perceptual loss needs the weights"):
-        train_unet("keyframes", TINY, encoded_shard, folder, options, asked)
+        train_unet("keyframes", TINY, encoded_shard, folder, options, asked, force=True)
 
 
 def test_saving_memory_changes_no_gradient(encoded_shard: Path, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -71,14 +72,19 @@ class Checkpoint:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             version, config, files = (manifest[k] for k in ("format_version", "config", "files"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"not a model manifest: {path}", str(error)) from error
+            sizes = {
+                name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in files.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"not a model manifest: {path}", f"it is damaged: {type(error).__name__}: {error}"
+            ) from error
         if version != FORMAT_VERSION:
             raise WeightsError(
                 f"{path}: unknown format version: {version}", "install a newer keyface"
             )
-        for name, recorded in files.items():
-            _check_size(folder / name, recorded["bytes"])
+        for name, (size, _) in sizes.items():
+            _check_size(folder / name, size)
         return cls(folder, from_dict(ModelConfig, config, f"{path}: config"), manifest)
 
     @property
@@ -110,15 +116,26 @@ class Checkpoint:
             return sorted({reader.dtype(name) for name in reader.names})
 
     def verify(self) -> None:
-        """Compare every file with its recorded sha256.
+        """Compare every file of every network with its recorded sha256.
 
         Raises:
-            WeightsError: names the first file that differs.
+            WeightsError: names the first file that differs, or that the manifest does not list.
         """
+        for component in self.components:
+            self._check_listed(component)
         for name, recorded in self.manifest["files"].items():
             if _sha256(self.folder / name) != recorded["sha256"]:
                 raise WeightsError(
                     f"the file is damaged: {self.folder / name}", "its sha256 is not the one listed"
+                )
+
+    def _check_listed(self, component: str) -> None:
+        """Refuse a network of which the manifest does not list every file."""
+        for path in _network_files(self.folder, component):
+            if path.relative_to(self.folder).as_posix() not in self.manifest["files"]:
+                raise WeightsError(
+                    f"not listed in {self.folder / MANIFEST}: {path}",
+                    "it is of another model, or its training was stopped while it was written",
                 )
 
     def load(
@@ -139,9 +156,10 @@ class Checkpoint:
             The module in evaluation mode, its parameters without gradient.
 
         Raises:
-            WeightsError: the component is absent, its file is damaged, or a tensor is missing,
-                unexpected or of another shape; file and tensor are named.
+            WeightsError: the component is absent, its file is damaged or not in the manifest, or a
+                tensor is missing, unexpected or of another shape; file and tensor are named.
         """
+        self._check_listed(component)
         with open_tensors(self.folder / component, _stem(component)) as reader:
             module = build(component, self.config, empty=True)
             expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
@@ -216,12 +234,7 @@ def write_manifest(
         training: free facts about how they were trained (data, steps, hours).
         origins: facts about each file that they were made of: its name, address, licence.
     """
-    files = sorted(
-        path
-        for name in COMPONENTS
-        for path in (folder / name).glob("*")
-        if path.suffix in (".json", ".safetensors")
-    )
+    files = sorted(path for name in COMPONENTS for path in _network_files(folder, name))
     manifest = {
         "format_version": FORMAT_VERSION,
         "preset": config.preset,
@@ -241,6 +254,45 @@ def write_manifest(
     temporary = folder / f"{MANIFEST}.partial"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)
+
+
+@contextmanager
+def replacing_model(folder: Path, *, force: bool) -> Iterator[Path]:
+    """Write a whole model beside its place, and put it there when the block has ended well.
+
+    Args:
+        folder: of the model.
+        force: replace it where there is one.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        WeightsError: there is a model and `force` is not given, or something that is no model; or
+            it cannot be written. What was there is kept then.
+    """
+    if folder.exists() and not force:
+        raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
+    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)  # that a run left which was killed just here
+            folder.rename(old)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
@@ -311,6 +363,12 @@ def _check_tensors(reader: TensorReader, expected: dict[str, torch.Size]) -> Non
                 f"{reader.file(name)}: tensor {name} has shape {reader.shape(name)}, "
                 f"not {tuple(shape)}"
             )
+
+
+def _network_files(folder: Path, component: str) -> list[Path]:
+    """Every file of a network that is there, in a checkpoint folder."""
+    found = (folder / component).glob("*")
+    return sorted(path for path in found if path.suffix in (".json", ".safetensors"))
 
 
 def _check_size(path: Path, size: int) -> None:

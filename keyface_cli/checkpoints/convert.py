@@ -12,7 +12,6 @@ import functools
 import inspect
 import json
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keyface_cli.checkpoints.checkpoint import MANIFEST, build, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import (
+    build,
+    replacing_model,
+    save_component,
+    write_manifest,
+)
 from keyface_cli.checkpoints.renaming import (
     UNUSED_BY_ENCODER,
     rename_beats,
@@ -99,13 +103,7 @@ def convert(
             shapes are named. Nothing is written then.
         ConfigError: a file says sizes that cannot be understood.
     """
-    if folder.exists() and not force:
-        raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing_model(folder, force=force) as partial:
         run = _Conversion(sources, partial, config or PRESETS["keyface"], dtype, report)
         finished = run.run()
         write_manifest(
@@ -115,15 +113,6 @@ def convert(
             source="converted from the published files",
             origins=origins or [{"file": path.name} for path in _files(sources)],
         )
-        old = folder.with_name(f".{folder.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Conversion:

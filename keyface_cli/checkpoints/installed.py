@@ -14,14 +14,17 @@ def resolve_model(model: str | Path | None) -> Path:
 
     Args:
         model: a folder; or a name, of the bundled model or of one in `home() / "models"`; or None,
-            the published model where it is installed and else the bundled one.
+            the published model where it is installed and else the bundled one. A folder in the
+            working directory comes before a name where it is a model.
 
     Raises:
         WeightsError: there is no such folder or model.
     """
-    if model is not None and Path(model).is_dir():
-        return Path(model)
     named = installed_models()
+    # a folder that is no model, and has the name of one, does not hide it
+    hides = model is not None and str(model) in named and not (Path(model) / MANIFEST).is_file()
+    if model is not None and Path(model).is_dir() and not hides:
+        return Path(model)
     if model is None:
         model = "keyface" if "keyface" in named else "mini"
     if str(model) not in named:
@@ -42,8 +45,8 @@ def installed_models() -> dict[str, Path]:
 
 
 def home() -> Path:
-    """Return the folder for installed models: KEYFACE_HOME, else this system's user cache."""
-    from platformdirs import user_cache_path
+    """Return the folder for what is fetched: KEYFACE_HOME, else this system's user data."""
+    from platformdirs import user_data_path
 
     chosen = os.environ.get("KEYFACE_HOME")
-    return Path(chosen) if chosen else user_cache_path("keyface", appauthor=False)
+    return Path(chosen) if chosen else user_data_path("keyface", appauthor=False)

@@ -19,6 +19,7 @@ from keyface_cli.commands.train_options import (
     DataOption,
     DeviceOption,
     FileOption,
+    ForceOption,
     FromOption,
     LayersOption,
     MinutesOption,
@@ -64,6 +65,7 @@ def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
         run: RunOption,
         start_from: FromOption = None,
         resume: ResumeOption = False,
+        force: ForceOption = False,
         preset: PresetOption = None,
         recipe: RecipeOption = None,
         file: FileOption = None,
@@ -96,13 +98,16 @@ def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
             "compile": compile or None,
             "checkpointing": checkpointing,
         }
+        from keyface_cli.training.diffusion import COMPONENTS
+
+        _check_new(run, COMPONENTS[stage], resume, force)
         _set_threads(threads)
         start = _starting_model(start_from)
         config = _config(run, start, preset)
         table = "keyframes" if stage == "keyframes" else "interpolation"
         stored = stage == "guide" or resume
         train, options = collect(table, run, config, stored, recipe, file, given, chosen)
-        _train_unet(stage, config, data, run, train, options, start, resume)
+        _train_unet(stage, config, data, run, train, options, start, resume, force)
 
     command.__doc__ = sentence
     return command
@@ -128,6 +133,7 @@ def _train_unet(
     options: DiffusionOptions,
     start: str | Path | None,
     resume: bool,
+    force: bool,
 ) -> None:
     from keyface_cli.training.diffusion import train_unet
 
@@ -141,6 +147,7 @@ def _train_unet(
                 train,
                 options,
                 resume=resume,
+                force=force,
                 start_from=start,
                 report=display,
             )
@@ -156,6 +163,7 @@ def vae(
     data: DataOption,
     run: RunOption,
     resume: ResumeOption = False,
+    force: ForceOption = False,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
     file: FileOption = None,
@@ -173,6 +181,7 @@ def vae(
     threads: ThreadsOption = None,
 ) -> None:
     """Train the VAE: the code of pictures that the UNets work in. The first stage."""
+    _check_new(run, "vae", resume, force)
     config = _config(run, None, preset)
     _set_threads(threads)
     given = {
@@ -197,6 +206,7 @@ def vae(
             run,
             train,
             resume=resume,
+            force=force,
             freeze_encoder=not train_encoder,
             report=display,
         )
@@ -250,6 +260,7 @@ def audio(
     run: RunOption,
     start_from: FromOption = None,
     resume: ResumeOption = False,
+    force: ForceOption = False,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
     file: FileOption = None,
@@ -271,6 +282,7 @@ def audio(
     heard = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
     if encoder not in heard:
         raise typer.BadParameter(f"{config.preset} has {', '.join(heard)}", param_hint="ENCODER")
+    _check_new(run, encoder, resume, force)
     _set_threads(threads)
     given = {
         "updates": updates,
@@ -293,6 +305,7 @@ def audio(
             run,
             train,
             resume=resume,
+            force=force,
             start_from=start,
             report=display,
         )
@@ -312,6 +325,7 @@ def _helper_command(name: str, holding: str, sentence: str) -> Callable[..., Non
         data: DataOption,
         run: RunOption,
         resume: ResumeOption = False,
+        force: ForceOption = False,
         updates: UpdatesOption = None,
         minutes: MinutesOption = None,
         batch_size: BatchOption = None,
@@ -335,7 +349,7 @@ def _helper_command(name: str, holding: str, sentence: str) -> Callable[..., Non
         chosen = {key: value for key, value in given.items() if value is not None}
         options = choose(TrainOptions, module.RECIPE, chosen)
         with TrainingDisplay(name) as display:
-            train(_scenes(data, holding), run, options, resume=resume, report=display)
+            train(_scenes(data, holding), run, options, resume=resume, force=force, report=display)
         _echo(run / module.FILE)
 
     command.__doc__ = sentence
@@ -397,13 +411,14 @@ def export(
     source: Annotated[
         str, typer.Option(help="One sentence on where the weights come from.")
     ] = "trained with keyface train",
+    force: ForceOption = False,
 ) -> None:
     """Copy a run's networks in half precision, without the state of its training."""
     import torch
 
     from keyface_cli.training.run import export as write
 
-    write(run, folder, torch.float16, source)
+    write(run, folder, torch.float16, source, force=force)
     _echo(folder)
 
 
@@ -430,6 +445,14 @@ def _starting_model(name: str | None) -> str | Path | None:
     from keyface_cli.checkpoints.installed import resolve_model
 
     return name if name is None or name in COMPONENTS else resolve_model(name)
+
+
+def _check_new(run: Path, name: str, resume: bool, force: bool) -> None:
+    """Refuse to train a network again unasked, before anything of the run is changed."""
+    from keyface_cli.training.run import refuse_trained
+
+    if not resume and not force:
+        refuse_trained(run, name)
 
 
 def _scenes(data: Path, holding: str) -> list[Path]:

@@ -59,6 +59,15 @@ ResumeOption = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        "-f",
+        help="Replace what is there.",
+        rich_help_panel=_WHERE,
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(

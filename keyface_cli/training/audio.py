@@ -125,6 +125,7 @@ def train_audio(
     options: TrainOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     start_from: Path | None = None,
     report: Report | None = None,
 ) -> int:
@@ -137,6 +138,7 @@ def train_audio(
         folder: the run.
         options: how long and how fast.
         resume: go on where this run stopped.
+        force: replace what the run has trained of it already.
         start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
         report: told of every update.
 
@@ -158,7 +160,7 @@ def train_audio(
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
     rate = options.muon_rate if options.muon_rate > 0 else None
-    trainer = Trainer(name, model, folder, options, resume=resume, muon_rate=rate)
+    trainer = Trainer(name, model, folder, options, resume=resume, force=force, muon_rate=rate)
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}

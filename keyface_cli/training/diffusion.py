@@ -232,6 +232,7 @@ def train_unet(
     options: DiffusionOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     start_from: str | Path | None = None,
     report: Report | None = None,
 ) -> int:
@@ -249,6 +250,7 @@ def train_unet(
         train: how long and how fast.
         options: of the loss.
         resume: go on from the run's saved state.
+        force: replace what the run has trained of it already.
         start_from: what a new network starts from, see `beginning.begin`.
         report: told of every update.
 
@@ -257,17 +259,22 @@ def train_unet(
 
     Raises:
         ConfigError: the options do not fit each other or the run.
-        WeightsError: a network that is needed is missing, or the state does not fit.
+        WeightsError: a network that is needed is missing, the state does not fit, or the run has
+            trained the network already.
         FileNotFoundError: the data has no finished shard.
     """
     if stage == "guide" and not options.guide_share:
         raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
     component = COMPONENTS[stage]
+    if not resume and not force:
+        run.refuse_trained(folder, component)
     run_stage = "keyframes" if stage == "keyframes" else "interpolation"
     network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
     rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
-    trainer = Trainer(component, network, folder, train, resume=resume, muon_rate=rate or None)
+    trainer = Trainer(
+        component, network, folder, train, resume=resume, force=force, muon_rate=rate or None
+    )
     _set_up(network, training.codec, trainer)
     clips = training.source.held_out() if train.sample_every else []
     held_out = HeldOut(run_stage, config, clips, folder, trainer.device)

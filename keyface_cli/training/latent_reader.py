@@ -187,6 +187,7 @@ def train_reader(
     options: TrainOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     report: Report | None = None,
 ) -> int:
     """Train a `LatentReader` into `folder/reader.safetensors`; returns the updates done."""
@@ -194,7 +195,7 @@ def train_reader(
     training = ReaderTraining(shards, options.batch_size)
     reader = LatentReader(training.channels)
     reader.scale.copy_(training.scale)
-    trainer = Trainer("reader", reader, folder, options, resume=resume)
+    trainer = Trainer("reader", reader, folder, options, resume=resume, force=force)
 
     def save(average: nn.Module, update: int) -> None:
         run.save_helper(folder / FILE, average, FORMAT, update)

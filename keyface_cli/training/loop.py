@@ -30,6 +30,7 @@ from keyface_cli.training.compute import Compute
 from keyface_cli.training.log import TrainingLog
 from keyface_cli.training.optim import MuonAdamW, parameter_groups
 from keyface_cli.training.options import TrainOptions
+from keyface_cli.training.run import refuse_trained, state_path
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +75,12 @@ class Trainer:
         folder: the run folder; the state goes to `state/NAME.pt`, the log beside it (see `log`).
         options: see `TrainOptions`.
         resume: go on from `state/NAME.pt`.
+        force: begin anew where the folder has trained this network already; its state is removed.
         muon_rate: train inner matrices by Muon at this peak rate, see `optim`; None is AdamW only.
 
     Raises:
-        WeightsError: the state to resume from is missing or belongs to another network.
+        WeightsError: the state to resume from is missing or belongs to another network; or there
+            is one and neither `resume` nor `force` is given.
         DeviceError, ConfigError: the device or the precision cannot be had.
     """
 
@@ -89,8 +92,11 @@ class Trainer:
         options: TrainOptions,
         *,
         resume: bool = False,
+        force: bool = False,
         muon_rate: float | None = None,
     ) -> None:
+        if not resume and not force:
+            refuse_trained(folder, name)
         self.name, self.folder, self.options = name, folder, options
         self.compute = Compute(options.device, options.precision)
         self.device = self.compute.device
@@ -106,10 +112,12 @@ class Trainer:
         self._skipped = 0
         self._sums: dict[str, Tensor] = {}  # of the losses since the last row of the log
         self._count = 0
-        self.state_path = folder / "state" / f"{name}.pt"
+        self.state_path = state_path(folder, name)
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         if resume:
             self._resume()
+        elif self.compute.is_main:
+            self.state_path.unlink(missing_ok=True)
         if options.compile:
             model.compile()
 
@@ -276,7 +284,11 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             if self.average is not None:
                 self.average.load_state_dict(state.get("average", state["model"]))
+            chosen = [{**group} for group in self.optimiser.param_groups]
             self.optimiser.load_state_dict(state["optimiser"])
+            # which brings back the old run's weight decay and betas: the options go before them
+            for group, mine in zip(self.optimiser.param_groups, chosen, strict=True):
+                group.update({key: value for key, value in mine.items() if key != "params"})
             # a state of an earlier version has neither of these
             if state.get("scaler"):
                 self.compute.scaler.load_state_dict(state["scaler"])

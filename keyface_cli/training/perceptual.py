@@ -171,12 +171,13 @@ def train_features(
     options: TrainOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     report: Report | None = None,
 ) -> int:
     """Train a `PoseFeatures` into `folder/features.safetensors`; returns the updates done."""
     torch.manual_seed(options.seed)
     training = FeatureTraining(shards, options.batch_size)
-    trainer = Trainer("features", PoseFeatures(), folder, options, resume=resume)
+    trainer = Trainer("features", PoseFeatures(), folder, options, resume=resume, force=force)
 
     def save(average: nn.Module, update: int) -> None:
         run.save_helper(folder / FILE, average, FORMAT, update)

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keyface_cli.checkpoints.checkpoint import (
-    COMPONENTS,
     MANIFEST,
     Checkpoint,
+    replacing_model,
     save_component,
     write_manifest,
 )
@@ -76,12 +76,39 @@ def same_networks(one: ModelConfig, other: ModelConfig) -> bool:
     return dataclasses.replace(one, sampling=other.sampling, preset=other.preset) == other
 
 
+def state_path(folder: Path, name: str) -> Path:
+    """Return where a run keeps the state from which the training of a network is resumed."""
+    return folder / "state" / f"{name}.pt"
+
+
+def refuse_trained(folder: Path, name: str) -> None:
+    """Refuse to train a network anew where that would replace one.
+
+    Args:
+        folder: the run.
+        name: of the network.
+
+    Raises:
+        WeightsError: the folder has trained it already, or is a finished model and no run.
+    """
+    if state_path(folder, name).exists():
+        raise WeightsError(
+            f"the run has trained {name} already: {folder}",
+            "go on with --resume, or replace it with --force",
+        )
+    if (folder / name).is_dir() and not (folder / "state").is_dir():
+        raise WeightsError(
+            f"a model, not a run: {folder}",
+            "name another folder for the run, or replace its network with --force",
+        )
+
+
 def adopt(folder: Path, source: Checkpoint, config: ModelConfig) -> None:
     """Give a run every network of a model that it has not yet, so that it can be used at once.
 
     Tensors are linked where the disk allows it, and copied elsewhere.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state").mkdir(parents=True, exist_ok=True)  # which tells a run from a model
     with FileLock(str(folder / ".lock")):
         for component in source.components:
             if (folder / component).is_dir():
@@ -155,19 +182,25 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def export(run: Path, target: Path, dtype: torch.dtype, source: str) -> None:
+def export(
+    run: Path, target: Path, dtype: torch.dtype, source: str, *, force: bool = False
+) -> None:
     """Copy the networks of a run, without the state of its training, in another number format.
 
     Args:
         run: the run folder.
-        target: the checkpoint folder to write; its networks are replaced.
+        target: the checkpoint folder to write.
         dtype: of the tensors, float16 for a model that is given away.
         source: one sentence for the manifest.
+        force: replace the target where it is a model.
+
+    Raises:
+        WeightsError: the run holds no network, the target exists, or it cannot be written.
     """
     checkpoint = Checkpoint.open(run)
-    for component in COMPONENTS:
-        if component in checkpoint.components:
-            save_component(target, component, checkpoint.load(component), dtype=dtype)
-    write_manifest(
-        target, checkpoint.config, source=source, training=checkpoint.manifest["training"]
-    )
+    with replacing_model(target, force=force) as partial:
+        for component in checkpoint.components:
+            save_component(partial, component, checkpoint.load(component), dtype=dtype)
+        write_manifest(
+            partial, checkpoint.config, source=source, training=checkpoint.manifest["training"]
+        )

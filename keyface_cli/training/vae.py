@@ -207,6 +207,7 @@ def train_vae(
     options: TrainOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     freeze_encoder: bool = True,
     report: Report | None = None,
 ) -> int:
@@ -228,7 +229,9 @@ def train_vae(
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
     rate = MUON_RATE if options.muon_rate < 0 else options.muon_rate
-    trainer = Trainer("vae", vae, folder, options, resume=resume, muon_rate=rate or None)
+    trainer = Trainer(
+        "vae", vae, folder, options, resume=resume, force=force, muon_rate=rate or None
+    )
 
     def save(average: nn.Module, update: int) -> None:
         facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
