@@ -21,7 +21,9 @@ from keyface_cli.evaluation import runner, tables
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure, SetMeasure
 from keyface_cli.evaluation.networks.faces import FaceFinder
 from keyface_cli.evaluation.networks.weights import parse_named
-from keyface_cli.evaluation.registry import choose_metrics
+from keyface_cli.evaluation.pairing import pair_folders
+from keyface_cli.evaluation.registry import Settings, choose_metrics
+from keyface_cli.evaluation.report import evaluate_videos
 from keyface_cli.evaluation.runner import ClipResult, MethodResult, run_method
 from keyface_cli.evaluation.statistics import Estimate, bootstrap_mean, estimate
 
@@ -139,6 +141,48 @@ def test_bad_input_is_one_line(main: Main, folders: Path, more: list[str], words
     assert words in error[0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("a.mp4,ours,../../x", "pairs.csv:2: no such name: '../../x'"),
+        ("a.mp4,..,x", "pairs.csv:2: no such method: '..'"),
+        ("a.mp4,ours,x\nb.mp4,ours,x", "pairs.csv:3: another row's clip is called x as well"),
+        ("a.mp4,ours,\nfar/a.mp4,ours,", "pairs.csv:3: another row's clip is called a as well"),
+    ],
+)
+def test_pairs_write_only_their_own_files(
+    main: Main, folders: Path, tmp_path: Path, rows: str, words: str
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"generated,method,name\n{rows}\n")
+    report = tmp_path / "report"
+    code, _, err = main("evaluate", "videos", "--pairs", pairs, "-o", report)
+    assert code == 1
+    assert words in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.csv"]
+
+
+def test_networks_are_loaded_once_for_all_methods(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Count] = []
+
+    def build(settings: Settings) -> tuple[list[Measure], list[object], dict[str, object]]:
+        made.append(Count())
+        return [made[-1]], [], {}
+
+    monkeypatch.setattr("keyface_cli.evaluation.report.build_measures", build)
+    sets = {name: folders / name for name in ("near", "far")}
+    found = evaluate_videos(pair_folders(sets, folders / "truth"), Settings(("fid",)))
+    assert len(made) == 1
+    alone = [
+        run_method("m", [clip(folders / name / f"{n}.mp4") for n in "ab"], [Count()])
+        for name in sets
+    ]
+    for result, expected in zip(found.results[1:], alone, strict=True):
+        assert result.overall["fid"] == pytest.approx(expected.overall["fid"])
+
+
 def test_wrong_usage(main: Main, folders: Path) -> None:
     assert main("evaluate", "videos")[0] == 2
     assert main(*arguments(folders, "--method", "one"))[0] == 2
@@ -243,6 +287,9 @@ class Count(SetMeasure, Mean):
     columns = (FID,)
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
         self.clips: list[float] = []
 
     def end(self) -> Figures:

@@ -67,9 +67,9 @@ def test_files_are_fetched_checked_and_recorded(
 ) -> None:
     url, ranges = server
     wanted = [
-        network(url, "vgg", HASH[:8]),
+        network(url, "vgg", HASH),
         network(url, "absent"),
-        network(url, "sface", "0123"),
+        network(url, "sface", HASH[:8]),
         network(url, "i3d"),
         MetricWeights("nsv", "nsv", "a classifier", "its own", hint="make it"),
     ]
@@ -81,10 +81,14 @@ def test_files_are_fetched_checked_and_recorded(
     assert "/i3d:1000" in ranges
     assert [line.split(":")[0] for line in failures] == ["absent", "sface"]
     assert "the server answers 404" in failures[0]
-    assert "expected 0123: dropped" in failures[1]
+    assert f"expected {HASH[:8]}: dropped" in failures[1]  # the whole hash counts
     assert sorted(p.name for p in tmp_path.iterdir()) == ["i3d.pth", "vgg.pth", "weights.json"]
     assert json.loads((tmp_path / "weights.json").read_text())["vgg"]["sha256"] == HASH
     assert f"vgg: a network, {url}/vgg, licence MIT" in lines
+    assert (
+        f"i3d: a network, {url}/i3d, licence MIT; "
+        "no sha256 of it is known, so what comes is not checked"
+    ) in lines
     assert "nsv: not public: a classifier; make it" in lines
     count = len(ranges)
     assert fetching.pull_metrics(tmp_path, report=lines.append, wanted=wanted[:1]) == []
@@ -122,6 +126,9 @@ def test_every_network_is_described() -> None:
         assert (
             weights.url.startswith("https://") or weights.hint != MetricWeights("", "", "", "").hint
         )
+    unpinned = {one.name for one in METRIC_WEIGHTS if one.url and len(one.sha256) != 64}
+    assert unpinned == {"clip", "aesthetic"}
+    assert "github.com/mseitzer/pytorch-fid/" in BY_NAME["inception"].url
 
 
 def test_named_files_come_before_fetched_ones(tmp_path: Path) -> None:

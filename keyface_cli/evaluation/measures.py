@@ -118,7 +118,7 @@ class Figures:
 
 
 class Measure(ABC):
-    """A metric; one object serves one method's clips, one after the other."""
+    """A metric; one object serves the clips of all methods, one after the other."""
 
     name: ClassVar[str]  # as --metrics takes it
     needs_reference: ClassVar[bool] = False
@@ -150,6 +150,10 @@ class Measure(ABC):
 
 class SetMeasure(Measure):
     """A metric of a whole set of clips, as FID; `end` says only what cannot be scored."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Start another method: drop the clips of the one before, and keep the network."""
 
     @abstractmethod
     def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:

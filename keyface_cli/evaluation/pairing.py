@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def read_pairs(path: Path) -> list[Pair]:
     (a class of non-speech sound).
 
     Raises:
-        VideoError: the file is missing or holds no pairs, or a row has no generated video.
+        VideoError: the file is missing or holds no pairs; or a row has no generated video, a name
+            that no file could have, or the name of another clip.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -93,32 +95,57 @@ def read_pairs(path: Path) -> list[Pair]:
         what = f"unknown column {unknown[0]}" if unknown else "no column generated"
         raise VideoError(f"{path}: {what}", f"the columns are {', '.join(PAIR_COLUMNS)}")
     reader.fieldnames = header
-    pairs = []
+    pairs: list[Pair] = []
+    named: dict[str, list[Pair]] = {}
     for row in reader:
         cells = {k: (v or "").strip() for k, v in row.items() if k}
         if not any(cells.values()):
             continue
+        place = f"{path}:{reader.line_num}"
         if not cells["generated"]:
-            raise VideoError(f"{path}:{reader.line_num}: no generated video")
+            raise VideoError(f"{place}: no generated video")
+        for column in ("method", "name"):
+            _check_name(place, column, cells.get(column, ""))
         files = {
             key: path.parent / cells[key] if cells.get(key) else None
             for key in ("generated", "reference", "emotion")
         }
         generated = files["generated"]
         assert generated is not None
-        pairs.append(
-            Pair(
-                cells.get("method") or "generated",
-                cells.get("name") or generated.stem,
-                generated,
-                files["reference"],
-                files["emotion"],
-                cells.get("label") or None,
-            )
+        pair = Pair(
+            cells.get("method") or "generated",
+            cells.get("name") or generated.stem,
+            generated,
+            files["reference"],
+            files["emotion"],
+            cells.get("label") or None,
         )
+        alike = named.setdefault(pair.name, [])
+        _check_unique(place, pair, alike)
+        alike.append(pair)
+        pairs.append(pair)
     if not pairs:
         raise VideoError(f"{path}: holds no pairs")
     return pairs
+
+
+def _check_name(place: str, column: str, name: str) -> None:
+    """Refuse a name under which no file could be written, or one elsewhere."""
+    if name in (".", "..") or any(character in name for character in "/\\\0"):
+        raise VideoError(
+            f"{place}: no such {column}: {name!r}",
+            "it names files of the report: leave out / and \\",
+        )
+
+
+def _check_unique(place: str, pair: Pair, alike: Sequence[Pair]) -> None:
+    """Refuse a pair that would overwrite what the report holds of one of the same name."""
+    for other in alike:
+        if other.method == pair.method or other.reference != pair.reference:
+            raise VideoError(
+                f"{place}: another row's clip is called {pair.name} as well",
+                "give each a name of its own in the column name",
+            )
 
 
 def make_clip(pair: Pair, fps: float | None = None) -> tuple[Clip, list[str]]:

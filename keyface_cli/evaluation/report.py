@@ -126,9 +126,7 @@ def evaluate_videos(
 
     results: list[MethodResult] = []
     for method, group in clips.items():
-        own, _, _ = build_measures(settings) if results else (measures, None, None)
-        if method == tables.REFERENCE:
-            own = [m for m in own if not m.needs_reference]
+        own = [m for m in measures if method != tables.REFERENCE or not m.needs_reference]
         place = tracks / method if tracks else None
         draws = frechet_resamples
         results.append(run_method(method, group, own, place, advance, draws, seed))

@@ -68,7 +68,7 @@ def run_method(
     Args:
         name: of the method.
         clips: from `pairing.make_clip`; those without a reference skip metrics that need one.
-        measures: made for this method; they keep the state of its set.
+        measures: what an earlier method left in them is dropped.
         tracks: folder for one CSV file a clip with the values over time.
         progress: told of frames that are done.
         resamples: of the bootstrap of set metrics; 0 leaves it out.
@@ -79,6 +79,9 @@ def run_method(
     """
     result = MethodResult(name)
     finder = FaceFinder()
+    for measure in measures:
+        if isinstance(measure, SetMeasure):
+            measure.restart()
     for clip in clips:
         fitting = [m for m in measures if clip.reference is not None or not m.needs_reference]
         try:

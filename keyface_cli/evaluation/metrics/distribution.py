@@ -119,6 +119,10 @@ class FrechetInceptionDistance(SetMeasure):
         self._network = load_inception(weights).to(device)
         self._resize: FidResize = resize
         self._device, self._batch = device, batch
+        self.restart()
+
+    def restart(self) -> None:
+        """Start another method."""
         self._generated, self._reference = FeatureStore(FEATURES), FeatureStore(FEATURES)
 
     def protocol(self) -> dict[str, Any]:
@@ -192,6 +196,10 @@ class FrechetVideoDistance(SetMeasure):
         self._path = weights
         self._network = load_torchscript(weights, device)
         self._frames, self._stride, self._device = frames, stride, device
+        self.restart()
+
+    def restart(self) -> None:
+        """Start another method."""
         self._generated, self._reference = FeatureStore(0), FeatureStore(0)
         self._size = (0, 0)
 

@@ -69,7 +69,11 @@ class VocalisationAccuracy(SetMeasure):
     def __init__(self, classifier: VocalisationClassifier) -> None:
         self._classifier = classifier
         self._places = {label.lower(): i for i, label in enumerate(classifier.labels)}
-        count = len(classifier.labels)
+        self.restart()
+
+    def restart(self) -> None:
+        """Start another method."""
+        count = len(self._classifier.labels)
         self._confusion = np.zeros((count, count), int)  # rows: true, columns: seen
         self._answers: list[float] = []  # of each clip: 1 right, 0 wrong, NaN no label
 

@@ -54,7 +54,9 @@ def pull_metrics(
         if target.exists() and not force:
             report(f"{weights.name}: is there: {target}")
             continue
-        report(f"{weights.name}: {weights.what}, {weights.url}, licence {weights.licence}")
+        pinned = weights.sha256 or weights.name == "clip"
+        unsure = "" if pinned else "; no sha256 of it is known, so what comes is not checked"
+        report(f"{weights.name}: {weights.what}, {weights.url}, licence {weights.licence}{unsure}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if weights.name == "clip":
@@ -102,7 +104,7 @@ def _fetch(weights: MetricWeights, target: Path) -> None:
         reason = f"the server answers {status}" if status else str(error).splitlines()[0]
         raise WeightsError(f"cannot fetch {weights.url}: {reason}") from error
     fingerprint.cache_clear()
-    if weights.sha256 and not fingerprint(partial).startswith(weights.sha256):
+    if weights.sha256 and fingerprint(partial) != weights.sha256:
         found = fingerprint(partial)[:16]
         partial.unlink()
         raise WeightsError(

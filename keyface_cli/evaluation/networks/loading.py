@@ -14,7 +14,8 @@ from keyface_cli.errors import WeightsError
 def load_torchscript(path: Path, device: str = "cpu") -> Any:
     """Load a TorchScript file, ready to be called without gradients.
 
-    The format runs nothing but tensor operations, and only when it is called.
+    Such a file is a program: it may call any of torch's operators, and some of those read and
+    write files (`torch.from_file`). Only files of a known hash, or named by the user, come here.
 
     Raises:
         WeightsError: the file is missing, damaged or no TorchScript.

@@ -11,8 +11,6 @@ from pathlib import Path
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
 
-_BLOCK = 2**20
-
 
 @dataclass(frozen=True)
 class MetricWeights:
@@ -24,7 +22,7 @@ class MetricWeights:
         what: it is.
         licence: of the weights.
         url: where they are published; "" where the user has to make or ask for the file.
-        sha256: the file's hash, or how it begins where only that is published; "" not known.
+        sha256: of the file, whole; "" where no public source states it (the hub states CLIP's).
         hint: how to get the file where it is not fetched.
     """
 
@@ -43,9 +41,9 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
         "pt_inception-2015-12-05-6726825d.pth",
         "Inception v3 of 2015-12-05, for FID",
         "Apache-2.0",
-        "https://github.com/mseitz/pytorch-fid/releases/download/fid_weights/"
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
         "pt_inception-2015-12-05-6726825d.pth",
-        "6726825d",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
     MetricWeights(
         "alex",
@@ -53,7 +51,7 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
         "AlexNet of ImageNet, for LPIPS",
         "BSD-3-Clause",
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        "7be5be79",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     ),
     MetricWeights(
         "vgg",
@@ -61,7 +59,7 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
         "VGG16 of ImageNet, for LPIPS",
         "BSD-3-Clause",
         "https://download.pytorch.org/models/vgg16-397923af.pth",
-        "397923af",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     ),
     MetricWeights(
         "i3d",
@@ -69,6 +67,7 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
         "I3D of Kinetics-400 as TorchScript, for FVD",
         "not stated by its publisher (StyleGAN-V)",
         "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     ),
     MetricWeights(
         "clip",
@@ -91,6 +90,7 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
         "Apache-2.0",
         "https://github.com/sb-ai-lab/EmotiEffLib/raw/main/models/affectnet_emotions/onnx/"
         "enet_b0_8_va_mtl.onnx",
+        "c43e056ad388d4a8dc911832b8291435b2af537f967e5870ebd731574ec7e812",
     ),
     MetricWeights(
         "sface",
@@ -180,7 +180,7 @@ def check_hash(name: str, path: Path) -> None:
         WeightsError: it is another file.
     """
     expected = BY_NAME[name].sha256
-    if expected and not fingerprint(path).startswith(expected):
+    if expected and fingerprint(path) != expected:
         raise WeightsError(
             f"{path}: is not {BY_NAME[name].what}: sha256 {fingerprint(path)[:16]}..., "
             f"expected {expected[:16]}",
