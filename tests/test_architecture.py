@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "config", "errors"),
     },
     "evaluation.avatars": {
-        *("pipeline", "stream", "output", "emotion", "avatars", "models", "config", "errors"),
+        *("pipeline", "stream", "checkpoints", "output", "emotion", "avatars", "models"),
+        *("config", "errors"),
     },
     "evaluation.study": {"media", "web", "errors"},
     "evaluation": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -218,6 +219,12 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             load_waveform(tmp_path / name)
         assert str(caught.value).startswith(str(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_called_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match="is a pipe or a device, which can be read only once"):
+        load_waveform(tmp_path / "a.wav")
 
 
 def test_start_beyond_the_end_is_refused(tmp_path: Path) -> None:

@@ -233,7 +233,11 @@ def test_damaged_studies_are_one_line(study: Study, tmp_path: Path, main: Main) 
     (study.folder / "clips" / study.trials[0].left_clip).unlink()
     with pytest.raises(KeyFaceError, match="is missing"):
         open_study(study.folder)
-    (study.folder / "study.json").write_text("{")
+    path = study.folder / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(KeyFaceError, match="unknown format: 99, not 1"):
+        open_study(study.folder)
+    path.write_text("{")
     with pytest.raises(KeyFaceError, match="is damaged"):
         open_study(study.folder)
 

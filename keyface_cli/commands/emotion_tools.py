@@ -112,9 +112,7 @@ def measure(
         int, typer.Option(min=1, help="Which sentences and heads; training uses none of them.")
     ] = 1,
     seed: options.SeedOption = 0,
-    reader_file: Annotated[
-        Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
-    ] = Path("reader.safetensors"),
+    reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -138,13 +136,13 @@ def measure(
 
     from keyface_cli.evaluation.avatars import moods
     from keyface_cli.evaluation.avatars.measure import Material
-    from keyface_cli.evaluation.avatars.reader import load_or_train
+    from keyface_cli.evaluation.avatars.reader import default_path, load_or_train
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
 
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")
-    reader = load_or_train(reader_file)
+    reader = load_or_train(reader_file or default_path())
     shown: dict[str, Any] = {}
 
     def keep(index: int, mood: str, frames: Any) -> None:

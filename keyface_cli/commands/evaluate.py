@@ -64,9 +64,7 @@ def avatars(
     autoguidance: options.AutoguidanceOption = None,
     emotion_guidance: options.EmotionGuidanceOption = None,
     detail: options.DetailOption = None,
-    reader_file: Annotated[
-        Path, typer.Option("--reader", help="The face reader; trained and saved here if absent.")
-    ] = Path("reader.safetensors"),
+    reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +83,7 @@ def avatars(
     """
     from keyface_cli.evaluation.avatars import measure as measure
     from keyface_cli.evaluation.avatars import vocal
-    from keyface_cli.evaluation.avatars.reader import load_or_train, validate
+    from keyface_cli.evaluation.avatars.reader import default_path, load_or_train, validate
     from keyface_cli.evaluation.avatars.report import Report
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
@@ -98,6 +96,7 @@ def avatars(
         raise typer.BadParameter(str(error), param_hint="--voices") from error
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")
+    reader_file = reader_file or default_path()
     reader = load_or_train(reader_file)
     accuracy = validate(reader)
     text = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())

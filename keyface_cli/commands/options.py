@@ -214,6 +214,15 @@ DetailOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+ReaderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reader",
+        metavar="FILE",
+        help="The face reader; trained and saved there if absent.",
+        show_default="a file in keyface's data folder",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

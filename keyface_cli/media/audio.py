@@ -194,6 +194,10 @@ def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise AudioError(f"{path}: is a folder, not a sound file")
+        if not path.is_file() and path.exists():
+            raise AudioError(
+                f"{path}: is a pipe or a device, which can be read only once", "save it to a file"
+            )
         size = path.stat().st_size
         with path.open("rb"):
             pass

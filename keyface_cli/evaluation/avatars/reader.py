@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from keyface_cli.avatars import identity, rig
 from keyface_cli.avatars.pictures import random_poses, render_uint8
+from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
 
 CONTROLS = rig.FACE
@@ -197,6 +198,11 @@ def validate(reader: RigReader, heads: int = 128, seed: int = 991) -> dict[str, 
         )
     unexplained = ((read - targets) ** 2).sum(0) / ((targets - targets.mean(0)) ** 2).sum(0)
     return dict(zip(CONTROLS, (1 - unexplained).tolist(), strict=True))
+
+
+def default_path() -> Path:
+    """Return where the reader is kept when no place is named."""
+    return home() / "readers" / "avatars.safetensors"
 
 
 def load_or_train(path: Path) -> RigReader:

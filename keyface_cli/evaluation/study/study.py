@@ -136,6 +136,12 @@ def open_study(folder: Path) -> Study:
     path = folder / MANIFEST
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        version = facts["format"]
+        if version != FORMAT_VERSION:
+            raise KeyFaceError(
+                f"{path}: unknown format: {version}, not {FORMAT_VERSION}",
+                "make the study again, or use the keyface that made it",
+            )
         trials = [Trial(**trial) for trial in facts["trials"]]
         study = Study(folder, list(facts["methods"]), trials, int(facts["seed"]))
     except FileNotFoundError:
