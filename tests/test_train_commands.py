@@ -12,9 +12,11 @@ from drawn import make_shard
 from photographs import make_photographs
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, write_manifest
+from keyface_cli.checkpoints.tensorfiles import write_tensors
 from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_options import collect
 from keyface_cli.config import PRESETS
+from keyface_cli.errors import WeightsError
 
 Main = Callable[..., tuple[int, str, str]]
 QUICK = ("--updates", 2, "--batch-size", 1, "--precision", "float32", "--set", "held_out=0")
@@ -162,6 +164,22 @@ def test_avatars_are_drawn_once(
     (tmp_path / "data" / "001" / "runs.npy").unlink()
     assert main(*arguments)[0] == 0
     assert drawn == [("frames", "001", 30_010_000, 256, False)]
+    # more of the same is drawn; what is there is never mixed with another seed's, or cut short
+    code, _, err = main(*arguments[:4], *hours[2:], "--seed", 4, "--hours", 0.5)
+    assert (code, "was drawn with seed 3, not 4" in err) == (1, True)
+    code, _, err = main(*arguments, "--hours", 1)
+    assert code == 1
+    assert f"{tmp_path / 'data' / '001'} was to hold 58, not 200" in err
+    assert "remove it" in err
+    shutil.rmtree(tmp_path / "data" / "001")
+    drawn.clear()
+    assert main(*arguments, "--hours", 1)[0] == 0
+    assert [row[:3] for row in drawn if row[0] == "scenes"] == [
+        ("scenes", "001", 200),
+        ("scenes", "002", 115),
+    ]
+    (tmp_path / "data" / "avatars.json").unlink()
+    assert "does not say what its shards were drawn of" in main(*arguments)[2]
     drawn.clear()
     photographs = ("--photographs", make_photographs(tmp_path / "faces"))
     other = ("dataset", "avatars", "-o", tmp_path / "other", *hours, *photographs)
@@ -204,6 +222,22 @@ def test_a_trained_network_is_replaced_by_force_only(
     code, _, err = main(*arguments, "--updates", 1, "--seed", 8, "--force")
     assert code == 0, err
     assert Checkpoint.open(run).manifest["training"]["keyframe_unet"]["updates"] == 1
+
+
+def test_a_run_that_was_killed_before_its_manifest_goes_on(
+    main: Main, data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run, stem = tmp_path / "run", "diffusion_pytorch_model"
+    arguments = ("train", "keyframes", "--data", data, "-o", run)
+    assert main(*arguments, "--from", tiny_checkpoint, *QUICK)[0] == 0
+    network = Checkpoint.open(run).load("keyframe_unet")
+    write_tensors(run / "keyframe_unet", stem, network.state_dict(), max_bytes=2**17)
+    with pytest.raises(WeightsError, match="missing file"):
+        Checkpoint.open(run)
+    code, _, err = main(*arguments, "--resume", "--updates", 3)
+    assert code == 0, err
+    assert "its manifest is written anew" in err
+    Checkpoint.open(run).verify()
 
 
 def test_a_model_is_no_run(main: Main, data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ run of consecutive frames from which interpolated segments are cut.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +24,57 @@ from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
+from keyface_cli.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+FACTS = "avatars.json"  # of a folder of shards
 SCENE_FRAMES = 7 * FPS  # just above the 170 frames that a clip of keyframes spans
 RUN_FRAMES = 2 * KEYFRAME_STEP + 1  # consecutive frames: every start of a segment within one step
 VOCAL = 0.4  # how likely a vocalisation comes before a sentence
 VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
 BENEATH = 0.25  # how likely such a sound lies beneath a scene
 NATURAL = 0.4  # how likely a natural voice speaks where these are wanted
+
+
+def keep_facts(folder: Path, settings: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Keep what the shards of a folder are drawn of, and refuse to mix them with others.
+
+    Args:
+        folder: of the shards; made where it is missing.
+        settings: what all of them share, plain data.
+        sizes: name of a shard, or of the file of single pictures -> how many it is to hold.
+
+    Raises:
+        ConfigError: a shard that is there was drawn with other settings or in another size.
+    """
+    path = folder / FACTS
+    known: dict[str, Any] = {"settings": None, "sizes": {}}
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+    there = [name for name in {**known["sizes"], **sizes} if (folder / name).exists()]
+    if there and known["settings"] is None:
+        raise ConfigError(
+            f"{folder} does not say what its shards were drawn of", "name another folder"
+        )
+    for key, value in settings.items():
+        if there and known["settings"].get(key) != value:
+            raise ConfigError(
+                f"{folder} was drawn with {key} {known['settings'].get(key)}, not {value}",
+                "name another folder",
+            )
+    for name in there:
+        if name in sizes and known["sizes"].get(name) != sizes[name]:
+            raise ConfigError(
+                f"{folder / name} was to hold {known['sizes'].get(name)}, not {sizes[name]}",
+                "remove it to have it drawn again, or name another folder",
+            )
+    kept = {name: known["sizes"][name] for name in there if name in known["sizes"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    text = json.dumps({"settings": dict(settings), "sizes": {**kept, **sizes}}, indent=2)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def write_scenes(
@@ -45,7 +89,8 @@ def write_scenes(
     """Synthesise the sound and the motion of a shard; no picture yet.
 
     Writes `waveforms.npy` int16 (n, S), `rigs.npy` float16 (n, N, R), `emotions.npy` float16
-    (n, N, 2) and `labels.npy` uint8 (n, 2 N), the phone of each half frame.
+    (n, N, 2) and `labels.npy` uint8 (n, 2 N), the phone of each half frame. Each is whole or not
+    there, and the waveforms come last.
 
     Args:
         folder: of the shard; made where it is missing.
@@ -82,7 +127,9 @@ def write_scenes(
         ("labels", labels),
         ("waveforms", waveforms),
     ):
-        np.save(folder / f"{name}.npy", np.stack(arrays))
+        with (folder / f"{name}.part").open("wb") as file:
+            np.save(file, np.stack(arrays))
+        os.replace(folder / f"{name}.part", folder / f"{name}.npy")
 
 
 def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) -> None:

@@ -77,7 +77,8 @@ def avatars(
 ) -> None:
     """Draw speaking avatars to train on; needs flite, espeak-ng and festival.
 
-    A shard that is there already is kept, so the same command goes on where it was stopped.
+    A shard that is there already is kept, so the same command goes on where it was stopped; one of
+    another seed, size or kind is refused. DIR/avatars.json tells what the shards were drawn of.
     With --photographs, a part of the heads are people of a folder, moved on their landmarks, and
     averages of two or three of them.
     """
@@ -87,9 +88,27 @@ def avatars(
     from keyface_cli.avatars.pictures import render_pool
     from keyface_cli.avatars.portrait_pairs import write_pairs
     from keyface_cli.avatars.recordings import list_recordings, training_phrases
-    from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames, write_scenes
+    from keyface_cli.avatars.shards import SCENE_FRAMES, keep_facts, render_frames, write_scenes
     from keyface_cli.config import FPS
 
+    planned = {
+        kind: _shards(count, size)
+        for kind, count, size in (
+            ("pairs-", pairs, PAIRS_PER_SHARD),
+            ("", hours * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD),
+            ("sound-", sound_hours * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD),
+        )
+    }
+    sizes = {f"{k}{i:03d}": n for k, counts in planned.items() for i, n in enumerate(counts)}
+    settings = {
+        "seed": seed,
+        "resolution": resolution,
+        "natural_voices": natural_voices,
+        "speech": None if speech is None else str(speech),
+        "photographs": None if photographs is None else str(photographs),
+        "photo_share": None if photographs is None else photo_share,
+    }
+    keep_facts(folder, settings, {"pictures.npy": pictures, **sizes})
     recordings = []
     if speech is not None:
         files = list_recordings(speech)
@@ -115,30 +134,29 @@ def avatars(
             write_scenes(target, count, first, natural=natural_voices, recordings=recordings)
 
     pool = folder / "pictures.npy"
-    folder.mkdir(parents=True, exist_ok=True)
     if not pool.exists():
         console.say(f"rendering {pictures} pictures")
         partial = pool.with_suffix(".part")
         render_pool(partial, pictures, resolution, seed, cast, photo_share)
         partial.replace(pool)
-    for index, count in enumerate(_shards(pairs, PAIRS_PER_SHARD)):
+    for index, count in enumerate(planned["pairs-"]):
         target = folder / f"pairs-{index:03d}"
         if not target.exists():
             console.say(f"rendering {target.name}")
             write_pairs(target, count, (seed * 1000 + index) * 10_000, resolution, whose(index))
     # scene seeds of different shards must not meet
-    for index, count in enumerate(_shards(hours * 3600 * FPS / SCENE_FRAMES)):
+    for index, count in enumerate(planned[""]):
         target, first = folder / f"{index:03d}", (seed * 1000 + index) * 10_000
         speak(target, count, first)
         if not (target / "runs.npy").exists():
             console.say(f"rendering shard {target.name}")
             render_frames(target, first, resolution, whose(index))
-    for index, count in enumerate(_shards(sound_hours * 3600 * FPS / SCENE_FRAMES)):
+    for index, count in enumerate(planned["sound-"]):
         speak(folder / f"sound-{index:03d}", count, (seed * 1000 + 999 - index) * 10_000)
     typer.echo(folder)
 
 
-def _shards(wanted: float, size: int = SCENES_PER_SHARD) -> list[int]:
+def _shards(wanted: float, size: int) -> list[int]:
     """Return how many scenes, or heads, each shard holds."""
     whole, rest = divmod(math.ceil(wanted), size)
     return [size] * whole + [rest] * (rest > 0)
