@@ -60,6 +60,54 @@ def test_writing_again_leaves_no_old_file(tmp_path: Path) -> None:
         assert reader.names == set(TENSORS)
 
 
+def test_a_kill_at_any_step_leaves_one_network_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kill(BaseException):
+        pass
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Kill
+
+    def replace(source: Path, target: Path) -> None:
+        count()
+        os.rename(source, target)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        count()
+        real(path, missing_ok=missing_ok)
+
+    real = Path.unlink
+
+    new = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    steps = 0
+    for before, after in ((1, 1), (1, 2**20), (2**20, 1), (2**20, 2**20), (700, 700)):
+        done = False
+        while not done:
+            folder = tmp_path / f"{before}-{after}-{steps}"
+            folder.mkdir()
+            write_tensors(folder, "model", TENSORS, max_bytes=before)
+            left, steps = steps, steps + 1
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "replace", replace)
+                patched.setattr(Path, "unlink", unlink)
+                try:
+                    write_tensors(folder, "model", new, max_bytes=after)
+                    done = True
+                except Kill:
+                    pass
+            with open_tensors(folder, "model") as reader:
+                found = {name: reader.get(name) for name in reader.names}
+            assert any(
+                found.keys() == one.keys() and all(torch.equal(found[n], one[n]) for n in one)
+                for one in (TENSORS, new)
+            )
+        steps = 0
+
+
 def test_several_files_are_what_diffusers_and_transformers_read(tmp_path: Path) -> None:
     from diffusers import AutoencoderKLTemporalDecoder
     from transformers import WavLMModel

@@ -56,8 +56,13 @@ class Checkpoint:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, folder: Path, *, check_files: bool = True) -> Checkpoint:
         """Read a folder's manifest; no tensor is read yet.
+
+        Args:
+            folder: of the model.
+            check_files: compare sizes with the recorded ones; a run that was killed while
+                it was saving has others until it is resumed.
 
         Raises:
             WeightsError: the folder, its manifest or a file that the manifest lists is missing,
@@ -83,7 +88,7 @@ class Checkpoint:
             raise WeightsError(
                 f"{path}: unknown format version: {version}", "install a newer keyface"
             )
-        for name, (size, _) in sizes.items():
+        for name, (size, _) in sizes.items() if check_files else ():
             _check_size(folder / name, size)
         return cls(folder, from_dict(ModelConfig, config, f"{path}: config"), manifest)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -105,7 +107,8 @@ def write_tensors(
 ) -> None:
     """Write a network's tensors, and drop the files that an earlier writing left.
 
-    Every file is written under another name and moved into place when all are complete.
+    A reader finds the old network whole until the last step, and then the new one: files take
+    names that none had, the index that names them comes last, and all is on the disk before it.
 
     Args:
         folder: where to write.
@@ -118,45 +121,83 @@ def write_tensors(
         WeightsError: the disk is full or cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     groups = _group(tensors, dtype, max_bytes)
     old = set(folder.glob(f"{stem}*.safetensors*"))
-    single = len(groups) == 1
-    names = [
-        f"{stem}.safetensors" if single else f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors"
-        for i in range(1, len(groups) + 1)
-    ]
-    partial = [folder / f"{name}.partial" for name in names]
-    index = {
-        "metadata": {"total_size": sum(size for _, size in groups)},
-        "weight_map": {
-            tensor: name for name, (group, _) in zip(names, groups, strict=True) for tensor in group
-        },
-    }
+    names = _free_names(folder, stem, len(groups))
+    written: list[Path] = []
     try:
-        for path, (group, _) in zip(partial, groups, strict=True):
-            held = {name: move(tensors[name].detach(), "cpu", dtype) for name in group}
-            contiguous = {name: tensor.contiguous() for name, tensor in held.items()}
-            save_file(contiguous, path, metadata={"format": "pt"})
-            path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
-        if not single:
-            path = folder / f"{stem}.safetensors.index.json.partial"
-            path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            partial.append(path)
+        for name, (group, _) in zip(names, groups, strict=True):
+            written.append(folder / f"{name}.partial")
+            _save({one: tensors[one] for one in group}, written[-1], dtype)
+        if len(names) > 1:
+            written.append(folder / f"{stem}.safetensors.index.json.partial")
+            written[-1].write_text(_index(names, groups), encoding="utf-8")
+            _sync(written[-1])
+        for i, path in enumerate(written):
+            if i == len(written) - 1:
+                _sync(folder)
+            written[i] = path.with_suffix("")
+            os.replace(path, written[i])
+        _sync(folder)
     except (SafetensorError, OSError) as error:
-        for path in partial:
-            path.unlink(missing_ok=True)
+        for path in written:
+            if path not in old:
+                path.unlink(missing_ok=True)
         full = "No space left" in str(error)
         raise WeightsError(
             f"cannot write weights to {folder}: {'the disk is full' if full else error}",
             "free some space and run the command again" if full else None,
         ) from error
-    new = {path.with_suffix("") for path in partial}
-    for path in partial:
-        os.replace(path, path.with_suffix(""))
-    for path in old - new:
+    # an index first, so that nothing names files that are gone
+    for path in sorted(old - set(written), key=lambda path: path.suffix != ".json"):
         path.unlink(missing_ok=True)
+
+
+def _free_names(folder: Path, stem: str, count: int) -> list[str]:
+    """Name the files of a network; of several, none has the name of one that is there."""
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    mark = ""
+    while True:
+        numbers = range(1, count + 1)
+        names = [f"{stem}{mark}-{i:05d}-of-{count:05d}.safetensors" for i in numbers]
+        if not any((folder / name).exists() for name in names):
+            return names
+        mark = f"-{secrets.token_hex(4)}"
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
+    """Write one file, and have the disk hold it."""
+    from safetensors.torch import save_file
+
+    held = {name: move(tensor.detach(), "cpu", dtype) for name, tensor in tensors.items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in held.items()}
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(contiguous, path, metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors makes files that only their owner can read
+    _sync(path)
+
+
+def _index(names: list[str], groups: list[tuple[list[str], int]]) -> str:
+    """Return what says in which file each tensor is."""
+    places = {one: name for name, (group, _) in zip(names, groups, strict=True) for one in group}
+    total = sum(size for _, size in groups)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    return json.dumps(index, indent=2) + "\n"
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def move(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
@@ -178,9 +219,3 @@ def _group(
         else:
             groups[-1] = ([*names, name], filled + size)
     return groups
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

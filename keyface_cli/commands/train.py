@@ -431,7 +431,7 @@ def _config(run: Path, start: str | Path | None, preset: str | None) -> ModelCon
             raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
         return PRESETS[preset]
     if (run / MANIFEST).is_file():
-        return Checkpoint.open(run).config
+        return Checkpoint.open(run, check_files=False).config
     if isinstance(start, Path):
         if (start / "unet").is_dir() and not (start / MANIFEST).is_file():
             return PRESETS["keyface"]  # Stable Video Diffusion's folder, see training/beginning.py

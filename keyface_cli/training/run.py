@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,8 @@ from keyface_cli.checkpoints.checkpoint import (
 )
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
+
+logger = logging.getLogger(__name__)
 
 
 def save(
@@ -60,15 +63,26 @@ def training_facts(folder: Path) -> dict[str, Any]:
 def check(folder: Path, config: ModelConfig) -> None:
     """Refuse to train a run with another configuration than the one it was begun with.
 
+    A run that was killed between writing a network and its manifest gets the manifest now.
+
     Raises:
         ConfigError: it is another one.
     """
     if not (folder / MANIFEST).is_file():
         return
-    if not same_networks(Checkpoint.open(folder).config, config):
+    checkpoint = Checkpoint.open(folder, check_files=False)
+    if not same_networks(checkpoint.config, config):
         raise ConfigError(
             f"the run was begun with another configuration: {folder}", "begin a new run folder"
         )
+    if not (folder / "state").is_dir():
+        return
+    with FileLock(str(folder / ".lock")):
+        try:
+            Checkpoint.open(folder)
+        except WeightsError as error:
+            logger.warning("%s: its manifest is written anew", error)
+            write_manifest(folder, checkpoint.config, training=training_facts(folder))
 
 
 def same_networks(one: ModelConfig, other: ModelConfig) -> bool:
@@ -168,8 +182,8 @@ def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module
         raise WeightsError(
             f"the run has no {component} yet: {folder}", "train vae and audio before the UNets"
         )
-    checkpoint = Checkpoint.open(folder)
     check(folder, config)
+    checkpoint = Checkpoint.open(folder)
     return checkpoint.load(component, dtype=torch.float32)
 
 
