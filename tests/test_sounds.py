@@ -139,6 +139,25 @@ def test_what_lies_beneath_speech_does_not_move_the_mouth() -> None:
         assert -24.5 - 25 - 3 < level_db(added) < -24.4 - 1.9  # peaked ones stay below
 
 
+@pytest.mark.usefixtures("still")
+def test_what_is_sent_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+
+    def transmit(waveform: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        sent.append(len(waveform))
+        return -waveform
+
+    monkeypatch.setattr(scenes, "transmit", transmit)
+    plain = random_scene(2, duration_s=3.0)
+    assert not sent
+    changed = random_scene(2, duration_s=3.0, transmitted=1.0)
+    assert sent == [48000]
+    assert torch.equal(plain.rig, changed.rig)
+    assert not torch.equal(plain.waveform, changed.waveform)
+    random_scene(2, duration_s=3.0, transmitted=1.0, augmented=False)
+    assert len(sent) == 1
+
+
 def test_another_sentence_is_said_where_the_words_are_not_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -109,6 +109,43 @@ def test_degrading_repeats_keeps_length_and_does_not_move_the_sound() -> None:
     assert 8 <= changed <= 19
 
 
+SENT = ("_telephone", "_few_bits", "_hard_room")
+
+
+@pytest.mark.parametrize("way", SENT)
+@pytest.mark.parametrize("size", [16000, 15999])
+def test_what_is_sent_repeats_keeps_length_and_does_not_move_the_sound(way: str, size: int) -> None:
+    pulse = torch.zeros(size)
+    burst = microphone.coloured_noise(4000, 1.0, generator(7))
+    pulse[6000:10000] = 0.1 * burst / burst.std()
+    send = getattr(microphone, way)
+    for seed in range(5):
+        sent = send(pulse, generator(seed))
+        assert torch.equal(sent, send(pulse, generator(seed)))
+        assert sent.shape == pulse.shape
+        assert sent.isfinite().all()
+        spectrum = torch.fft.rfft(sent).conj() * torch.fft.rfft(pulse)
+        lag = int(torch.fft.irfft(spectrum, n=size).argmax())
+        assert min(lag, size - lag) <= 1
+        similarity = float(torch.cosine_similarity(sent, pulse, dim=0))
+        assert 0.3 < similarity < 0.99
+    assert not send(torch.zeros(size), generator()).any()
+
+
+def test_ways_lose_what_they_are_known_to_lose() -> None:
+    noise = 0.1 * torch.randn(32000, generator=generator(1))
+    before = torch.fft.rfft(noise).abs()
+    telephone = torch.fft.rfft(microphone._telephone(noise, generator(2))).abs()
+    band = slice(2 * 900, 2 * 2500)  # bins of half a hertz
+    assert float(telephone[band].mean() / before[band].mean()) == pytest.approx(1, abs=0.05)
+    assert float(telephone[: 2 * 60].mean() / before[: 2 * 60].mean()) < 0.1
+    assert float(telephone[2 * 4100 :].mean() / before[2 * 4100 :].mean()) < 0.02
+    coded = microphone._few_bits(noise, generator(2))
+    assert float(torch.fft.rfft(coded).abs()[2 * 7600 :].mean() / before.mean()) < 0.05
+    drawn = {float(microphone.transmit(noise, generator(seed)).sum()) for seed in range(9)}
+    assert len(drawn) == 9
+
+
 def test_a_missing_engine_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for engine, package in (("flite", "flite"), ("festival", "festvox-us-slt-hts")):

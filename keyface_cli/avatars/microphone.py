@@ -108,11 +108,77 @@ def _reverberate(waveform: Tensor, generator: torch.Generator) -> Tensor:
     tail = tail / tail.square().sum().sqrt() * 10 ** (-direct_db / 20)
     tail[: SAMPLE_RATE // 500] = 0  # the first echo comes after 2 ms
     tail[0] = 1
-    size = len(waveform) + count
-    echoed: Tensor = torch.fft.irfft(
-        torch.fft.rfft(waveform, size) * torch.fft.rfft(tail, size), size
+    return _convolved(waveform, tail)
+
+
+def _convolved(waveform: Tensor, response: Tensor) -> Tensor:
+    """Filter (S,) with an impulse response that begins at once: (S,)."""
+    size = len(waveform) + len(response)
+    filtered: Tensor = torch.fft.irfft(
+        torch.fft.rfft(waveform, size) * torch.fft.rfft(response, size), size
     )
-    return echoed[: len(waveform)]
+    return filtered[: len(waveform)]
+
+
+def transmit(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """Send a recording through a telephone, a codec of few bits or a hard, small room.
+
+    No step delays the sound.
+
+    Args:
+        waveform: (S,), 16 kHz.
+        generator: the only source of chance.
+
+    Returns:
+        (S,) at about the same level.
+    """
+    ways = (_telephone, _few_bits, _hard_room)
+    return ways[int(torch.randint(len(ways), (), generator=generator))](waveform, generator)
+
+
+_MU = 255  # of the companding in ITU-T G.711
+
+
+def _telephone(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """The band of a telephone, 8000 samples a second, of 8 bits each on a logarithmic scale."""
+    size = len(waveform) + len(waveform) % 2
+    low, high = float(_uniform(150, 400, generator)), float(_uniform(2800, 3600, generator))
+    spectrum = torch.fft.rfft(waveform, n=size)
+    frequency = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE).clamp(min=1)
+    gain = 1 / (1 + (low / frequency) ** 8 + (frequency / high) ** 24).sqrt()
+    samples = torch.fft.irfft(spectrum * gain, n=size)[::2]
+    most = samples.abs().max().clamp(min=1e-6)
+    companded = torch.log1p(_MU * samples.abs() / most) / math.log1p(_MU)
+    coded = (companded * 127).round() / 127
+    decoded = samples.sign() * most * torch.expm1(coded * math.log1p(_MU)) / _MU
+    restored: Tensor = 2 * torch.fft.irfft(torch.fft.rfft(decoded), n=size)
+    return restored[: len(waveform)]
+
+
+def _few_bits(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """A transform codec that keeps few lines of each spectrum, in coarse steps, up to a limit."""
+    size, window = 512, torch.hann_window(512)
+    kept, step_db = float(_uniform(0.06, 0.3, generator)), float(_uniform(1.5, 6, generator))
+    limit = int(_uniform(3500, 7500, generator) / SAMPLE_RATE * size)
+    spectrum = torch.stft(waveform, size, size // 2, window=window, return_complex=True)
+    spectrum[limit:] = 0
+    level = spectrum.abs()
+    weakest = torch.quantile(level[:limit], 1 - kept, dim=0, keepdim=True)
+    steps = 20 * torch.log10(level.clamp(min=1e-9)) / step_db
+    coarse = 10 ** (steps.round() * step_db / 20)
+    coded = torch.where(level >= weakest, torch.polar(coarse, spectrum.angle()), 0)
+    return torch.istft(coded, size, size // 2, window=window, length=len(waveform))
+
+
+def _hard_room(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """Single echoes from near walls and a table, then the tail of a room."""
+    response = torch.zeros(SAMPLE_RATE // 20)
+    response[0] = 1
+    for _ in range(3 + int(torch.randint(8, (), generator=generator))):
+        delay_s = log_uniform(0.001, 0.045, generator)
+        strength = float(_uniform(0.2, 0.7, generator)) * min(1.0, 0.008 / delay_s)
+        response[int(delay_s * SAMPLE_RATE)] += strength if _chance(0.5, generator) else -strength
+    return _reverberate(_convolved(waveform, response), generator)
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> Tensor:

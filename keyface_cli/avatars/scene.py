@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.avatars.alignment import AlignmentError
-from keyface_cli.avatars.microphone import degrade, log_uniform, shift_voice
+from keyface_cli.avatars.microphone import degrade, log_uniform, shift_voice, transmit
 from keyface_cli.avatars.performance import Act, perform
 from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.sentences import draw_sentence
@@ -77,6 +77,7 @@ def random_scene(
     beneath: float = 0.0,
     natural: float = 0.0,
     recordings: Sequence[Recording] = (),
+    transmitted: float = 0.0,
 ) -> Scene:
     """Make a scene of a few sentences of one voice, with pauses, an emotion and a recording.
 
@@ -94,6 +95,8 @@ def random_scene(
         beneath: how likely such a sound lies beneath a whole scene, 2 to 25 dB below speech.
         natural: how likely a natural voice speaks, see `voices.draw_voice`.
         recordings: play these instead, in one of `RECORDED` scenes.
+        transmitted: how likely the recording has come through a telephone, a codec or a hard room
+            besides, where `augmented`.
 
     Raises:
         KeyFaceError: the voice's synthesiser is not installed.
@@ -112,7 +115,8 @@ def random_scene(
     speaker = draw_speaker(generator)
     wordless = float(torch.rand((), generator=generator)) < vocal / 3
     # chance of its own, so that a seed says the same words whatever else there is to hear
-    besides = _Besides(torch.Generator().manual_seed(seed ^ 0x5EED), held_out, voiceless, beneath)
+    background = torch.Generator().manual_seed(seed ^ 0x5EED)
+    besides = _Besides(background, held_out, voiceless, beneath, transmitted)
     sound = _Recording()
     besides.before(sound, duration_s or 3.0 * wanted)
     sound.pause(generator)
@@ -141,7 +145,7 @@ def recorded_scene(recording: Recording, seed: int, *, augmented: bool = False) 
     shift_seed = int(torch.randint(2**31, (), generator=generator)) if augmented else None
     sound, voice = _Recording(), Voice("recording", recording.name)
     _Talk(voice, False, (), 0, (recording,), shift_seed).say(sound, generator)
-    nothing = _Besides(generator, False, 0.0, 0.0)
+    nothing = _Besides(generator, False)
     return _recorded(sound, nothing, voice, None, augmented, generator)
 
 
@@ -163,6 +167,7 @@ def _recorded(
     tracks = perform(phones, num_frames, emotion, generator, waveform=waveform, acts=sound.acts)
     waveform = besides.mixed(waveform, sound)
     if augmented:
+        waveform = besides.sent(waveform)
         quietest_db = QUIETEST_DB if besides.throughout else -38.0
         waveform = degrade(waveform, generator, quietest_db)
     waveform = waveform.clamp(-1, 1)
@@ -254,9 +259,14 @@ class _Besides:
     """What else than the voice there is to hear in a scene, see `random_scene`."""
 
     def __init__(
-        self, generator: torch.Generator, held_out: bool, voiceless: float, beneath: float
+        self,
+        generator: torch.Generator,
+        held_out: bool,
+        voiceless: float = 0.0,
+        beneath: float = 0.0,
+        transmitted: float = 0.0,
     ) -> None:
-        self.generator, self.held_out = generator, held_out
+        self.generator, self.held_out, self.transmitted = generator, held_out, transmitted
         alone, turn, under = torch.rand(3, generator=generator).tolist()
         self.throughout = alone < voiceless / 2
         somewhere = not self.throughout and alone < voiceless
@@ -293,6 +303,12 @@ class _Besides:
             seconds = len(out) / SAMPLE_RATE
             out += draw_sound(seconds, self.generator, level_db, self.held_out)[: len(out)]
         return out
+
+    def sent(self, waveform: Tensor) -> Tensor:
+        """Return a recording (S,) as it arrives, mostly as it was."""
+        if float(torch.rand((), generator=self.generator)) < self.transmitted:
+            return transmit(waveform, self.generator)
+        return waveform
 
 
 def _joined(phones: Sequence[Phone], duration_s: float) -> list[Phone]:

@@ -35,6 +35,7 @@ VOCAL = 0.4  # how likely a vocalisation comes before a sentence
 VOICELESS = 0.14  # how likely a stretch, or all of a scene, is heard that is no voice
 BENEATH = 0.25  # how likely such a sound lies beneath a scene
 NATURAL = 0.4  # how likely a natural voice speaks where these are wanted
+TRANSMITTED = 0.2  # how likely a telephone, a codec or a hard room comes between
 
 
 def keep_facts(folder: Path, settings: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
@@ -115,6 +116,7 @@ def write_scenes(
             beneath=BENEATH,
             natural=NATURAL if natural else 0.0,
             recordings=recordings,
+            transmitted=TRANSMITTED,
         )
         assert len(scene.waveform) == SCENE_FRAMES * SAMPLE_RATE // FPS
         waveforms.append((scene.waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy())
