@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": set(),
     "config": {"errors"},
     "device": {"errors"},
+    "plotting": {"errors"},
     "web": {"errors"},
     "avatars": {"config", "errors"},
     "models": {"config", "errors"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
-    "emotion": {"media", "stages.timeline", "web", "config", "errors"},
+    "emotion": {"media", "stages.timeline", "web", "plotting", "config", "errors"},
     "memory": {"device"},
     "stream": {
         *("memory", "stages", "stages.timeline", "diffusion", "models", "device", "config"),
@@ -57,16 +58,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation.avatars": {
         *("pipeline", "stream", "checkpoints", "output", "emotion", "avatars", "models"),
-        *("config", "errors"),
+        *("plotting", "config", "errors"),
     },
-    "evaluation.study": {"media", "web", "errors"},
+    "evaluation.study": {"media", "web", "plotting", "errors"},
     "evaluation": {
-        *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "errors"),
+        *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "plotting"),
+        "errors",
     },
     "commands": {
         *("", "evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
         *("training", "avatars", "jobs", "pipeline", "stream", "output", "emotion", "media"),
-        *("checkpoints", "models", "device", "config", "errors"),
+        *("checkpoints", "models", "device", "plotting", "config", "errors"),
     },
     "app": {"commands", "", "errors"},
     "__main__": {"app"},

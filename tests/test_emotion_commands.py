@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from numpy.testing import assert_allclose
 from PIL import Image
 
 from keyface_cli.emotion import EmotionTrack, Key, load_emotion
-from keyface_cli.emotion.captured import capture_of, read_captured
 from keyface_cli.emotion.checks import remarks
 from keyface_cli.emotion.load import read_styled
 from keyface_cli.emotion.write import to_metadata
-from keyface_cli.errors import EmotionError
 
 Main = Callable[..., tuple[int, str, str]]
 
@@ -44,10 +41,6 @@ def test_names_are_listed(main: Main) -> None:
 
 
 def test_names_are_drawn(main: Main, tmp_path: Path) -> None:
-    _, out, _ = main("emotion", "names", "--plot")
-    assert "\x1b" not in out
-    for name in ("neutral", "fear", "bored", "ashamed", "disappointed"):
-        assert name in out
     path = tmp_path / "names.svg"
     assert main("emotion", "names", "-o", path) == (0, f"{path}\n", "")
     assert "<svg" in path.read_text()
@@ -138,12 +131,20 @@ def test_remarks_tell_features_jumps_and_ends() -> None:
     assert len(many) <= 13
 
 
-def test_plot_in_the_terminal_and_in_files(main: Main, talk: Path) -> None:
-    code, out, _ = main("emotion", "plot", "neutral@0 happy@3", "--audio", talk)
-    assert code == 0
-    assert "V" in out
-    assert "valence as the model hears it" in out
-    assert "\x1b" not in out
+def test_without_matplotlib_a_plot_says_what_to_install(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyface_cli.plotting.find_spec", lambda name: None)
+    for command in (("names",), ("plot", "happy")):
+        code, out, err = main("emotion", *command, "-o", "c.png")
+        assert (code, out) == (1, "")
+        assert "hint: pip install 'keyface[plot]'" in err
+        assert "Traceback" not in err
+    assert main("emotion", "plot", "happy", "--json")[0] == 0  # which draws nothing
+    assert main("emotion", "plot", "happy")[0] == 2
+
+
+def test_plot_into_files(main: Main, talk: Path) -> None:
     for name in ("c.png", "c.svg"):
         assert (
             main("emotion", "plot", "neutral@0 happy@3", "-a", talk, "-o", name)[1] == f"{name}\n"
@@ -206,115 +207,6 @@ def test_convert_keeps_notes_and_tells_of_rounding(main: Main, talk: Path) -> No
         "error: a.csv: is an input, and would be replaced"
     )
     assert main("emotion", "convert", "auto", "--audio", talk, "--format", "line")[0] == 0
-
-
-BLENDSHAPES = (
-    *("EyeBlinkLeft", "EyeWideLeft", "EyeWideRight", "JawOpen", "MouthSmileLeft"),
-    *("MouthSmileRight", "MouthFrownLeft", "MouthFrownRight", "BrowDownLeft", "BrowDownRight"),
-    *("BrowInnerUp", "BrowOuterUpLeft", "BrowOuterUpRight", "CheekSquintLeft"),
-    *("CheekSquintRight", "NoseSneerLeft", "NoseSneerRight"),
-)
-
-
-def live_link(states: list[dict[str, float]], rate: int = 60, start: str = "14:03:22") -> str:
-    """A capture as Live Link Face writes it: time of day, and one row a frame."""
-    rows = [f"Timecode,BlendShapeCount,{','.join(BLENDSHAPES)}"]
-    hours, minutes, seconds = map(int, start.split(":"))
-    for n, state in enumerate(states):
-        total = (hours * 60 + minutes) * 60 + seconds + n // rate
-        code = f"{total // 3600 % 24:02}:{total // 60 % 60:02}:{total % 60:02}:{n % rate:02}.123"
-        values = (f"{state.get(name, 0.02):.4f}" for name in BLENDSHAPES)
-        rows.append(f"{code},61,{','.join(values)}")
-    return "\n".join(rows) + "\n"
-
-
-SMILE = {"MouthSmileLeft": 0.8, "MouthSmileRight": 0.8, "CheekSquintLeft": 0.5}
-FROWN = {"MouthFrownLeft": 0.7, "MouthFrownRight": 0.7, "BrowDownLeft": 0.3, "BrowDownRight": 0.3}
-WIDE = {"EyeWideLeft": 0.8, "EyeWideRight": 0.8, "BrowInnerUp": 0.7}
-
-
-def test_live_link_capture_becomes_a_curve(main: Main, talk: Path) -> None:
-    states = [{}] * 60 + [SMILE] * 60 + [FROWN] * 60 + [WIDE] * 60 + [{"JawOpen": 0.9}] * 60
-    Path("take.csv").write_text(live_link(states))
-    code, out, err = main("emotion", "convert", "take.csv", "-o", "curve.csv")
-    assert (code, out) == (0, "curve.csv\n")
-    assert "Live Link Face: valence and arousal are guessed" in err
-    track = load_emotion("curve.csv")
-    assert len(track.keys) < 30
-    rest, smile, frown, wide, speech = track.sample(125)[12::25]
-    assert_allclose(rest, 0, atol=0.06)
-    assert smile[0] > 0.6
-    assert frown[0] < -0.5
-    assert wide[1] > 0.5
-    assert abs(wide[0]) < 0.2
-    assert_allclose(speech, 0, atol=0.06)
-    assert 4.9 < track.end_s < 5.1
-    _, _, err = main("emotion", "check", "take.csv")
-    assert "take.csv: is a capture of Live Link Face, not a curve" in err
-    assert "hint: make a curve of it: keyface emotion convert take.csv" in err
-
-
-def test_live_link_over_midnight() -> None:
-    captured = read_captured(live_link([{}] * 90, 30, "23:59:58"), "take.csv")
-    assert_allclose(np.diff(captured.times), 1 / 30, atol=1e-6)
-
-
-def openface(frames: int, **units: float) -> str:
-    names = [f"AU{n:02}_r" for n in (1, 2, 4, 5, 6, 9, 12, 15, 25)]
-    lines = [", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names])]
-    for n in range(frames):
-        seen = n != 3
-        values = [f"{units.get(name, 0.1) if n > frames // 2 else 0.1:.2f}" for name in names]
-        head = [str(n + 1), "0", f"{n / 30:.3f}", "0.98" if seen else "0.10", str(int(seen))]
-        lines.append(", ".join([*head, *values]))
-    return "\n".join(lines) + "\n"
-
-
-def test_openface_capture_becomes_a_curve() -> None:
-    captured = read_captured(openface(60, AU12_r=3.5, AU06_r=2.5, AU25_r=5), "face.csv")
-    assert captured.source == "OpenFace"
-    assert len(captured.times) == 59
-    assert captured.times[0] == 0
-    assert_allclose(captured.values[:20], 0, atol=0.06)
-    assert captured.values[-1, 0] > 0.6
-    down = read_captured(openface(60, AU15_r=4, AU04_r=3), "face.csv").values[-1]
-    assert down[0] < -0.6
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            live_link([{}]).replace("BrowInnerUp", "Brow"),
-            "take:1: Live Link Face without the columns",
-        ),
-        (
-            live_link([{}]).replace("14:03:22:00", "14-03"),
-            "take:2: timecode is not HH:MM:SS:FF: 14-03",
-        ),
-        (
-            live_link([{}]).replace(",61,0.0200", ",61,nan", 1).replace("nan", "0.02") + "1,2\n",
-            "take:3: the row has 2 of",
-        ),
-        (
-            live_link([{"MouthSmileLeft": float("nan")}]),
-            "take:2: mouthsmileleft is not a number: nan",
-        ),
-        (live_link([]), "take: holds no frame with a face"),
-        (openface(1).replace("0.98, 1", "0.98, 0"), "take: holds no frame with a face"),
-    ],
-)
-def test_bad_capture_is_refused(text: str, message: str) -> None:
-    assert capture_of(text)
-    with pytest.raises(EmotionError) as caught:
-        read_captured(text, "take")
-    assert str(caught.value).startswith(message)
-
-
-def test_a_curve_is_no_capture() -> None:
-    assert capture_of("time,valence,arousal\n0,0,0\n") is None
-    assert capture_of("timecode,valence,arousal\n") is None
-    assert capture_of("") is None
 
 
 def test_long_curve_is_thinned_for_the_metadata() -> None:

@@ -104,7 +104,6 @@ def test_flags_go_before_files_and_files_before_recipes(tmp_path: Path) -> None:
         (("audio", "beats", "--preset", "tiny"), 1, "no scenes in"),
         (("audio", "hubert", "--preset", "tiny"), 2, "tiny has beats, wav2vec2, wavlm"),
         (("decoder", "--preset", "tiny"), 1, "has no portrait decoder"),
-        (("features",), 1, "no scenes in"),
         (("reader",), 1, "no scenes in"),
     ],
 )

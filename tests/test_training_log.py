@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keyface_cli.training.log import TrainingLog, _checksum
+from keyface_cli.training.log import TrainingLog
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -57,11 +57,14 @@ def test_samples_are_written_beside_the_log(tmp_path: Path) -> None:
     assert rows(tmp_path / "x-samples.csv") == [{"update": "40", "lip_sync": "0.25"}]
 
 
-def test_checksums_are_those_of_the_format() -> None:
-    # CRC-32C of "123456789" is 0xE3069283 (RFC 3720)
-    (masked,) = struct.unpack("<I", _checksum(b"123456789"))
-    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
-    assert ((rotated << 15 | rotated >> 17) & 0xFFFFFFFF) == 0xE3069283
+def test_without_tensorboard_there_is_the_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = TrainingLog(tmp_path, "x")
+    log.write(1, 0.0, {"loss": 1.0})
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -74,9 +77,14 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
     log.write(200, 2.0, {"loss": 0.25, "mse": 0.5})
     log.sample(200, np.full((8, 12, 3), 99, np.uint8), {"lip_sync": 0.5})
     log.close()
+    # a run that was killed after update 150 was saved is resumed
+    log = TrainingLog(tmp_path, "keyframe_unet", 150)
+    log.write(200, 1.0, {"loss": 0.125, "mse": 0.5})
+    log.sample(200, np.full((8, 12, 3), 99, np.uint8), {"lip_sync": 0.5})
+    log.close()
     events = loader.EventAccumulator(str(tmp_path / "tensorboard" / "keyframe_unet"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(100, 0.75), (200, 0.25)]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(100, 0.75), (200, 0.125)]
     assert [(e.step, e.value) for e in events.Scalars("held out/lip_sync")] == [(200, 0.5)]
     (image,) = events.Images("held out")
     assert (image.step, image.width, image.height) == (200, 12, 8)

@@ -20,11 +20,8 @@ from keyface_cli.commands.emotion_options import (
     read_curve,
     read_styled_curve,
     say_rounding,
-    show_plot,
     sound_of,
     style_for,
-    terminal_width,
-    with_colour,
 )
 
 app = typer.Typer(
@@ -36,7 +33,7 @@ app = typer.Typer(
 
 keyface emotion new examples/speech.wav -o curve.csv --every 2
 
-keyface emotion plot examples/curve.csv --audio examples/speech.wav
+keyface emotion plot examples/curve.csv --audio examples/speech.wav -o curve.png
 """,
 )
 
@@ -48,10 +45,9 @@ def emotion() -> None:
 
 @app.command()
 def names(
-    plot: Annotated[bool, typer.Option("--plot", help="Draw where they lie.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.png|svg", help="Draw it into a file."),
+        typer.Option("--output", "-o", metavar="FILE.png|svg", help="Draw where they lie."),
     ] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
@@ -67,10 +63,6 @@ def names(
         check_free(output, force=force)
         save_figure(draw_names(), output)
         typer.echo(output)
-    elif plot:
-        from keyface_cli.emotion.plot import terminal_names
-
-        show_plot(terminal_names(width=terminal_width(), colour=with_colour()))
     elif as_json:
         typer.echo(json.dumps({name: list(values) for name, values in NAMED.items()}))
     else:
@@ -177,8 +169,8 @@ def plot(
             "--output",
             "-o",
             metavar="FILE.png|svg",
-            help="The picture to write.",
-            show_default="drawn in the terminal",
+            help="The picture to write; needed without --json.",
+            show_default=False,
         ),
     ] = None,
     force: options.ForceOption = False,
@@ -188,6 +180,8 @@ def plot(
     from keyface_cli.emotion import plot as drawing
     from keyface_cli.emotion.write import check_free, to_record
 
+    if output is None and not as_json:
+        raise typer.BadParameter("name the picture to write: -o FILE.png", param_hint="--output")
     if output is not None:
         drawing.check_suffix(output)
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
@@ -198,23 +192,15 @@ def plot(
         drawing.save_figure(drawing.draw_curve(track, frames, waveform), output)
     if as_json:
         typer.echo(json.dumps({"output": output and str(output), **to_record(track, frames)}))
-    elif output is not None:
-        typer.echo(output)
     else:
-        width = terminal_width()
-        show_plot(
-            drawing.terminal_curve(track, frames, waveform, width=width, colour=with_colour())
-        )
+        typer.echo(output)
 
 
 @app.command()
 def convert(
     curve: Annotated[
         str,
-        typer.Argument(
-            metavar="CURVE",
-            help="A curve in any form, or a capture of Live Link Face or OpenFace (CSV).",
-        ),
+        typer.Argument(metavar="CURVE", help="A curve in any form."),
     ],
     output: Annotated[
         Path | None,
@@ -236,18 +222,14 @@ def convert(
     separator: SeparatorOption = None,
     decimal: DecimalOption = "point",
     audio: AudioOption = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="How far the keys made of a capture may be off."),
-    ] = 0.05,
     force: options.ForceOption = False,
 ) -> None:
-    """Write a curve in another form: other times, JSON, one line, or keys of a face capture."""
+    """Write a curve in another form: other times, JSON or one line."""
     from keyface_cli.emotion.write import check_free, save_text, write_json, write_line, write_table
 
     if output is not None:
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
-    track, style = read_styled_curve(curve, audio, tolerance)
+    track, style = read_styled_curve(curve, audio)
     chosen = style_for(output, time or (style.time if style else "time"), separator, decimal, style)
     say_rounding(track, chosen.time)
     if form == "line":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,23 +61,13 @@ def read_curve(curve: str, waveform: NDArray[np.float32] | None) -> EmotionTrack
     return estimate(waveform)
 
 
-def read_styled_curve(
-    curve: str, audio: Path | None, tolerance: float
-) -> tuple[EmotionTrack, Style | None]:
-    """Read a curve and how its file is written, or a capture."""
-    from keyface_cli.emotion.captured import capture_of, read_captured
-    from keyface_cli.emotion.load import read_styled, read_text
-    from keyface_cli.emotion.thin import resample, smooth, thin
+def read_styled_curve(curve: str, audio: Path | None) -> tuple[EmotionTrack, Style | None]:
+    """Read a curve and how its file is written; the style is None for what is no table."""
+    from keyface_cli.emotion.load import read_styled
 
     if not os.path.isfile(curve):
         return read_curve(curve, sound_of(audio)), None
-    text = read_text(Path(curve))
-    if capture_of(text) is None:
-        return read_styled(Path(curve))
-    captured = read_captured(text, curve)
-    console.say(f"{captured.source}: valence and arousal are guessed from the face's muscles")
-    times, values = resample(captured.times, captured.values)
-    return thin(times, smooth(values, 3.0), tolerance), None
+    return read_styled(Path(curve))
 
 
 def style_for(
@@ -134,19 +122,3 @@ def frames_of(waveform: NDArray[Any]) -> int:
     from keyface_cli.media.audio import count_frames
 
     return count_frames(len(waveform))
-
-
-def terminal_width() -> int:
-    """Return how many characters wide a plot is."""
-    return max(60, min(160, shutil.get_terminal_size((100, 24)).columns))
-
-
-def show_plot(text: str) -> None:
-    """Print a plot; what the terminal has no character for becomes a question mark."""
-    encoding = sys.stdout.encoding or "utf-8"
-    typer.echo(text.encode(encoding, "replace").decode(encoding))
-
-
-def with_colour() -> bool:
-    """Say whether a plot on stdout is coloured."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

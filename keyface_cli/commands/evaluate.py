@@ -10,6 +10,7 @@ import typer
 
 from keyface_cli.commands import console, evaluate_videos, options
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.plotting import require_matplotlib
 
 app = typer.Typer(
     name="evaluate",
@@ -88,6 +89,8 @@ def avatars(
     from keyface_cli.pipeline import KeyFacePipeline
     from keyface_cli.stream import GenerationOptions
 
+    if output is not None:
+        require_matplotlib()
     wanted = tuple(voices.split(",")) if voices else ()
     material = measure.Material(clips, seconds, scenes_seed, wanted, _lines(sentences))
     try:

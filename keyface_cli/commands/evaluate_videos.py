@@ -10,6 +10,7 @@ import typer
 
 from keyface_cli.commands import console, options
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.plotting import require_matplotlib
 
 if TYPE_CHECKING:
     from keyface_cli.evaluation.pairing import Pair
@@ -196,6 +197,8 @@ def videos(
         console.hush()
     if (pairs is None) == (generated is None):
         raise typer.BadParameter("name the videos with --generated or with --pairs")
+    if output is not None:
+        require_matplotlib()
     if output is not None and (output / "report.md").exists() and not force:
         raise KeyFaceError(f"{output}: holds a report already", "use --force to replace it")
     from keyface_cli.evaluation import registry, report, tables

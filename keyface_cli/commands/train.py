@@ -312,64 +312,36 @@ def audio(
     _echo(run)
 
 
-def _helper_command(name: str, holding: str, sentence: str) -> Callable[..., None]:
-    """Make the command that trains a network which helps to train others.
+@app.command()
+def reader(
+    data: DataOption,
+    run: RunOption,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    batch_size: BatchOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train what reads faces from latents, for --set reading=0.05 of the UNets, after encode."""
+    _set_threads(threads)
+    from keyface_cli.training.latent_reader import FILE, RECIPE, train_reader
+    from keyface_cli.training.options import TrainOptions, choose
 
-    Args:
-        name: of the network.
-        holding: the file by which a shard is known to hold what it is trained on.
-        sentence: of the help.
-    """
-
-    def command(
-        data: DataOption,
-        run: RunOption,
-        resume: ResumeOption = False,
-        force: ForceOption = False,
-        updates: UpdatesOption = None,
-        minutes: MinutesOption = None,
-        batch_size: BatchOption = None,
-        seed: SeedOption = None,
-        device: DeviceOption = None,
-        threads: ThreadsOption = None,
-    ) -> None:
-        _set_threads(threads)
-        from keyface_cli.training import latent_reader, perceptual
-        from keyface_cli.training.options import TrainOptions, choose
-
-        module: Any = {"features": perceptual, "reader": latent_reader}[name]
-        train = {"features": perceptual.train_features, "reader": latent_reader.train_reader}[name]
-        given = {
-            "updates": updates,
-            "minutes": minutes,
-            "batch_size": batch_size,
-            "seed": seed,
-            "device": device,
-        }
-        chosen = {key: value for key, value in given.items() if value is not None}
-        options = choose(TrainOptions, module.RECIPE, chosen)
-        with TrainingDisplay(name) as display:
-            train(_scenes(data, holding), run, options, resume=resume, force=force, report=display)
-        _echo(run / module.FILE)
-
-    command.__doc__ = sentence
-    return command
-
-
-app.command("features")(
-    _helper_command(
-        "features",
-        "keyframes.npy",
-        "Train what compares pictures where there are no VGG16 weights, on drawn avatars.",
-    )
-)
-app.command("reader")(
-    _helper_command(
-        "reader",
-        "latents_runs.npy",
-        "Train what reads faces from latents, for --set reading=0.05 of the UNets, after encode.",
-    )
-)
+    given = {
+        "updates": updates,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    options = choose(TrainOptions, RECIPE, {k: v for k, v in given.items() if v is not None})
+    with TrainingDisplay("reader") as display:
+        shards = _scenes(data, "latents_runs.npy")
+        train_reader(shards, run, options, resume=resume, force=force, report=display)
+    _echo(run / FILE)
 
 
 @app.command()

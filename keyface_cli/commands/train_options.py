@@ -133,8 +133,7 @@ PerceptualOption = Annotated[
     typer.Option(
         "--perceptual",
         metavar="FILE",
-        help="Weights of the perceptual loss: VGG16 of ImageNet (LPIPS), or features.safetensors "
-        "of keyface train features.",
+        help="Weights of the perceptual loss: VGG16 of ImageNet, for LPIPS.",
         rich_help_panel=_HOW,
     ),
 ]

@@ -6,7 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-from keyface_cli.emotion.captured import capture_of
 from keyface_cli.emotion.cells import short
 from keyface_cli.emotion.line import is_line, parse_line
 from keyface_cli.emotion.names import NAMED, nearest
@@ -109,11 +108,6 @@ def read_styled(path: Path) -> tuple[EmotionTrack, Style | None]:
     if path.suffix.lower() == ".json" or text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
         track, _ = parse_json(text, str(path))
         return track, None
-    if captured := capture_of(text):
-        raise EmotionError(
-            f"{path}: is a capture of {captured}, not a curve",
-            f"make a curve of it: keyface emotion convert {path} -o curve.csv",
-        )
     return parse_table(text, str(path))
 
 

@@ -1,12 +1,12 @@
 """Pictures of curves: over the sound, with what a model hears of them; and of the named emotions.
 
-Each comes as characters for a terminal (plotext) and as a PNG or SVG file (matplotlib).
+Each is written as a PNG or SVG file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.emotion.names import NAMED
 from keyface_cli.emotion.track import EmotionTrack
 from keyface_cli.errors import EmotionError
+from keyface_cli.plotting import new_figure, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,9 @@ def check_suffix(path: Path) -> None:
 
     Raises:
         EmotionError: it ends in something else than .png or .svg.
+        KeyFaceError: matplotlib, which draws, is not installed.
     """
+    require_matplotlib()
     if path.suffix.lower() not in SUFFIXES:
         raise EmotionError(f"{path}: a plot ends in {' or '.join(SUFFIXES)}")
 
@@ -41,8 +44,8 @@ def envelope(waveform: NDArray[np.float32], bins: int) -> NDArray[np.float64]:
     return np.maximum.reduceat(np.abs(waveform), edges).astype(np.float64)
 
 
-def _times(seconds: float, most: int = _MOST_POINTS) -> NDArray[np.float64]:
-    return np.linspace(0.0, seconds, min(most, max(2, int(seconds * FPS) + 1)))
+def _times(seconds: float) -> NDArray[np.float64]:
+    return np.linspace(0.0, seconds, min(_MOST_POINTS, max(2, int(seconds * FPS) + 1)))
 
 
 def _clock(seconds: float, _: object = None) -> str:
@@ -60,10 +63,8 @@ def draw_curve(
         num_frames: how much of it, at 25 a second.
         waveform: (S,) at 16 kHz, or None.
     """
-    from matplotlib.figure import Figure
-
     seconds = num_frames / FPS
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     axes = figure.subplots()
     if waveform is not None:
         end = len(waveform) / SAMPLE_RATE
@@ -89,10 +90,9 @@ def draw_curve(
 
 def draw_names() -> Figure:
     """Draw where the named emotions lie on valence and arousal (Russell's circumplex, 1980)."""
-    from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    figure = new_figure(7, 7)
     axes = figure.subplots()
     axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=SOUND))
     axes.axhline(0, color=SOUND, linewidth=0.8)
@@ -133,66 +133,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     save_bytes(path, buffer.getvalue(), force=True)
-
-
-def terminal_curve(
-    track: EmotionTrack,
-    num_frames: int,
-    waveform: NDArray[np.float32] | None = None,
-    *,
-    width: int = 100,
-    colour: bool = True,
-) -> str:
-    """Return the plot of a curve as lines of characters, `width` wide."""
-    plot = _terminal(width, 22)
-    seconds = num_frames / FPS
-    if waveform is not None:
-        height = envelope(waveform, min(2 * width, len(waveform))) - 1.0
-        x = np.linspace(0, len(waveform) / SAMPLE_RATE, len(height))
-        plot.plot(x.tolist(), height.tolist(), label="sound", color="gray", fillx=-1, marker="·")
-    times = _times(seconds, 4 * width)
-    values = track.at(times)
-    for column, (name, tone) in enumerate((("valence", "orange"), ("arousal", "blue"))):
-        plot.plot(times.tolist(), values[:, column].tolist(), label=name, color=tone)
-    heard = track.heard(num_frames)
-    for name, marker in (("valence", "V"), ("arousal", "A")):
-        dots = [(h.time_s, getattr(h, name)) for h in heard]
-        xs, ys = zip(*dots, strict=True)
-        plot.scatter(xs, ys, marker=marker, label=f"{name} as the model hears it")
-    plot.ylim(-1, 1)
-    plot.xlim(0, max(seconds, 1 / FPS))
-    ticks = np.linspace(0, seconds, 6).tolist()
-    plot.xticks(ticks, [_clock(tick) for tick in ticks])
-    return _built(plot, colour)
-
-
-def terminal_names(*, width: int = 100, colour: bool = True) -> str:
-    """Return the plot of the named emotions as lines of characters."""
-    plot = _terminal(width, 40)
-    plot.scatter(*zip(*NAMED.values(), strict=True), marker="●", color="orange")
-    for (valence, arousal), names in places().items():
-        side = "right" if valence > 0.4 else "left"
-        shift = -0.02 if side == "right" else 0.02
-        plot.text(", ".join(names), valence + shift, arousal, alignment=side)
-    plot.xlim(-1, 1)
-    plot.ylim(-1, 1)
-    plot.xlabel("valence")
-    plot.ylabel("arousal")
-    return _built(plot, colour)
-
-
-def _terminal(width: int, height: int) -> Any:
-    import plotext
-
-    plotext.clear_figure()
-    plotext.limit_size(False, False)
-    plotext.plot_size(width, height)
-    plotext.theme("pro")
-    return plotext
-
-
-def _built(plot: Any, colour: bool) -> str:
-    text = str(plot.build())
-    plot.clear_figure()
-    lines = (text if colour else plot.uncolorize(text)).splitlines()
-    return "\n".join(line.rstrip() for line in lines)

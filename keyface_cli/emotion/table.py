@@ -28,7 +28,6 @@ HEADER_HINT = "the first row is, for example: time,valence,arousal"
 # columns for people, ignored without a word
 NOTES = ("loudness", "note", "notes", "comment", "comments", "#")
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-_MAX_SHOWN = 3  # lines of one kind of warning
 
 
 @dataclass(frozen=True)

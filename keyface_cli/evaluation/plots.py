@@ -14,25 +14,14 @@ from PIL import Image, ImageDraw
 from keyface_cli.evaluation.measures import Column
 from keyface_cli.evaluation.runner import ClipResult, MethodResult
 from keyface_cli.media.frames import read_frames
+from keyface_cli.plotting import new_figure
 
 _SHEET_FRAMES, _SHEET_SIDE = 8, 160  # pictures in a row, pixels of each
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
-
-
 def _save(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot
-
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return path
 
 
@@ -44,7 +33,8 @@ def plot_distribution(path: Path, results: Sequence[MethodResult], column: Colum
     found = {name: values for name, values in found.items() if values}
     if not found:
         return None
-    figure, axes = _figure(1.5 + 1.2 * len(found), 3.5)
+    figure = new_figure(1.5 + 1.2 * len(found), 3.5)
+    axes = figure.subplots()
     axes.boxplot(list(found.values()), tick_labels=list(found), showfliers=False, widths=0.5)
     generator = np.random.default_rng(0)
     for place, values in enumerate(found.values(), start=1):
@@ -63,7 +53,8 @@ def plot_over_time(path: Path, tracks: Path, methods: Sequence[str], name: str) 
         methods: which.
         name: of the track.
     """
-    figure, axes = _figure(6, 3)
+    figure = new_figure(6, 3)
+    axes = figure.subplots()
     drawn = False
     for method in methods:
         times, mean = _mean_track(sorted((tracks / method).glob("*.csv")), name)
@@ -71,9 +62,6 @@ def plot_over_time(path: Path, tracks: Path, methods: Sequence[str], name: str) 
             axes.plot(times, mean, label=method)
             drawn = True
     if not drawn:
-        from matplotlib import pyplot
-
-        pyplot.close(figure)
         return None
     axes.set_xlabel("seconds")
     axes.set_ylabel(name)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from keyface_cli.config import FPS
 
-RATES = (24, 25, 30, 50, 60)
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -26,7 +25,7 @@ class FrameRate:
     by is the last frame.
 
     Args:
-        fps: one of `RATES`.
+        fps: frames a second of the result.
         num_frames: of the source, at least 1.
     """
 

@@ -35,7 +35,7 @@ from keyface_cli.training.losses import (
     picture_losses,
     sample_sigmas,
 )
-from keyface_cli.training.options import RECIPES, DiffusionOptions, TrainOptions, choose
+from keyface_cli.training.options import DiffusionOptions, TrainOptions
 from keyface_cli.training.perceptual import load_distance
 from keyface_cli.training.samples import HeldOut
 from keyface_cli.training.shards import check_vae
@@ -48,11 +48,6 @@ COMPONENTS = {
     "guide": GUIDE,
 }
 REFRESH = 100  # batches between looks for new shards
-# for a model like the bundled one
-MINI_LOSS = {
-    stage: choose(DiffusionOptions, RECIPES["mini"][stage])
-    for stage in ("keyframes", "interpolation")
-}
 
 
 class UNetTraining:

@@ -1,23 +1,21 @@
-"""The record of a training: a plain CSV, and event files that TensorBoard reads.
+"""The record of a training: a plain CSV, and files for TensorBoard.
 
     RUN/NAME.csv                     one row every so many updates, with the seconds in all
     RUN/NAME-samples.csv             one row for each sample of held-out clips
     RUN/samples/NAME-000400.png      its frames, made above and true below
     RUN/tensorboard/NAME/events...   the same numbers and pictures; a file for each start
 
-The event format is TensorFlow's: records with checksums that hold protocol buffers, of which the
-few fields needed here are written out by hand, so that a training needs no TensorBoard.
+The last are written where tensorboard is installed.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import os
-import struct
-import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +36,7 @@ class TrainingLog:
             _drop_rows_after(path, update)
         _, rows = _read(self.csv_path)
         self._seconds = float(rows[-1]["seconds"]) if rows else 0.0  # of earlier starts
-        place = folder / "tensorboard" / name
-        place.mkdir(parents=True, exist_ok=True)
-        stamp = f"{time.time():.3f}"
-        self._events = (place / f"events.out.tfevents.{stamp}.{os.getpid()}").open("wb")
-        self._event(_text(3, "brain.Event:2"), 0)
-        # the start of a session: TensorBoard forgets what it read of later updates
-        self._event(_message(7, _integer(1, 1)), update + 1)
+        self._board = _open_board(folder / "tensorboard" / name, update)
 
     @property
     def csv_path(self) -> Path:
@@ -72,35 +64,38 @@ class TrainingLog:
         """Add a sample of held-out clips: its picture (H, W, 3) and what was measured."""
         from PIL import Image
 
-        buffer = io.BytesIO()
-        Image.fromarray(strip).save(buffer, "PNG")
         path = self.folder / "samples" / f"{self.name}-{update:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+        Image.fromarray(strip).save(path)
         _add_row(self.samples_path, {"update": update} | dict(values))
         self._scalars(update, {f"held out/{key}": value for key, value in values.items()})
-        height, width = strip.shape[:2]
-        image = _integer(1, height) + _integer(2, width) + _integer(3, 3)
-        image += _bytes(4, buffer.getvalue())
-        self._event(_message(5, _message(1, _text(1, "held out") + _message(4, image))), update)
+        if self._board is not None:
+            self._board.add_image("held out", strip, update, dataformats="HWC")
+            self._board.flush()
         return path
 
     def close(self) -> None:
-        """Close the event file."""
-        self._events.close()
+        """Close the files of TensorBoard."""
+        if self._board is not None:
+            self._board.close()
 
     def _scalars(self, update: int, values: Mapping[str, float]) -> None:
-        summary = b"".join(
-            _message(1, _text(1, name) + _key(2, 5) + struct.pack("<f", value))
-            for name, value in values.items()
-        )
-        self._event(_message(5, summary), update)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, update)
+            self._board.flush()
 
-    def _event(self, content: bytes, update: int) -> None:
-        event = _key(1, 1) + struct.pack("<d", time.time()) + _integer(2, update) + content
-        length = struct.pack("<Q", len(event))
-        self._events.write(length + _checksum(length) + event + _checksum(event))
-        self._events.flush()
+
+def _open_board(place: Path, update: int) -> Any:
+    """Open the files of TensorBoard for what follows an update; None where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TensorBoard's own imports
+            from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    # what an earlier start has written beyond the update is forgotten
+    return SummaryWriter(str(place), purge_step=update + 1)
 
 
 def _add_row(path: Path, row: Mapping[str, float]) -> None:
@@ -141,52 +136,3 @@ def _write(
         writer.writeheader()
         writer.writerows(rows)
     os.replace(partial, path)
-
-
-# Protocol buffers: a field is a key, its number and wire type, and a value.
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _key(field: int, wire_type: int) -> bytes:
-    return _varint(field << 3 | wire_type)
-
-
-def _integer(field: int, value: int) -> bytes:
-    return _key(field, 0) + _varint(value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _key(field, 2) + _varint(len(value)) + value
-
-
-_message = _bytes
-
-
-def _text(field: int, value: str) -> bytes:
-    return _bytes(field, value.encode())
-
-
-def _castagnoli_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_TABLE = _castagnoli_table()
-
-
-def _checksum(data: bytes) -> bytes:
-    """CRC-32C, masked as in TensorFlow's record files."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -22,6 +22,7 @@ from keyface_cli.evaluation.avatars.measure import (
     write_csv,
 )
 from keyface_cli.evaluation.avatars.vocal import Naming
+from keyface_cli.plotting import new_figure
 
 SHEET_CLIPS, WORST = 12, 5
 THUMB = 96  # height of a frame on the contact sheet
@@ -130,8 +131,6 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _plot(path: Path, results: list[ClipResult]) -> None:
     """Draw how every figure is spread over the clips."""
-    from matplotlib.figure import Figure
-
     shown = [
         (name, values)
         for name in FIGURES
@@ -139,7 +138,7 @@ def _plot(path: Path, results: list[ClipResult]) -> None:
     ]
     columns = 4
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(3 * columns, 2.2 * rows), layout="constrained")
+    figure = new_figure(3 * columns, 2.2 * rows)
     for i, (name, values) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.hist(values, bins=min(BINS, len(values)))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.plotting import new_figure
 
 Numbers = NDArray[np.float64]
 ELO_SPREAD = 400.0  # points at which the better one is preferred ten times as often
@@ -247,12 +248,8 @@ def markdown(scores: Scores) -> str:
 
 def plot(scores: Scores, path: Path) -> None:
     """Draw the strengths with their intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 1 + 0.4 * len(scores.methods)), layout="constrained")
+    figure = new_figure(5, 1 + 0.4 * len(scores.methods))
+    axes = figure.subplots()
     places = np.arange(len(scores.methods))[::-1]
     strength = np.array(scores.strength)
     ends = np.abs(np.array([scores.low, scores.high]) - strength)
@@ -260,7 +257,6 @@ def plot(scores: Scores, path: Path) -> None:
     axes.set_yticks(places, scores.methods)
     axes.set_xlabel("Bradley-Terry strength (95 % interval)")
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _count(outcomes: NDArray[np.int64], count: int) -> Numbers:
