@@ -90,10 +90,10 @@ class ModelConfig:
     portrait_decoder: dict[str, Any] = field(default_factory=dict, metadata=_LATER)
     # what the portrait decoder is told of each frame besides, in this order, see stages/motion.py
     motion: tuple[str, ...] = field(default=(), metadata=_LATER)
-    # keyword arguments of the library classes, read by checkpoints/checkpoint.py
-    vae: dict[str, Any] = field(default_factory=dict)  # diffusers.AutoencoderKLTemporalDecoder
-    wavlm: dict[str, Any] = field(default_factory=dict)  # transformers.WavLMConfig
-    wav2vec2: dict[str, Any] = field(default_factory=dict)  # transformers.Wav2Vec2Config
+    # keyword arguments of the networks, read by checkpoints/checkpoint.py
+    vae: dict[str, Any] = field(default_factory=dict)  # models.vae.VideoVAE
+    wavlm: dict[str, Any] = field(default_factory=dict)  # models.wav2vec2.WavLM
+    wav2vec2: dict[str, Any] = field(default_factory=dict)  # models.wav2vec2.Wav2Vec2
     beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATs
 
     def unet(self, stage: str) -> UNetConfig:

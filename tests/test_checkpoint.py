@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -85,12 +86,30 @@ def test_nothing_is_left_without_memory(tiny_checkpoint: Path) -> None:
         assert {tensor.device.type for tensor in held} == {"cpu"}
 
 
-@pytest.mark.parametrize("component", HELD)
-def test_the_libraries_read_the_folders_themselves(tiny_checkpoint: Path, component: str) -> None:
+@pytest.mark.parametrize(
+    ("component", "library"),
+    [
+        ("vae", "diffusers.AutoencoderKLTemporalDecoder"),
+        ("wavlm", "transformers.WavLMModel"),
+        ("wav2vec2", "transformers.Wav2Vec2Model"),
+    ],
+)
+def test_the_libraries_read_the_folders_themselves(
+    tiny_checkpoint: Path, component: str, library: str
+) -> None:
     ours = Checkpoint.open(tiny_checkpoint).load(component, dtype=torch.float32)
-    theirs = type(ours).from_pretrained(tiny_checkpoint / component)  # type: ignore[attr-defined]
-    for name, tensor in theirs.state_dict().items():
+    package, _, kind = library.partition(".")
+    theirs = getattr(importlib.import_module(package), kind)
+    read = theirs.from_pretrained(tiny_checkpoint / component).state_dict()
+    assert read.keys() == ours.state_dict().keys()
+    for name, tensor in read.items():
         assert torch.equal(tensor.float(), ours.state_dict()[name])
+
+
+def test_arguments_that_no_network_has_are_named() -> None:
+    config = dataclasses.replace(PRESETS["tiny"], vae=PRESETS["tiny"].vae | {"colour": 1})
+    with pytest.raises(ConfigError, match=r"the vae of this model is none of ours: .*colour"):
+        build("vae", config)
 
 
 def test_published_architecture_is_counted_without_memory() -> None:

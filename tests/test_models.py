@@ -9,23 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import init_empty_weights
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
-    AutoencoderKLTemporalDecoder,
-)
+from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.models.resnet import SpatioTemporalResBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
+from keyface_cli.checkpoints.checkpoint import Checkpoint, save_component, write_manifest
 from keyface_cli.checkpoints.renaming import rename_beats, rename_wavlm, split
 from keyface_cli.config import PRESETS, UNetConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.beats import BEATs, fbank, stretch
 from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec
+from keyface_cli.models.vae import LatentCodec, Posterior, VideoVAE
+from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
 
 KEYFRAMES = PRESETS["tiny"].keyframe_unet
 INTERPOLATION = PRESETS["tiny"].interpolation_unet
@@ -198,7 +196,7 @@ def test_every_tensor_is_used_by_the_module_that_holds_it(config: UNetConfig) ->
 def test_attention_can_be_computed_another_way() -> None:
     unet, given = build(KEYFRAMES), conditions(KEYFRAMES)
     expected = unet(noisy(), LEVEL, given)
-    unet.set_attn_processor(AttnProcessor())
+    unet.train_on_cpu()
     torch.testing.assert_close(unet(noisy(), LEVEL, given), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -258,19 +256,22 @@ def test_training_begins_with_nothing_added() -> None:
 @torch.no_grad()
 def test_save_and_load_is_the_identity(tmp_path: Path) -> None:
     unet, given = build(INTERPOLATION), conditions(INTERPOLATION)
-    unet.save_pretrained(tmp_path / "unet")
-    loaded = VideoUNet.from_pretrained(tmp_path / "unet")
-    assert torch.equal(loaded(noisy(), LEVEL, given), unet(noisy(), LEVEL, given))
+    save_component(tmp_path, "interpolation_unet", unet)
     beats = tiny_beats()
-    beats.save_pretrained(tmp_path / "beats")
+    save_component(tmp_path, "beats", beats)
+    config = dataclasses.replace(PRESETS["tiny"], interpolation_unet=INTERPOLATION)
+    write_manifest(tmp_path, dataclasses.replace(config, beats=beats.config))
+    checkpoint = Checkpoint.open(tmp_path)
+    loaded: Any = checkpoint.load("interpolation_unet")
+    assert torch.equal(loaded(noisy(), LEVEL, given), unet(noisy(), LEVEL, given))
     sound = torch.randn(1, 6400)
-    assert torch.equal(BEATs.from_pretrained(tmp_path / "beats")(sound), beats(sound))
+    assert torch.equal(checkpoint.load("beats")(sound), beats(sound))
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, VideoUNet]:
     config = PRESETS["keyface"]
-    with init_empty_weights():
+    with torch.device("meta"):
         return {
             "keyframe": VideoUNet(**dataclasses.asdict(config.keyframe_unet)),
             "interpolation": VideoUNet(**dataclasses.asdict(config.interpolation_unet)),
@@ -395,9 +396,7 @@ def tiny_speech(kind: str) -> nn.Module:
         "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 4,
     }
-    if kind == "wavlm":
-        return WavLMModel(WavLMConfig(**sizes)).eval()
-    return Wav2Vec2Model(Wav2Vec2Config(**sizes)).eval()
+    return {"wavlm": WavLM, "wav2vec2": Wav2Vec2}[kind](**sizes).eval()
 
 
 @pytest.fixture(scope="module")
@@ -438,11 +437,10 @@ class TokenCounter(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, waveforms: Tensor) -> SimpleNamespace:
+    def forward(self, waveforms: Tensor) -> Tensor:
         self.heard = waveforms
         count = (waveforms.shape[1] - 400) // 320 + 1
-        tokens = torch.arange(1.0, count + 1).view(1, count, 1).expand(len(waveforms), -1, -1)
-        return SimpleNamespace(last_hidden_state=tokens)
+        return torch.arange(1.0, count + 1).view(1, count, 1).expand(len(waveforms), -1, -1)
 
 
 def test_speech_tokens_are_framed_as_published() -> None:
@@ -553,7 +551,7 @@ def test_fbank_of_a_tone_peaks_in_its_band_and_ignores_an_offset() -> None:
 def codec() -> LatentCodec:
     torch.manual_seed(8)
     config = PRESETS["tiny"]
-    vae = AutoencoderKLTemporalDecoder(**config.vae).eval()
+    vae = VideoVAE(**config.vae).eval()
     return LatentCodec(vae, config.latent_scale, config.vae_patch_size)
 
 
@@ -580,14 +578,75 @@ def test_frames_are_decoded_one_by_one(codec: LatentCodec) -> None:
 
 
 @torch.no_grad()
-def test_leaving_out_zeros_changes_no_picture(codec: LatentCodec) -> None:
+@pytest.mark.parametrize(("widths", "layers"), [([32], 1), ([32, 64], 1), ([32, 32, 64], 2)])
+def test_the_vae_equals_the_library_s_own(widths: list[int], layers: int) -> None:
+    sizes: dict[str, Any] = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "layers_per_block": layers,
+        "latent_channels": 4,
+    }
     torch.manual_seed(8)
-    untouched = AutoencoderKLTemporalDecoder(**PRESETS["tiny"].vae).eval()
+    ours, theirs = VideoVAE(**sizes), AutoencoderKLTemporalDecoder(**sizes).eval()
+    for name, parameter in ours.named_parameters():
+        if name.endswith("mix_factor"):  # constant at first
+            nn.init.normal_(parameter)
+    theirs.load_state_dict(ours.state_dict())
+    posterior = theirs.encode(pixels := torch.randn(2, 3, 16, 16)).latent_dist
+    found = ours.encode(pixels)
+    torch.testing.assert_close(found.mean, posterior.mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.logvar, posterior.logvar, atol=1e-5, rtol=1e-4)
     latents = torch.randn(3, 4, 8, 8)
     for frames in (1, 3):
-        expected = untouched.decode(latents, num_frames=frames).sample
-        found = codec.vae.decode(latents, num_frames=frames).sample
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        expected = theirs.decode(latents, num_frames=frames).sample
+        torch.testing.assert_close(ours.decode(latents, frames), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("kind", ["wavlm", "wav2vec2"])
+def test_audio_encoders_equal_the_library_s_own(kind: str, before: bool, norm: str) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "conv_dim": [16] * 7,
+        "conv_bias": before,
+        "num_conv_pos_embeddings": 17,
+        "num_conv_pos_embedding_groups": 4,
+        "feat_extract_norm": norm,
+        "do_stable_layer_norm": before,
+    }
+    torch.manual_seed(4)
+    if kind == "wavlm":
+        ours, theirs = WavLM(**sizes), WavLMModel(WavLMConfig(**sizes)).eval()
+    else:
+        ours, theirs = Wav2Vec2(**sizes), Wav2Vec2Model(Wav2Vec2Config(**sizes)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    wave = sound(3 * 16_000)[None]  # long enough for the buckets of far positions
+    expected = theirs(wave).last_hidden_state
+    torch.testing.assert_close(ours(wave), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["wavlm", "wav2vec2"])
+def test_new_audio_encoders_begin_as_the_library_s_do(kind: str) -> None:
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "conv_bias": True}
+    torch.manual_seed(0)
+    if kind == "wavlm":
+        ours, theirs = WavLM(**sizes), WavLMModel(WavLMConfig(**sizes))
+    else:
+        ours, theirs = Wav2Vec2(**sizes), Wav2Vec2Model(Wav2Vec2Config(**sizes))
+    expected = theirs.state_dict()
+    assert expected.keys() == ours.state_dict().keys()
+    for name, tensor in ours.state_dict().items():
+        assert tensor.shape == expected[name].shape
+        if tensor.numel() > 5000:
+            spread = float(expected[name].std())
+            assert float(tensor.std()) == pytest.approx(spread, rel=0.1, abs=1e-6), name
 
 
 @torch.no_grad()
@@ -599,11 +658,11 @@ def test_patches_keep_every_pixel_in_its_square() -> None:
             super().__init__()
             self.decoder = nn.Identity()
 
-        def encode(self, x: Tensor) -> SimpleNamespace:
-            return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: x))
+        def encode(self, x: Tensor) -> Posterior:
+            return Posterior(x, x)
 
-        def decode(self, z: Tensor, num_frames: int) -> SimpleNamespace:
-            return SimpleNamespace(sample=z)
+        def decode(self, z: Tensor, num_frames: int) -> Tensor:
+            return z
 
     copy: Any = Copy()
     pixels = torch.rand(2, 3, 8, 8)

@@ -17,12 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
-    AutoencoderKLTemporalDecoder,
-)
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 from keyface_cli.checkpoints.convert import beats_config, wavlm_config
 from keyface_cli.checkpoints.renaming import (
@@ -37,7 +33,8 @@ from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.beats import BEATs, fbank
 from keyface_cli.models.speech import encode, wav2vec2_features, wavlm_features
 from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec
+from keyface_cli.models.vae import LatentCodec, VideoVAE
+from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.training.clips import Clips
@@ -246,7 +243,7 @@ def test_merge(parity: ParitySet) -> None:
 def build_codec(parity: ParitySet) -> LatentCodec:
     sizes = parity.manifest["vae_config"]
     levels = len(sizes["ch_mult"])
-    vae = AutoencoderKLTemporalDecoder(
+    vae = VideoVAE(
         block_out_channels=[sizes["ch"] * m for m in sizes["ch_mult"]],
         down_block_types=["DownEncoderBlock2D"] * levels,
         layers_per_block=sizes["num_res_blocks"],
@@ -259,7 +256,8 @@ def build_codec(parity: ParitySet) -> LatentCodec:
 
 def test_e_vae(parity: ParitySet) -> None:
     cases, codec = parity.cases, build_codec(parity)
-    moments = codec.vae.encode(cases["e.pixels"]).latent_dist.parameters
+    posterior = codec.vae.encode(cases["e.pixels"])
+    moments = torch.cat([posterior.mean, posterior.logvar], dim=1)
     assert_close(moments, cases["e.moments"], ONE_PASS, "e.moments")
     assert_close(codec.encode(cases["e.pixels"]), cases["e.latent"], ONE_PASS, "e.latent")
     decoded = codec.decode(cases["e.latent"])
@@ -268,9 +266,9 @@ def test_e_vae(parity: ParitySet) -> None:
     assert_close(together, cases["e.decoded_3"], ONE_PASS, "e.decoded_3")
 
 
-def build_wavlm(parity: ParitySet) -> WavLMModel:
+def build_wavlm(parity: ParitySet) -> WavLM:
     config = wavlm_config(parity.manifest["wavlm_cfg"], parity.folder)
-    wavlm = WavLMModel(WavLMConfig(**config)).eval()
+    wavlm = WavLM(**config).eval()
     wavlm.load_state_dict(rename_wavlm(parity.weights(parity.manifest["files"]["wavlm"]), wavlm))
     return wavlm
 
@@ -281,8 +279,8 @@ def build_beats(parity: ParitySet) -> BEATs:
     return beats
 
 
-def build_wav2vec2(parity: ParitySet) -> Wav2Vec2Model:
-    wav2vec2 = Wav2Vec2Model(Wav2Vec2Config(**parity.manifest["wav2vec2_config"])).eval()
+def build_wav2vec2(parity: ParitySet) -> Wav2Vec2:
+    wav2vec2 = Wav2Vec2(**parity.manifest["wav2vec2_config"]).eval()
     wav2vec2.load_state_dict(parity.weights("wav2vec2_weights.safetensors"))
     return wav2vec2
 

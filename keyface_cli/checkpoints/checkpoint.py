@@ -2,8 +2,8 @@
 
     keyface.json            format version, preset, configuration, licence, source, training, and
                             size and sha256 of every other file
-    keyframe_unet/          one folder per network, each with config.json and safetensors, which
-    interpolation_unet/     the library classes' own `from_pretrained` reads as well
+    keyframe_unet/          one folder per network, each with config.json and safetensors; those of
+    interpolation_unet/     vae, wavlm and wav2vec2 are read by diffusers and transformers as well
     interpolation_guide/    optional: the weaker network that autoguidance steers away from
     vae/  wavlm/  wav2vec2/  beats/
 
@@ -44,7 +44,7 @@ COMPONENTS = (
     "wav2vec2",
     "beats",
 )
-SPEECH_ENCODERS = ("wavlm", "wav2vec2")  # of transformers; the other networks are of diffusers
+SPEECH_ENCODERS = ("wavlm", "wav2vec2")  # stored as transformers does, the others as diffusers
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,15 @@ def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Mod
         component: one of `COMPONENTS`.
         config: the model it belongs to.
         empty: leave its tensors on the meta device, without memory, to be filled or counted.
-    """
-    import torch
 
-    with torch.device("meta") if empty else nullcontext():
-        return cast("nn.Module", _construct(component, config))
+    Raises:
+        ConfigError: an argument is unknown, or a value is none that the network can have.
+    """
+    try:
+        with _on_meta() if empty else nullcontext():
+            return cast("nn.Module", _construct(component, config))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the {component} of this model is none of ours: {error}") from error
 
 
 def save_component(
@@ -213,10 +217,7 @@ def save_component(
     """
     target = folder / component
     target.mkdir(parents=True, exist_ok=True)
-    if component in SPEECH_ENCODERS:
-        cast(Any, module).config.save_pretrained(target)
-    else:
-        cast(Any, module).save_config(target)
+    cast(Any, module).save_config(target)
     write_tensors(target, _stem(component), module.state_dict() if state is None else state, dtype)
 
 
@@ -320,6 +321,27 @@ def encoder_names(config: ModelConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders)))
 
 
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Let modules have shapes alone; what would draw their first weights is not even called.
+
+    On the meta device torch draws through its compiler, whose import takes a second.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Undrawn():
+        yield
+
+
 def _construct(component: str, config: ModelConfig) -> Any:
     # each library costs seconds to import, so only what is built is imported
     if component in ("keyframe_unet", "interpolation_unet", "interpolation_guide"):
@@ -328,21 +350,21 @@ def _construct(component: str, config: ModelConfig) -> Any:
         stage = "keyframes" if component == "keyframe_unet" else "interpolation"
         return VideoUNet(**dataclasses.asdict(config.unet(stage)))
     if component == "vae":
-        from diffusers import AutoencoderKLTemporalDecoder
+        from keyface_cli.models.vae import VideoVAE
 
-        return cast(Any, AutoencoderKLTemporalDecoder)(**config.vae)
+        return VideoVAE(**config.vae)
     if component == "portrait_decoder":
         from keyface_cli.models.portrait_decoder import PortraitDecoder
 
         return PortraitDecoder(**config.portrait_decoder)
     if component == "wavlm":
-        from transformers import WavLMConfig, WavLMModel
+        from keyface_cli.models.wav2vec2 import WavLM
 
-        return WavLMModel(WavLMConfig(**config.wavlm))
+        return WavLM(**config.wavlm)
     if component == "wav2vec2":
-        from transformers import Wav2Vec2Config, Wav2Vec2Model
+        from keyface_cli.models.wav2vec2 import Wav2Vec2
 
-        return Wav2Vec2Model(Wav2Vec2Config(**config.wav2vec2))
+        return Wav2Vec2(**config.wav2vec2)
     if component == "beats":
         from keyface_cli.models.beats import BEATs
 

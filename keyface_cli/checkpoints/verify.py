@@ -62,16 +62,14 @@ def _try(module: nn.Module, component: str, config: ModelConfig) -> list[Tensor]
         return torch.randn(shape, generator=generator)
 
     dtype = next(module.parameters()).dtype
-    if component in ("wavlm", "wav2vec2"):
-        return [cast(Any, module)(0.1 * noise(1, SAMPLE_RATE // 5)).last_hidden_state]
-    if component == "beats":
+    if component in ("wavlm", "wav2vec2", "beats"):
         return [cast(Tensor, module(0.1 * noise(1, SAMPLE_RATE // 5)))]
     if component == "vae":
         vae = cast(Any, module)
         side = 2 ** len(config.vae["block_out_channels"])
         picture = noise(1, config.vae["in_channels"], side, side).to(dtype)
-        latent = vae.encode(picture).latent_dist.mode()
-        return [latent, vae.decode(latent, num_frames=1).sample]
+        latent = vae.encode(picture).mean
+        return [latent, vae.decode(latent)]
     return [_try_unet(cast(VideoUNet, module), component, config, noise)]
 
 

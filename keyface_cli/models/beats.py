@@ -13,12 +13,10 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from keyface_cli.config import SAMPLE_RATE, SAMPLES_PER_FRAME
+from keyface_cli.models.network import Network, NormedConv
 
 WINDOW = 400  # samples of one spectrum, 25 ms
 HOP = 160  # samples from one spectrum to the next, 10 ms
@@ -29,13 +27,12 @@ LOG_FLOOR = 1.1920929e-07  # float32 epsilon
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # over the training set; the code divides by 2 std
 
 
-class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class BEATs(Network):
     """Waveforms to two tokens per video frame.
 
     The arguments have the names of the published file's `cfg`; the defaults are its values.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         input_patch_size: int = 16,
@@ -49,15 +46,13 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
         num_buckets: int = 320,
         max_distance: int = 800,
     ) -> None:
-        super().__init__()
+        super().__init__(locals())
         width, heads = encoder_embed_dim, encoder_attention_heads
         patch = input_patch_size
         self.patch_embedding = nn.Conv2d(1, embed_dim, patch, stride=patch, bias=False)
         self.patch_norm = nn.LayerNorm(embed_dim)
         self.patch_projection = nn.Linear(embed_dim, width)
-        self.position_conv = weight_norm(
-            nn.Conv1d(width, width, conv_pos, padding=conv_pos // 2, groups=conv_pos_groups), dim=2
-        )
+        self.position_conv = NormedConv(width, conv_pos, conv_pos_groups)
         self.norm = nn.LayerNorm(width)
         self.relative_bias = nn.Embedding(num_buckets, heads)  # one table for all layers
         residual_scale = (2 * encoder_layers) ** 0.25  # deep norm
@@ -65,7 +60,6 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
             _Layer(width, heads, encoder_ffn_embed_dim, residual_scale)
             for _ in range(encoder_layers)
         )
-        self.num_buckets = num_buckets
         self.max_distance = max_distance
         # A video frame is four spectra and a patch p of them, in 128 / p bands.
         self.tokens_per_frame = 4 / patch * (MEL_BINS // patch)  # 2 for p = 16
@@ -97,7 +91,7 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x = self.patch_projection(self.patch_norm(patches.transpose(1, 2)))  # (B, L, D)
         position = F.gelu(self.position_conv(x.transpose(1, 2)))[..., : x.shape[1]]
         x = self.norm(x + position.transpose(1, 2))
-        bias = self._position_bias(x.shape[1])
+        bias = position_bias(self.relative_bias, x.shape[1], self.max_distance)
         for layer in self.layers:
             x = layer(x, bias)
         return cast(Tensor, x)
@@ -107,12 +101,19 @@ class BEATs(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch = int(self.config["input_patch_size"])
         return (1 + (samples - WINDOW) // HOP) // patch * (MEL_BINS // patch)
 
-    def _position_bias(self, length: int) -> Tensor:
-        """Return the attention bias by distance j - i -> (heads, L, L)."""
-        distance = torch.arange(1 - length, length, device=self.relative_bias.weight.device)
-        buckets = _bucket(distance, self.num_buckets, self.max_distance)
-        by_distance = self.relative_bias(buckets).T  # (heads, 2 L - 1)
-        return cast(Tensor, by_distance.unfold(1, length, 1).flip(1))
+
+def position_bias(table: nn.Embedding, length: int, max_distance: int) -> Tensor:
+    """Return what attention adds by distance j - i -> (heads, L, L).
+
+    Args:
+        table: (buckets, heads) by bucket of distances; half of them for each sign.
+        length: L.
+        max_distance: from which on all tokens share a bucket.
+    """
+    distance = torch.arange(1 - length, length, device=table.weight.device)
+    buckets = _bucket(distance, table.num_embeddings, max_distance)
+    by_distance = table(buckets).T  # (heads, 2 L - 1)
+    return cast(Tensor, by_distance.unfold(1, length, 1).flip(1))
 
 
 def stretch(tokens: Tensor, frames: int) -> Tensor:

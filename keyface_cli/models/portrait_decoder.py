@@ -17,9 +17,9 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+
+from keyface_cli.models.network import Network
 
 SQUARE = 4  # pixels on a side that become channels
 NORM_GROUPS = 8
@@ -35,7 +35,7 @@ class Portrait(NamedTuple):
     features: Tensor  # (1, C, R / 4, R / 4)
 
 
-class PortraitDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PortraitDecoder(Network):
     """Moves and paints a portrait.
 
     Args:
@@ -43,13 +43,12 @@ class PortraitDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         motion_scales: the greatest usual value of each number of a motion, by which it is divided.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         widths: Sequence[int] = (48, 80, 128),
         motion_scales: Sequence[float] = (1.0, 0.8, 0.6, 0.8, 0.6, 0.09, 0.05, 0.04),
     ) -> None:
-        super().__init__()
+        super().__init__(locals())
         fine, middle, coarse = widths
         packed = 3 * SQUARE**2
         self.motion = nn.Sequential(nn.Linear(len(motion_scales), 96), nn.SiLU(), nn.Linear(96, 96))
@@ -104,7 +103,7 @@ class PortraitDecoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         change = packed - _pack(portrait.decoded.to(dtype))
         seen = self.frame_in(torch.cat([packed, change], 1))
         fine = F.gelu(seen + given)
-        scales = motion.new_tensor(tuple(self.config.motion_scales))
+        scales = motion.new_tensor(tuple(self.config["motion_scales"]))
         moving = self.motion((motion / scales).to(dtype))
 
         middle = self.down_block(F.gelu(self.down_fine(fine)), moving)

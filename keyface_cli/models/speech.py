@@ -31,7 +31,7 @@ from keyface_cli.config import FPS, SAMPLES_PER_FRAME
 from keyface_cli.models.beats import stretch
 
 if TYPE_CHECKING:
-    from transformers import Wav2Vec2Model, WavLMModel
+    from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
 
 # Windows of long sound, in video frames. Multiples of 4, so that BEATs' patches of 160 ms fall on
 # the same samples in a window as in the whole.
@@ -63,7 +63,7 @@ class Features(Protocol):
         """Return (n, 2, D) float32 for the numbers (n,) of frames."""
 
 
-def wavlm_features(model: WavLMModel, waveforms: Tensor) -> Tensor:
+def wavlm_features(model: WavLM, waveforms: Tensor) -> Tensor:
     """Encode waveforms with WavLM as published (SPEC 3.2), in one pass.
 
     Args:
@@ -74,11 +74,10 @@ def wavlm_features(model: WavLMModel, waveforms: Tensor) -> Tensor:
         (B, F', 2, D), the last layer's output, F' even. The first token is doubled: a frame's
         second token begins where the frame does.
     """
-    tokens = model(_pad(waveforms, 2)).last_hidden_state
-    return _frames_after_first(tokens)
+    return _frames_after_first(model(_pad(waveforms, 2)))
 
 
-def wav2vec2_features(model: Wav2Vec2Model, waveforms: Tensor) -> Tensor:
+def wav2vec2_features(model: Wav2Vec2, waveforms: Tensor) -> Tensor:
     """Encode waveforms with wav2vec 2.0 as published (SPEC 3.1), in one pass.
 
     Args:
@@ -89,8 +88,7 @@ def wav2vec2_features(model: Wav2Vec2Model, waveforms: Tensor) -> Tensor:
     Returns:
         (B, F, 2, D), the last layer's output. The last token is zero.
     """
-    tokens = model(_pad(normalise(waveforms), 1)).last_hidden_state
-    return _frames_before_last(tokens)
+    return _frames_before_last(model(_pad(normalise(waveforms), 1)))
 
 
 def normalise(waveforms: Tensor) -> Tensor:
@@ -103,7 +101,7 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Samples) -> dict[str, Te
     """Encode a recording of any length with several encoders.
 
     Args:
-        encoders: models by name: "wavlm", "wav2vec2" (transformers) or "beats" (`BEATs`).
+        encoders: models by name: "wavlm", "wav2vec2" (`wav2vec2`) or "beats" (`BEATs`).
         waveform: (S,) at 16 kHz in [-1, 1], two samples or more.
 
     Returns:
@@ -215,11 +213,11 @@ class _WavLM(Hearing):
         layer = self._model.feature_extractor.conv_layers[0]
         norm = getattr(layer, "layer_norm", None)
         if not isinstance(norm, nn.GroupNorm):  # "layer" models normalise each token by itself
-            return self._framed(self._model(window).last_hidden_state)
+            return self._framed(self._model(window))
         self._norm = self._norm or self._norm_of_whole(layer, norm)
         layer.layer_norm = self._norm.to(window)
         try:
-            return self._framed(self._model(window).last_hidden_state)
+            return self._framed(self._model(window))
         finally:
             layer.layer_norm = norm
 

@@ -1,7 +1,7 @@
 """The video UNet of both stages (paper section 3.2, SPEC 6 and 7).
 
-A Stable Video Diffusion UNet, assembled from diffusers' spatio-temporal blocks, that listens to
-audio in two ways: every cross-attention reads the T audio tokens of the clip, and each frame's own
+A Stable Video Diffusion UNet, assembled from the blocks of `blocks`, that listens to audio in two
+ways: every cross-attention reads the T audio tokens of the clip, and each frame's own
 token joins its time embedding, next to sinusoids of its valence and arousal. The keyframe network
 sees the identity latent beside every noisy frame. The interpolation network sees the two keyframes
 beside the first and the last frame, a learned latent beside those between, and a mask that tells
@@ -12,28 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention import (
-    AttentionMixin,
-    BasicTransformerBlock,
-    TemporalBasicTransformerBlock,
-)
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.resnet import (
-    AlphaBlender,
-    ResnetBlock2D,
-    SpatioTemporalResBlock,
-    TemporalResnetBlock,
-)
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
 
-NORM_GROUPS = 32
+from keyface_cli.models.blocks import (
+    NORM_GROUPS,
+    Attention,
+    Blend,
+    Downsample,
+    Embedding,
+    Level,
+    ResBlock,
+    Sinusoid,
+    Upsample,
+    VideoResBlock,
+    VideoTransformer,
+)
+from keyface_cli.models.network import Network
+
 NORM_EPS = 1e-5  # of residual blocks and output; the transformers' input norm has 1e-6
 
 
@@ -71,7 +70,7 @@ class Conditioning:
         )
 
 
-class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
+class VideoUNet(Network):
     """F of either stage: c_in x, c_noise and conditions to a raw prediction per frame.
 
     The arguments are the fields of `config.UNetConfig`, whose defaults are the published keyframe
@@ -80,9 +79,6 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
     autocast, norms still take their statistics in float32, as published: torch's kernels do.
     """
 
-    _supports_gradient_checkpointing = True
-
-    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         in_channels: int = 8,
@@ -96,7 +92,7 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         emotion_dim: int = 256,
         missing_frame_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(locals())
         first, last = block_out_channels[0], block_out_channels[-1]
         embed_dim = 4 * first
 
@@ -105,26 +101,23 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         if missing_frame_shape is not None:
             self.missing_frame = nn.Parameter(torch.zeros(*missing_frame_shape))
 
-        self.time_sinusoid = Timesteps(first, True, 0)
-        self.time_embedding = TimestepEmbedding(first, embed_dim)
-        self.emotion_sinusoid = Timesteps(emotion_dim, True, 0) if emotion_dim else None
-        self.add_embedding = TimestepEmbedding(2 * emotion_dim + context_dim, embed_dim)
+        self.time_sinusoid = Sinusoid(first)
+        self.time_embedding = Embedding(first, embed_dim)
+        self.emotion_sinusoid = Sinusoid(emotion_dim) if emotion_dim else None
+        self.add_embedding = Embedding(2 * emotion_dim + context_dim, embed_dim)
 
-        def resnet(in_width: int, out_width: int) -> _VideoResBlock:
-            return _VideoResBlock(in_width, out_width, embed_dim, eps=NORM_EPS)
+        def resnet(in_width: int, out_width: int) -> VideoResBlock:
+            return VideoResBlock(in_width, out_width, embed_dim, NORM_EPS, NORM_EPS, Blend(0.5))
 
-        def transformer(width: int) -> _VideoTransformer:
-            heads = width // attention_head_dim
-            return _VideoTransformer(
-                heads, attention_head_dim, width, cross_attention_dim=context_dim
-            )
+        def transformer(width: int) -> VideoTransformer:
+            return VideoTransformer(width, attention_head_dim, context_dim)
 
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
         self.down_blocks = nn.ModuleList()
         skip_widths = [first]
         width = first
         for level, out_width in enumerate(block_out_channels):
-            block = _Level()
+            block = Level()
             for _ in range(layers_per_block):
                 block.resnets.append(resnet(width, out_width))
                 width = out_width
@@ -132,36 +125,28 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
                 if attention_levels[level]:
                     block.attentions.append(transformer(width))
             if level < len(block_out_channels) - 1:
-                block.downsamplers = nn.ModuleList([_Downsample(width)])
+                block.downsamplers = nn.ModuleList([Downsample(width)])
                 skip_widths.append(width)
             self.down_blocks.append(block)
 
-        self.mid_block = _Level()
+        self.mid_block = Level()
         self.mid_block.resnets.extend([resnet(last, last), resnet(last, last)])
         self.mid_block.attentions.append(transformer(last))
 
         self.up_blocks = nn.ModuleList()
         for level, out_width in reversed(list(enumerate(block_out_channels))):
-            block = _Level()
+            block = Level()
             for _ in range(layers_per_block + 1):
                 block.resnets.append(resnet(width + skip_widths.pop(), out_width))
                 width = out_width
                 if attention_levels[level]:
                     block.attentions.append(transformer(width))
             if level > 0:
-                block.upsamplers = nn.ModuleList([_Upsample(width)])
+                block.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(block)
 
         self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, first, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
-
-        self.gradient_checkpointing = False
-        # every tensor is used by the module that holds it, so that hooks may move the two together
-        for module in self.modules():
-            if isinstance(module, AlphaBlender):
-                module.__class__ = _Blend
-            elif isinstance(module, nn.Conv3d):
-                module.__class__ = _ConvOverTime
 
     @property
     def core_parameters(self) -> int:
@@ -179,14 +164,20 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         Each residual block and transformer starts as the identity and F as 0 (SPEC 6.1).
         """
         for module in self.modules():
-            if isinstance(module, ResnetBlock2D | TemporalResnetBlock):
+            if isinstance(module, ResBlock):
                 nn.init.zeros_(cast(nn.Conv2d, module.conv2).weight)
                 nn.init.zeros_(cast(Tensor, module.conv2.bias))
-            elif isinstance(module, _VideoTransformer):
+            elif isinstance(module, VideoTransformer):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(cast(Tensor, self.conv_out.bias))
+
+    def train_on_cpu(self) -> None:
+        """Compute attention as products and a softmax: twice as fast to train on a CPU."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.fused = False
 
     def project_audio(self, features: Tensor) -> Tensor:
         """Turn raw audio features into the context that the network hears (SPEC 7).
@@ -217,12 +208,11 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         context = conditioning.audio.to(dtype)  # (B, T, D)
         x = torch.cat([x.to(dtype), self._condition_channels(conditioning, T, dtype)], dim=2)
         x = x.flatten(0, 1)  # (B T, C, h, w)
-        saving = self.gradient_checkpointing and torch.is_grad_enabled()
-        run = self._checkpointed if saving else _call
+        run = self.run
 
         x = self.conv_in(x)
         skips = [x]
-        for block in cast("list[_Level]", self.down_blocks):
+        for block in cast("list[Level]", self.down_blocks):
             for index, resnet in enumerate(block.resnets):
                 x = run(resnet, x, embedding, T)
                 if block.attentions:
@@ -236,7 +226,7 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         x = run(self.mid_block.attentions[0], x, context)
         x = run(self.mid_block.resnets[1], x, embedding, T)
 
-        for block in cast("list[_Level]", self.up_blocks):
+        for block in cast("list[Level]", self.up_blocks):
             for index, resnet in enumerate(block.resnets):
                 x = run(resnet, torch.cat([x, skips.pop()], dim=1), embedding, T)
                 if block.attentions:
@@ -274,136 +264,3 @@ class VideoUNet(ModelMixin, ConfigMixin, AttentionMixin):  # type: ignore[misc]
         known = torch.zeros(T, 1, 1, 1, dtype=dtype, device=latents.device)
         known[[0, -1]] = 1
         return torch.cat([frames, known.expand(B, T, 1, h, w)], dim=2)
-
-    def _checkpointed(self, module: nn.Module, *inputs: Any) -> Tensor:
-        return cast(Tensor, self._gradient_checkpointing_func(module, *inputs))
-
-
-def _call(module: nn.Module, *inputs: Any) -> Tensor:
-    return cast(Tensor, module(*inputs))
-
-
-class _Level(nn.Module):
-    """The blocks of one resolution, named as in diffusers; a plain container."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList()
-        self.attentions = nn.ModuleList()  # empty, or one after each of `resnets`
-        self.downsamplers = nn.ModuleList()
-        self.upsamplers = nn.ModuleList()
-
-
-class _Downsample(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(x))
-
-
-class _Upsample(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
-
-
-class _VideoResBlock(SpatioTemporalResBlock):  # type: ignore[misc]
-    """A residual block within frames, then one along time, blended (SPEC 6, step 4)."""
-
-    def forward(self, x: Tensor, embedding: Tensor, T: int) -> Tensor:
-        """(B T, C, h, w), (B T, E) -> (B T, C', h, w)."""
-        spatial, temporal = self.spatial_res_block, self.temporal_res_block
-        activated = F.silu(embedding)
-        added = spatial.time_emb_proj(activated)[:, :, None, None]
-        x = _residual(spatial, x, added)
-
-        # Time becomes the height of a picture of T x (h w) positions.
-        BT, C, h, w = x.shape
-        clips = x.view(BT // T, T, C, h * w).transpose(1, 2).contiguous()  # (B, C, T, h w)
-        added = temporal.time_emb_proj(activated).view(BT // T, T, C, 1).transpose(1, 2)
-        clips = self.time_mixer(clips, _residual(temporal, clips, added))
-        return cast(Tensor, clips.transpose(1, 2).reshape(BT, C, h, w))
-
-
-def _residual(block: ResnetBlock2D | TemporalResnetBlock, x: Tensor, added: Tensor) -> Tensor:
-    """Norm, SiLU, convolution; add the embedding; again; add the input."""
-    y = block.conv1(F.silu(block.norm1(x))) + added
-    y = block.conv2(F.silu(block.norm2(y)))
-    skip = x if block.conv_shortcut is None else block.conv_shortcut(x)
-    return cast(Tensor, skip + y)
-
-
-class _ConvOverTime(nn.Conv3d):
-    """A kernel of (3, 1, 1), applied to pictures whose height is time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, positions) -> (B, C', T, positions)."""
-        return F.conv2d(x, self.weight.squeeze(-1), self.bias, padding=(1, 0))
-
-
-class _Blend(AlphaBlender):  # type: ignore[misc]
-    """a spatial + (1 - a) temporal with a = sigmoid(mix_factor), one number per block."""
-
-    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        """Two tensors of one shape -> their mixture."""
-        return torch.lerp(temporal, spatial, self.mix_factor.sigmoid().to(spatial.dtype))
-
-
-class _VideoTransformer(TransformerSpatioTemporalModel):  # type: ignore[misc]
-    """Attention within frames, then along time, blended (SPEC 6, step 5).
-
-    All T audio tokens are the context of every position of every frame, so one cross-attention
-    call serves a whole clip: keys and values are computed once per clip, not per frame.
-    """
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B T, C, h, w), (B, T, D) -> (B T, C, h, w)."""
-        B, T, _ = context.shape
-        BT, C, h, w = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # (B T, h w, C)
-        tokens = self.proj_in(tokens)
-
-        frame = self.time_proj(torch.arange(T, device=x.device)).to(self.proj_in.weight.dtype)
-        position = self.time_pos_embed(frame)[:, None]  # (T, 1, C)
-        position = position.to(tokens.dtype).repeat(B, 1, 1)
-        for spatial, temporal in zip(
-            self.transformer_blocks, self.temporal_transformer_blocks, strict=True
-        ):
-            tokens = _attend_space(spatial, tokens, context)
-            moved = _attend_time(temporal, tokens + position, context)
-            tokens = self.time_mixer(tokens, moved)
-
-        tokens = self.proj_out(tokens)
-        # x first: the sum then has its memory layout, not that of the transposed tokens
-        return x + cast(Tensor, tokens.transpose(1, 2).reshape(BT, C, h, w))
-
-
-def _attend_space(block: BasicTransformerBlock, x: Tensor, context: Tensor) -> Tensor:
-    """x (B T, h w, C): attention within each frame, to the audio, feed-forward."""
-    x = x + block.attn1(block.norm1(x))
-    x = x + _attend_audio(block, x, context)
-    return x + cast(Tensor, block.ff(block.norm3(x)))
-
-
-def _attend_time(block: TemporalBasicTransformerBlock, x: Tensor, context: Tensor) -> Tensor:
-    """x (B T, h w, C): feed-forward, attention along time at each position, as above."""
-    B, T, _ = context.shape
-    _, S, C = x.shape
-    x = x + block.ff_in(block.norm_in(x))
-    tracks = block.norm1(x).view(B, T, S, C).transpose(1, 2).reshape(B * S, T, C)
-    x = x + block.attn1(tracks).view(B, S, T, C).transpose(1, 2).reshape(B * T, S, C)
-    x = x + _attend_audio(block, x, context)
-    return x + cast(Tensor, block.ff(block.norm3(x)))
-
-
-def _attend_audio(
-    block: BasicTransformerBlock | TemporalBasicTransformerBlock, x: Tensor, context: Tensor
-) -> Tensor:
-    """Let every position of a clip read the clip's audio tokens; x (B T, h w, C)."""
-    queries = block.norm2(x).view(context.shape[0], -1, x.shape[-1])  # (B, T h w, C)
-    return cast(Tensor, block.attn2(queries, context).view_as(x))

@@ -1,14 +1,30 @@
-"""Pictures to latents and back, through diffusers' AutoencoderKLTemporalDecoder (SPEC 2 and 10)."""
+"""Pictures to latents and back, through Stable Video Diffusion's VAE (SPEC 2 and 10)."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
+import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
-    AutoencoderKLTemporalDecoder,
-)
 from torch import Tensor, nn
+
+from keyface_cli.models.blocks import (
+    NORM_GROUPS,
+    Blend,
+    ConvOverTime,
+    Downsample,
+    Level,
+    PictureAttention,
+    ResBlock,
+    Upsample,
+    VideoResBlock,
+)
+from keyface_cli.models.network import Network
+
+EPS, TIME_EPS = 1e-6, 1e-5  # of the norms within frames and along time
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class LatentCodec(nn.Module):
@@ -23,13 +39,8 @@ class LatentCodec(nn.Module):
         patch_size: s, 1 as published.
     """
 
-    def __init__(
-        self, vae: AutoencoderKLTemporalDecoder, latent_scale: float, patch_size: int = 1
-    ) -> None:
+    def __init__(self, vae: VideoVAE, latent_scale: float, patch_size: int = 1) -> None:
         super().__init__()
-        for module in vae.decoder.modules():
-            if isinstance(module, nn.Conv3d):
-                module.__class__ = _TimeConv
         self.vae = vae
         self.latent_scale = latent_scale
         self.patch_size = patch_size
@@ -41,8 +52,7 @@ class LatentCodec(nn.Module):
         published code draws a sample; the posterior is so narrow that they hardly differ).
         """
         patches = F.pixel_unshuffle(pixels.to(self.vae.dtype), self.patch_size)
-        mode = self.vae.encode(patches).latent_dist.mode()
-        return cast(Tensor, mode.float() * self.latent_scale)
+        return self.vae.encode(patches).mean.float() * self.latent_scale
 
     def decode(self, latents: Tensor, frames_per_call: int = 1) -> Tensor:
         """Decode scaled latents (B, C, h, w) to pictures (B, 3, H, W), about [-1, 1], float32.
@@ -53,15 +63,151 @@ class LatentCodec(nn.Module):
                 together. The published pipeline uses 1, with zeros on both sides of each frame.
         """
         unscaled = (latents / self.latent_scale).to(self.vae.dtype)
-        patches = self.vae.decode(unscaled, num_frames=frames_per_call).sample
+        patches = self.vae.decode(unscaled, frames_per_call)
         return F.pixel_shuffle(patches.float(), self.patch_size)
 
 
-class _TimeConv(nn.Conv3d):
-    """A convolution over three frames that leaves out the zeros beside a frame on its own."""
+@dataclass(frozen=True)
+class Posterior:
+    """What the encoder says of a picture's latent: a normal distribution for each number of it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, h, w) -> (B, C', T, h, w); for T = 1 only the middle of the kernel counts."""
-        if x.shape[2] > 1:
-            return super().forward(x)
-        return F.conv3d(x, self.weight[:, :, 1:2], self.bias)
+    mean: Tensor  # (B, C, h, w)
+    logvar: Tensor  # (B, C, h, w)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents (B, C, h, w)."""
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+
+class VideoVAE(Network):
+    """diffusers' AutoencoderKLTemporalDecoder: an encoder of pictures and a decoder of videos.
+
+    Args:
+        in_channels: of pictures that are encoded.
+        out_channels: of pictures that are decoded.
+        block_out_channels: channels of each resolution, the finest first; multiples of 32.
+        down_block_types: "DownEncoderBlock2D" for each resolution, the only kind there is.
+        layers_per_block: residual blocks of a resolution; the decoder has one more.
+        latent_channels: C.
+    """
+
+    signature: ClassVar[dict[str, str]] = {"_class_name": "AutoencoderKLTemporalDecoder"}
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        block_out_channels: Sequence[int] = (64,),
+        down_block_types: Sequence[str] = ("DownEncoderBlock2D",),
+        layers_per_block: int = 1,
+        latent_channels: int = 4,
+    ) -> None:
+        super().__init__(locals())
+        if list(down_block_types) != ["DownEncoderBlock2D"] * len(block_out_channels):
+            raise ValueError(f"blocks of a kind that the VAE does not have: {down_block_types}")
+        self.encoder = _Encoder(in_channels, latent_channels, block_out_channels, layers_per_block)
+        self.decoder = _Decoder(latent_channels, out_channels, block_out_channels, layers_per_block)
+        self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
+
+    def encode(self, x: Tensor) -> Posterior:
+        """Encode pictures (B, in_channels, H, W) as distributions of (B, C, h, w)."""
+        mean, logvar = self.quant_conv(self.encoder(x, self)).chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(*LOG_VARIANCE_RANGE))
+
+    def decode(self, z: Tensor, num_frames: int = 1) -> Tensor:
+        """Decode latents (B T, C, h, w) as pictures (B T, out_channels, H, W).
+
+        Args:
+            z: the latents, unscaled.
+            num_frames: T, how many neighbours are decoded as one video.
+        """
+        return cast(Tensor, self.decoder(z, num_frames, self))
+
+
+class _Encoder(nn.Module):
+    def __init__(
+        self, in_channels: int, latent_channels: int, widths: Sequence[int], layers: int
+    ) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        width = widths[0]
+        for level, out_width in enumerate(widths):
+            block = Level()
+            for _ in range(layers):
+                block.resnets.append(ResBlock(width, out_width, None, EPS))
+                width = out_width
+            if level < len(widths) - 1:
+                block.downsamplers.append(Downsample(width, centred=False))
+            self.down_blocks.append(block)
+        self.mid_block = Level()
+        self.mid_block.resnets.append(ResBlock(width, width, None, EPS))
+        self.mid_block.attentions.append(PictureAttention(width))
+        self.mid_block.resnets.append(ResBlock(width, width, None, EPS))
+        self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, width, EPS)
+        self.conv_out = nn.Conv2d(width, 2 * latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, vae: Network) -> Tensor:
+        """Pictures to means and log variances before `quant_conv`, (B, 2 C, h, w)."""
+        x = self.conv_in(x)
+        for block in cast("list[Level]", self.down_blocks):
+            for resnet in (*block.resnets, *block.downsamplers):
+                x = vae.run(resnet, x)
+        first, last = self.mid_block.resnets
+        for module in (first, self.mid_block.attentions[0], last):
+            x = vae.run(module, x)
+        return cast(Tensor, self.conv_out(F.silu(self.conv_norm_out(x))))
+
+
+class _Decoder(nn.Module):
+    def __init__(
+        self, latent_channels: int, out_channels: int, widths: Sequence[int], layers: int
+    ) -> None:
+        super().__init__()
+
+        def resnet(in_width: int, out_width: int) -> VideoResBlock:
+            blend = Blend(0.0, to_temporal=True)
+            return VideoResBlock(in_width, out_width, None, EPS, TIME_EPS, blend)
+
+        width = widths[-1]
+        self.conv_in = nn.Conv2d(latent_channels, width, 3, padding=1)
+        self.mid_block = Level()
+        self.mid_block.attentions.append(PictureAttention(width))
+        for _ in range(layers):
+            self.mid_block.resnets.append(resnet(width, width))
+        self.up_blocks = nn.ModuleList()
+        for level, out_width in reversed(list(enumerate(widths))):
+            block = Level()
+            for _ in range(layers + 1):
+                block.resnets.append(resnet(width, out_width))
+                width = out_width
+            if level > 0:
+                block.upsamplers.append(Upsample(width))
+            self.up_blocks.append(block)
+        self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, width, EPS)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.time_conv_out = ConvOverTime(out_channels, out_channels)
+
+    def forward(self, z: Tensor, T: int, vae: Network) -> Tensor:
+        """Latents (B T, C, h, w) to pictures."""
+        x = self.conv_in(z)
+        # one attention, before the second block: with a single one it has no place
+        for index, resnet in enumerate(self.mid_block.resnets[:2]):
+            if index == 1:
+                x = vae.run(self.mid_block.attentions[0], x)
+            x = vae.run(resnet, x, None, T)
+        for block in cast("list[Level]", self.up_blocks):
+            for resnet in block.resnets:
+                x = vae.run(resnet, x, None, T)
+            for upsample in block.upsamplers:
+                x = vae.run(upsample, x)
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        BT, C, H, W = x.shape
+        clips = x.view(BT // T, T, C, H * W).transpose(1, 2)  # (B, C, T, H W)
+        return cast(Tensor, self.time_conv_out(clips).transpose(1, 2).reshape(BT, C, H, W))

@@ -23,6 +23,7 @@ from keyface_cli.avatars.voices import PHONES
 from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.models import speech
+from keyface_cli.models.network import Network
 from keyface_cli.training import run
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.options import TrainOptions
@@ -154,9 +155,8 @@ def train_audio(
         encoder = build(name, config)
     else:
         encoder = run.load_trained(start_from, name, config)
-    settings = cast(Any, encoder).config
-    _leave_nothing_out(encoder)
-    width = settings.encoder_embed_dim if name == "beats" else settings.hidden_size
+    settings = cast(Network, encoder).config
+    width = settings["encoder_embed_dim" if name == "beats" else "hidden_size"]
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
     rate = options.muon_rate if options.muon_rate > 0 else None
@@ -173,19 +173,3 @@ def _resized(samples: NDArray[np.int16], count: int) -> Tensor:
     """Stretch samples (S,) to another number of them, float32."""
     wave = torch.from_numpy(np.array(samples)).float()
     return F.interpolate(wave[None, None], count, mode="linear")[0, 0]
-
-
-def _leave_nothing_out(encoder: nn.Module) -> None:
-    """Switch off dropout, skipped layers and masked time: a small network needs all it has.
-
-    The classes of WavLM and wav2vec 2.0 bring these for networks a hundred times as large; what
-    keeps a small one from learning by heart is the variety of the sound.
-    """
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            cast(Any, module).dropout = 0.0  # of attention weights
-    for name in ("layerdrop", "mask_time_prob", "mask_feature_prob"):
-        if hasattr(cast(Any, encoder).config, name):
-            setattr(cast(Any, encoder).config, name, 0.0)

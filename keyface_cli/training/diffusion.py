@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
@@ -366,7 +365,7 @@ def _prepare(
 def _set_up(network: VideoUNet, codec: LatentCodec | None, trainer: Trainer) -> None:
     """Choose how the networks compute: on the device, and with less memory where that is asked."""
     if trainer.device.type == "cpu":
-        network.set_attn_processor(AttnProcessor())  # twice as fast as SDPA to train on a CPU
+        network.train_on_cpu()
     if trainer.options.checkpointing:
         network.enable_gradient_checkpointing()
     if codec is not None:

@@ -1,4 +1,4 @@
-"""Training of the VAE: pictures through a small AutoencoderKLTemporalDecoder and back.
+"""Training of the VAE: pictures through a small VAE and back.
 
 A VAE that starts from noise spends a short training on finding any code at all. This one starts as
 the principal components of 16 x 16 patches, a linear code that takes seconds to compute and holds
@@ -14,10 +14,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
 from keyface_cli.config import ModelConfig
+from keyface_cli.models.blocks import Attention, ResBlock
+from keyface_cli.models.vae import VideoVAE
 from keyface_cli.training import run
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.options import TrainOptions
@@ -115,12 +116,12 @@ class VAETraining:
         vae = cast(Any, trainer.model)
         with trainer.compute.autocast():
             packed = F.pixel_unshuffle(x, patch)
-            posterior = vae.encode(packed).latent_dist
+            posterior = vae.encode(packed)
             latents = posterior.sample(generator)
             drawn = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
             strength = LATENT_NOISE * drawn
             noise = torch.randn(latents.shape, generator=generator, device=x.device)
-            decoded = vae.decode(latents + strength * noise, num_frames=1).sample
+            decoded = vae.decode(latents + strength * noise)
         y = F.pixel_shuffle(decoded.float(), patch)
         error = ((y - x).abs() * emphasis).mean()
         edges = sum(
@@ -136,10 +137,9 @@ class VAETraining:
 
 
 @torch.no_grad()
-def prime(vae: AutoencoderKLTemporalDecoder, weights: Tensor, bias: Tensor) -> None:
+def prime(vae: VideoVAE, weights: Tensor, bias: Tensor) -> None:
     """Make a new one-level VAE start as the linear code of `principal_components`, exactly.
 
-    Every residual branch begins at zero, so that a picture reaches the end of the encoder and of
     Every residual branch begins at zero, so that a picture reaches the end of the encoder and of
     the decoder unchanged. Both end in a group norm and a SiLU, which would bend it. Each component
     z therefore travels as a pair of channels (z, -z), in a norm group with two constants (K, -K):
@@ -152,14 +152,12 @@ def prime(vae: AutoencoderKLTemporalDecoder, weights: Tensor, bias: Tensor) -> N
         weights: (C, 3, P, P) and
         bias: (C,) of the code.
     """
-    encoder, decoder = vae.encoder, vae.decoder
+    encoder, decoder, quant_conv = (cast(Any, part) for part in vae.children())
     for module in vae.modules():
-        if hasattr(module, "conv2"):
-            nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)
-        if hasattr(module, "to_out"):
-            nn.init.zeros_(module.to_out[0].weight)
-            nn.init.zeros_(module.to_out[0].bias)
+        if isinstance(module, ResBlock | Attention):
+            last = module.conv2 if isinstance(module, ResBlock) else module.to_out[0]
+            nn.init.zeros_(cast(Any, last).weight)
+            nn.init.zeros_(cast(Any, last).bias)
     count, offset = len(weights), NORM_OFFSET
     group = encoder.conv_norm_out.num_channels // encoder.conv_norm_out.num_groups
     plus = group * torch.arange(count)  # a norm group for each component
@@ -194,10 +192,10 @@ def prime(vae: AutoencoderKLTemporalDecoder, weights: Tensor, bias: Tensor) -> N
     decoder.time_conv_out.weight.zero_()
     decoder.time_conv_out.weight[:, :, 1, 0, 0] = torch.eye(len(pixels))
     decoder.time_conv_out.bias.zero_()
-    vae.quant_conv.weight.zero_()
-    vae.quant_conv.weight[:count, :count, 0, 0] = torch.eye(count)
-    vae.quant_conv.bias.zero_()
-    vae.quant_conv.bias[count:] = LOG_VARIANCE
+    quant_conv.weight.zero_()
+    quant_conv.weight[:count, :count, 0, 0] = torch.eye(count)
+    quant_conv.bias.zero_()
+    quant_conv.bias[count:] = LOG_VARIANCE
 
 
 def train_vae(
@@ -219,7 +217,7 @@ def train_vae(
     """
     run.check(folder, config)
     torch.manual_seed(options.seed)
-    vae = AutoencoderKLTemporalDecoder(**config.vae)
+    vae = VideoVAE(**config.vae)
     training = VAETraining(config, pools, options)
     one_level = config.vae_patch_size * config.latent_size == config.resolution
     if one_level:
