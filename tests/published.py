@@ -54,6 +54,7 @@ def model_config(parity: ParitySet) -> ModelConfig:
     widths = [sizes["ch"] * m for m in sizes["ch_mult"]]
     return dataclasses.replace(
         PRESETS["keyface"],
+        preset="parity",
         resolution=size * 2 ** (len(widths) - 1),
         latent_size=size,
         keyframe_unet=unet_config(parity, "keyframe"),

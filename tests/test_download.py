@@ -18,7 +18,9 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
 from published import model_config, write_files
+from safetensors.torch import load, save
 from test_parity import ParitySet, open_set, parity_folder
 
 from keyface_cli.checkpoints import download
@@ -28,6 +30,7 @@ from keyface_cli.errors import WeightsError
 
 Main = Callable[..., tuple[int, str, str]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SVD, OPEN_VAE = "stabilityai/stable-video-diffusion-img2vid", "stabilityai/sd-vae-ft-mse"
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Hub:
     url: str = ""
     licences: dict[str, str] = field(default_factory=dict)
     status: dict[str, tuple[int, str]] = field(default_factory=dict)  # repository -> code, word
+    gated: dict[str, tuple[int, str]] = field(default_factory=dict)  # the same, of files alone
     wrong: set[str] = field(default_factory=set)  # paths sent with other content
     cut_after: int | None = None  # bytes of one answer, then the connection ends, once
     ranges: list[tuple[str, int]] = field(default_factory=list)  # what was asked for, from where
@@ -89,6 +93,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if path.startswith("/api/"):
                 content = json.dumps(hub.describe(repository)).encode()
                 return self.send(content, 200, body)
+            if repository in hub.gated:
+                return self.refuse(*hub.gated[repository])
             name = path.split(f"/resolve/{COMMIT}/")[-1]
             if name not in hub.repositories[repository]:
                 return self.refuse(404, "EntryNotFound")
@@ -252,7 +258,6 @@ def test_a_wrong_hash_is_dropped_and_said(server: Hub, tmp_path: Path, main: Mai
         ("toninio19/keyface", (401, "RepoNotFound"), "hf auth login"),
         ("toninio19/keyface", (401, ""), "hf auth login"),
         ("toninio19/keyface", (403, ""), "the server answers 403"),
-        ("stabilityai/stable-video-diffusion-img2vid", (403, "GatedRepo"), "accept a licence"),
         ("facebook/wav2vec2-base-960h", (500, ""), "the server answers 500"),
     ],
 )
@@ -266,6 +271,67 @@ def test_refusals_are_one_line(
     assert repository in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert server.ranges == []
+
+
+def open_the_other_vae(server: Hub) -> None:
+    """Add the open VAE: the same encoder under diffusers' older names, and another decoder."""
+    files = server.repositories[SVD]
+    encoder = {}
+    for name, tensor in load(files["vae/diffusion_pytorch_model.fp16.safetensors"]).items():
+        if not name.startswith("decoder."):
+            for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value")):
+                name = name.replace(f".{new}.", f".{old}.")
+            encoder[name.replace("to_out.0", "proj_attn")] = tensor
+    config = json.loads(files["vae/config.json"]) | {"_class_name": "AutoencoderKL"}
+    del config["scaling_factor"]  # as published
+    server.repositories[OPEN_VAE] = {
+        "config.json": json.dumps(config).encode(),
+        "diffusion_pytorch_model.safetensors": save(
+            encoder
+            | {"decoder.conv_in.weight": torch.ones(1), "post_quant_conv.bias": torch.ones(4)}
+        ),
+    }
+    server.licences[OPEN_VAE] = "mit"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_gate_is_walked_around(server: Hub, tmp_path: Path, main: Main, listed: bool) -> None:
+    """As on the real hub everyone may see what the gated repository holds, or not even that."""
+    assert main("weights", "pull")[0] == 0
+    folder = tmp_path / "home" / "models" / "keyface"
+    expected = Checkpoint.open(folder).load("vae").state_dict()
+    open_the_other_vae(server)
+    (server.gated if listed else server.status)[SVD] = (403, "GatedRepo")
+    server.ranges.clear()
+    code, out, err = main("weights", "pull", "--force")
+    assert (code, out) == (0, f"{folder}\n"), err
+    assert f"{SVD} asks for a login" in err
+    assert f"vae/weights: {OPEN_VAE}/diffusion_pytorch_model.safetensors, licence mit" in err
+    assert "vae: avatar.png encoded and decoded: " in err
+    assert not [name for name, _ in server.ranges if name.startswith("vae/")]
+    checkpoint = Checkpoint.open(folder)
+    found = checkpoint.load("vae").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert OPEN_VAE in [origin["repository"] for origin in checkpoint.manifest["origins"]]
+    assert "sd-vae-ft-mse: mit" in checkpoint.manifest["licence"]
+
+
+def test_a_dry_run_lists_everything_and_fetches_nothing(
+    server: Hub, tmp_path: Path, main: Main
+) -> None:
+    code, out, err = main("weights", "pull", "--dry-run", "--speed", "8")
+    assert code == 0, err
+    assert server.ranges == []
+    assert not (tmp_path / "home").exists()
+    size = len(server.repositories["toninio19/keyface"]["checkpoints/keyframe.pt"])
+    assert f"{size / 1e6:9,.1f} MB  toninio19/keyface/checkpoints/keyframe.pt  not stated" in out
+    assert "facebook/wav2vec2-base-960h/model.safetensors  apache-2.0  http" in out
+    total = sum(file.size for file in download.find())
+    assert f"GB in all: {total / 1e6 / 60:.1f} min at 8 Mbit/s" in out
+    assert "GB are free in" in out
+    code, _, _ = main("weights", "pull", "metrics", "--dry-run")
+    assert code == 2
 
 
 def test_an_unknown_revision_is_named(server: Hub, main: Main) -> None:

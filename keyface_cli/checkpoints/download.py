@@ -51,6 +51,7 @@ class Role:
 _MICROSOFT = ("MIT", "https://github.com/microsoft/unilm/blob/master/LICENSE")
 _WAV2VEC2 = "facebook/wav2vec2-base-960h"
 _DIFFUSION = "stabilityai/stable-video-diffusion-img2vid"
+_OPEN_VAE = "stabilityai/sd-vae-ft-mse"
 ROLES = (
     Role(
         "keyframe", PUBLISHED, "checkpoints/keyframe.pt", r"keyframes?[^/]*\.(pt|ckpt|safetensors)"
@@ -84,6 +85,21 @@ ROLES = (
         r"vae/diffusion_pytorch_model[^/]*\.(safetensors|bin)",
     ),
 )
+# Where Stable Video Diffusion's repository refuses: a VAE with the same encoder, that everybody may
+# fetch. Both families froze the first Stable Diffusion's encoder and trained decoders anew.
+OPEN_ENCODER = (
+    Role("vae/config.json", _OPEN_VAE, "config.json", r"config\.json"),
+    Role(
+        "vae/weights",
+        _OPEN_VAE,
+        "diffusion_pytorch_model.safetensors",
+        r"diffusion_pytorch_model[^/]*\.(safetensors|bin)",
+    ),
+)
+
+
+class _Refused(WeightsError):
+    """A repository that is there, but not for everyone."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +115,56 @@ class Found:
     licence_url: str
 
 
-def find(revision: str | None = None, roles: tuple[Role, ...] = ROLES) -> list[Found]:
+def find(
+    revision: str | None = None,
+    roles: tuple[Role, ...] = ROLES,
+    report: Report = lambda line: None,
+) -> list[Found]:
     """List the repositories and match their files to roles.
+
+    Where the repository of the portrait's encoder asks for a login that is not there, the encoder
+    is that of `OPEN_ENCODER`.
 
     Args:
         revision: branch, tag or commit of the model's own repository; None is its newest.
         roles: what to look for.
+        report: told in a line where another encoder is taken.
 
     Raises:
         WeightsError: no connection, a repository is absent, gated or has no file for a role.
     """
-    listings = {
-        repository: _list(repository, revision if repository == PUBLISHED else None)
-        for repository in dict.fromkeys(role.repository for role in roles)
-    }
-    return [_match(role, listings[role.repository]) for role in roles]
+    found: list[Found] = []
+    for repository in dict.fromkeys(role.repository for role in roles):
+        wanted = [role for role in roles if role.repository == repository]
+        try:
+            listing = _list(repository, revision if repository == PUBLISHED else None)
+            matched = [_match(role, listing) for role in wanted]
+            if repository == _DIFFUSION:  # its list is for everyone, its files are not
+                _ask(matched[-1])
+        except _Refused:
+            if repository != _DIFFUSION:
+                raise
+            report(
+                f"{repository} asks for a login, so the encoder of portraits is taken from "
+                f"{_OPEN_VAE}; its latents are the same, keyface weights verify shows it"
+            )
+            listing = _list(_OPEN_VAE, None)
+            matched = [_match(role, listing) for role in OPEN_ENCODER]
+        found += matched
+    return found
+
+
+def space(found: list[Found], folder: Path) -> tuple[int, int]:
+    """Return the bytes that a fetch into a folder takes, and those that are free there.
+
+    Beside what is fetched the model is written, which is about as large.
+    """
+    missing = [file for file in found if not _is_there(_place(folder, file), file)]
+    needed = sum(file.size for file in missing) + sum(file.size for file in found) + SPARE_BYTES
+    place = folder
+    while not place.exists():
+        place = place.parent
+    return needed, shutil.disk_usage(place).free
 
 
 def fetch(found: list[Found], folder: Path, report: Report = lambda line: None) -> dict[str, Path]:
@@ -132,7 +183,13 @@ def fetch(found: list[Found], folder: Path, report: Report = lambda line: None) 
     """
     paths = {file.role.name: _place(folder, file) for file in found}
     missing = [file for file in found if not _is_there(paths[file.role.name], file)]
-    _require_space(folder, sum(file.size for file in missing) + sum(file.size for file in found))
+    needed, free = space(found, folder)
+    if free < needed:
+        raise WeightsError(
+            f"not enough space in {folder}: {free / 1e9:.1f} GB are free, "
+            f"{needed / 1e9:.1f} GB are needed for the files and the model",
+            "free some, or set KEYFACE_HOME to a folder on another disk",
+        )
     for file in missing:
         report(f"fetching {file.path} of {file.role.repository}, {file.size / 1e6:,.0f} MB")
         _fetch(file, paths[file.role.name])
@@ -156,6 +213,11 @@ def origins(found: list[Found]) -> list[dict[str, Any]]:
     ]
 
 
+def downloads_folder() -> Path:
+    """Return the folder that files are fetched into."""
+    return home() / "downloads"
+
+
 def pull(revision: str | None, *, keep: bool, force: bool, report: Report) -> Path:
     """Fetch and convert the published model into the folder of installed models.
 
@@ -171,10 +233,10 @@ def pull(revision: str | None, *, keep: bool, force: bool, report: Report) -> Pa
     Raises:
         WeightsError: see `find`, `fetch` and `conversion.convert`.
     """
-    target, downloads = home() / "models" / "keyface", home() / "downloads"
+    target, downloads = home() / "models" / "keyface", downloads_folder()
     if target.exists() and not force:
         raise WeightsError(f"installed already: {target}", "use --force to fetch it again")
-    found = find(revision)
+    found = find(revision, report=report)
     for file in found:
         report(
             f"{file.role.name}: {file.role.repository}/{file.path}, licence {file.licence}, "
@@ -265,6 +327,15 @@ def _is_there(path: Path, file: Found) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
+def _ask(file: Found) -> None:
+    """Raise what fetching a file would raise, without fetching it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(file.role.repository, file.path, revision=file.revision, endpoint=_endpoint())
+    with _network(file.role.repository, file.revision, file.path):
+        get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=_endpoint())
+
+
 def _fetch(file: Found, path: Path) -> None:
     """Fetch one file, going on from what an earlier run left."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -310,19 +381,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_space(folder: Path, needed: int) -> None:
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed + SPARE_BYTES:
-        raise WeightsError(
-            f"not enough space in {place}: {free / 1e9:.1f} GB are free, "
-            f"{(needed + SPARE_BYTES) / 1e9:.1f} GB are needed for the files and the model",
-            "free some, or set KEYFACE_HOME to a folder on another disk",
-        )
-
-
 @contextmanager
 def _network(repository: str, revision: str | None = None, path: str = "") -> Iterator[None]:
     """Turn what can go wrong between here and the hub into one line each."""
@@ -333,14 +391,14 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
     try:
         yield
     except errors.GatedRepoError as error:
-        raise WeightsError(
+        raise _Refused(
             f"{what}: its owner asks you to accept a licence first",
             f"do so at {page}, then run hf auth login and this command again",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise WeightsError(f"{what}: no such revision: {revision}", f"see {page}") from error
     except errors.RepositoryNotFoundError as error:
-        raise WeightsError(
+        raise _Refused(
             f"{what}: not found, or not for everyone",
             f"see {page}; where you may read it, run hf auth login first",
         ) from error
@@ -348,8 +406,9 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
         raise WeightsError(f"{what}: no such file", f"see {page}") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        hint = "run hf auth login" if status in (401, 403) else "try again later"
-        raise WeightsError(f"{what}: the server answers {status}", hint) from error
+        if status in (401, 403):
+            raise _Refused(f"{what}: the server answers {status}", "run hf auth login") from error
+        raise WeightsError(f"{what}: the server answers {status}", "try again later") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise WeightsError(

@@ -254,7 +254,11 @@ def _vae_rules(levels: int) -> tuple[Rule, ...]:
         (r"mid\.attn_1", "mid_block.attentions.0"),
         (r"(attentions\.0)\.norm", r"\1.group_norm"),
         (r"(attentions\.0)\.([qkv])\b", r"\1.to_\2"),
-        (r"(attentions\.0)\.proj_out", r"\1.to_out.0"),
+        (r"(attentions\.0)\.(?:proj_out|proj_attn)", r"\1.to_out.0"),
+        # diffusers' own older names
+        (r"(attentions\.0)\.query", r"\1.to_q"),
+        (r"(attentions\.0)\.key", r"\1.to_k"),
+        (r"(attentions\.0)\.value", r"\1.to_v"),
         (r"conv_out\.time_mix_conv", "time_conv_out"),
         (r"\bnorm_out", "conv_norm_out"),
         (r"nin_shortcut", "conv_shortcut"),

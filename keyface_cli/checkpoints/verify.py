@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_components
@@ -13,21 +15,31 @@ from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.errors import WeightsError
 from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.vae import LatentCodec
 
 LATENT_SIZE = 16  # at most, of the clip that a UNet is tried on
 BIG = 5e8  # parameters; networks beyond are tried in bfloat16, which takes half the memory
+# PSNR of a picture after encoder and decoder, at least. The published model's encoder comes from
+# another place than its decoder: one of another latent space leaves some 10 dB.
+LEAST_PSNR_DB = {"keyface": 28.0}
 
 
-def verify(checkpoint: Checkpoint) -> Iterator[str]:
+def verify(
+    checkpoint: Checkpoint, pictures: Mapping[str, NDArray[np.float32]] | None = None
+) -> Iterator[str]:
     """Check a folder as far as it can be checked without knowing what is right.
+
+    Args:
+        checkpoint: the model.
+        pictures: by name, (3, R, R) in [-1, 1], to be encoded and decoded; None leaves that out.
 
     Yields:
         One line for each thing that was found in order.
 
     Raises:
         WeightsError: a network is missing, a file differs from its recorded hash, a tensor is
-            missing, superfluous or of another shape, a number is none, or a network answers
-            something that is no number.
+            missing, superfluous or of another shape, a number is none, a network answers
+            something that is no number, or the VAE's encoder does not fit its decoder.
         DeviceError: the memory does not suffice to try a network.
     """
     guided = checkpoint.config.sampling.autoguidance != 1
@@ -46,6 +58,47 @@ def verify(checkpoint: Checkpoint) -> Iterator[str]:
             raise WeightsError(f"{name} answers NaN or infinity: {checkpoint.folder}")
         count = sum(p.numel() for p in build(name, checkpoint.config, empty=True).parameters())
         yield f"{name}: {count:,} parameters fit, are numbers and answer in numbers"
+    if pictures:
+        yield from check_codec(checkpoint, pictures)
+
+
+def check_codec(
+    checkpoint: Checkpoint, pictures: Mapping[str, NDArray[np.float32]]
+) -> Iterator[str]:
+    """Encode and decode pictures, which shows whether encoder and decoder belong together.
+
+    Args:
+        checkpoint: the model.
+        pictures: by name, (3, R, R) in [-1, 1].
+
+    Yields:
+        One line with the PSNR of each.
+
+    Raises:
+        WeightsError: it is below `LEAST_PSNR_DB` in all of them.
+    """
+    config, found = checkpoint.config, []
+    vae = cast(Any, checkpoint.load("vae", dtype=torch.float32))
+    codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
+    for name, picture in pictures.items():
+        with memory_errors(torch.device("cpu")):
+            found.append(reconstruction_psnr(codec, picture))
+        yield f"vae: {name} encoded and decoded: {found[-1]:.1f} dB"
+    least = LEAST_PSNR_DB.get(config.preset)
+    if least is not None and max(found) < least:
+        raise WeightsError(
+            f"the VAE's encoder does not fit its decoder: {checkpoint.folder}",
+            f"of a picture {max(found):.1f} dB are left, not {least:.0f}; "
+            "run hf auth login and keyface weights pull --force",
+        )
+
+
+@torch.inference_mode()
+def reconstruction_psnr(codec: LatentCodec, picture: NDArray[np.float32]) -> float:
+    """Return what is left of a picture (3, R, R) in [-1, 1] after encoding and decoding, in dB."""
+    x = torch.from_numpy(picture)[None]
+    error = (codec.decode(codec.encode(x)).clamp(-1, 1) - x).square().mean()
+    return float(10 * torch.log10(4 / error))
 
 
 def _check_numbers(module: nn.Module, component: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint, needed_components
-from keyface_cli.checkpoints.installed import installed_models, resolve_model
+from keyface_cli.checkpoints.installed import home, installed_models, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import ConfigError, KeyFaceError, WeightsError
 
@@ -104,7 +104,7 @@ def verify(model: ModelArgument) -> None:
     checkpoint = Checkpoint.open(resolve_model(model))
     from keyface_cli.checkpoints.verify import verify as check
 
-    for line in check(checkpoint):
+    for line in check(checkpoint, _pictures(checkpoint)):
         console.say(line)
     typer.echo(f"{checkpoint.folder}: whole")
 
@@ -129,14 +129,37 @@ def pull(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Fetch and make an installed model again.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only list files, sizes, licences, space and time."),
+    ] = False,
+    speed: Annotated[
+        float,
+        typer.Option(metavar="MBIT/S", min=0.1, help="Of your connection, for --dry-run."),
+    ] = 100.0,
 ) -> None:
-    """Fetch the published weights and make a model of them; a cut fetch is continued."""
+    """Fetch the published weights and make a model of them; a cut fetch is continued.
+
+    The encoder of portraits is Stable Video Diffusion's. Where its repository refuses because you
+    are not logged in, that of an open VAE with the same latents is taken.
+    """
     if model == "metrics":
+        if dry_run:
+            raise typer.BadParameter("--dry-run is for the published model")
         _pull_metrics(force)
         return
     from keyface_cli.checkpoints.download import pull as fetch
 
-    typer.echo(fetch(revision, keep=keep, force=force, report=console.say))
+    if dry_run:
+        _list_files(revision, speed)
+        return
+    folder = fetch(revision, keep=keep, force=force, report=console.say)
+    from keyface_cli.checkpoints.verify import check_codec
+
+    checkpoint = Checkpoint.open(folder)
+    for line in check_codec(checkpoint, _pictures(checkpoint)):
+        console.say(line)
+    typer.echo(folder)
 
 
 @app.command(epilog=_CONVERT_EXAMPLE)
@@ -192,6 +215,42 @@ def convert(
     sizes = None if config is None else _read_config(config)
     write(sources, folder, sizes, getattr(torch, dtype), force=force, report=console.say)
     typer.echo(folder)
+
+
+def _list_files(revision: str | None, speed: float) -> None:
+    """Say what `pull` would fetch, under which licences, and whether there is room and time."""
+    from keyface_cli.checkpoints.download import downloads_folder, find, space
+
+    found = find(revision, report=console.say)
+    for file in found:
+        typer.echo(
+            f"{file.size / 1e6:9,.1f} MB  {file.role.repository}/{file.path}  "
+            f"{file.licence}  {file.licence_url}"
+        )
+    total = sum(file.size for file in found)
+    needed, free = space(found, downloads_folder())
+    minutes = 8 * total / (speed * 1e6) / 60
+    typer.echo(f"{total / 1e9:.1f} GB in all: {minutes:.1f} min at {speed:g} Mbit/s")
+    room = "enough" if free >= needed else "not enough"
+    typer.echo(
+        f"{free / 1e9:.1f} GB are free in {home()}, {room}: "
+        f"{needed / 1e9:.1f} GB are needed until the fetched files are dropped"
+    )
+
+
+def _pictures(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The examples that a VAE is tried on, as networks read them."""
+    from keyface_cli.commands.examples import find_examples
+    from keyface_cli.media.framing import choose_crop, cut, to_network
+    from keyface_cli.media.portrait import read_picture
+
+    pictures = {}
+    for name in ("avatar.png", "wall.jpg"):
+        path = find_examples() / name
+        picture = read_picture(path)
+        crop = choose_crop(path, picture, "center")
+        pictures[name] = to_network(cut(picture, crop, checkpoint.config.resolution))
+    return pictures
 
 
 def _pull_metrics(force: bool) -> None:
