@@ -15,6 +15,7 @@ from keyface_cli.commands import (
     batch,
     compare,
     console,
+    credentials,
     crop,
     dataset,
     doctor,
@@ -45,6 +46,7 @@ app.command()(examples.examples)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.command()(doctor.doctor)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.add_typer(credentials.app)
 app.add_typer(dataset.app)
 app.add_typer(emotion.app)
 app.add_typer(evaluate.app)

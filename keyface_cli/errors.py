@@ -52,3 +52,7 @@ class DeviceError(KeyFaceError):
 
 class PageError(KeyFaceError):
     """A page that cannot be served to a browser."""
+
+
+class CredentialsError(KeyFaceError):
+    """A certificate, key or list of trust that cannot be used; a result that cannot be signed."""

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"config", "errors"},
     "checkpoints": {"models", "device", "config", "errors"},
     "media": {"checkpoints", "config", "errors"},
+    "credentials": {"media", "errors"},
     "output": {"media", "ledger", "config", "errors"},
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
@@ -67,7 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands": {
         *("", "evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
-        *("training", "avatars", "jobs", "pipeline", "stream", "output", "emotion", "media"),
+        *("training", "avatars", "jobs", "pipeline", "stream", "output", "credentials"),
+        *("emotion", "media"),
         *("checkpoints", "models", "device", "plotting", "config", "errors"),
     },
     "app": {"commands", "", "errors"},

@@ -1,0 +1,1 @@
+"""What a result says of its origin: a mark that machines read, and signed content credentials."""
