@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"models", "device", "config", "errors"},
     "media": {"checkpoints", "config", "errors"},
     "credentials": {"media", "errors"},
-    "output": {"media", "ledger", "config", "errors"},
+    "output": {"credentials", "media", "ledger", "config", "errors"},
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
@@ -58,10 +58,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "config", "errors"),
     },
     "evaluation.avatars": {
-        *("pipeline", "stream", "checkpoints", "output", "emotion", "avatars", "models"),
-        *("plotting", "config", "errors"),
+        *("pipeline", "stream", "checkpoints", "output", "credentials", "emotion", "avatars"),
+        *("models", "plotting", "config", "errors"),
     },
-    "evaluation.study": {"media", "web", "plotting", "errors"},
+    "evaluation.study": {"credentials", "media", "web", "plotting", "errors"},
     "evaluation": {
         *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "plotting"),
         "errors",

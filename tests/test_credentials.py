@@ -23,8 +23,11 @@ from keyface_cli.credentials.certificates import Algorithm, new_key_pair
 from keyface_cli.credentials.library import BLOCK_KB
 from keyface_cli.credentials.marks import (
     COMPOSITE,
+    DRAWN,
     GENERATED,
+    MIXED,
     Mark,
+    combined,
     mark_tags,
     read_mark,
     write_mark,
@@ -39,6 +42,7 @@ from keyface_cli.credentials.signing import (
 )
 from keyface_cli.credentials.validation import Credentials, read_credentials, read_stream
 from keyface_cli.errors import CredentialsError
+from keyface_cli.evaluation.study.sidebyside import compare, degrade
 from keyface_cli.media.ffmpeg import find_ffmpeg
 
 pytest.importorskip("c2pa")
@@ -162,6 +166,39 @@ def test_a_mark_changes_no_picture(tmp_path: Path) -> None:
         write_mark(path if suffix == ".gif" else tmp_path, container, Mark(COMPOSITE))
         assert content(path) == before
         assert read_mark(path) == COMPOSITE
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        ([None, None], None),
+        (["digitalCapture", None], None),
+        ([GENERATED, GENERATED], GENERATED),
+        ([GENERATED, None], COMPOSITE),
+        ([DRAWN, GENERATED], COMPOSITE),
+        ([DRAWN, DRAWN], DRAWN),
+        ([DRAWN, "digitalCapture"], MIXED),
+    ],
+)
+def test_what_is_put_together_says_what_is_in_it(
+    sources: list[str | None], wanted: str | None
+) -> None:
+    assert combined(sources) == wanted
+
+
+def test_comparisons_and_study_clips_keep_the_mark(samples: Path, tmp_path: Path) -> None:
+    marked, plain, side = samples / "a.mp4", tmp_path / "plain.mp4", tmp_path / "side.mp4"
+    ffmpeg("-i", marked, "-map_metadata", "-1", "-c", "copy", plain)
+    assert read_mark(plain) is None
+    for videos, wanted in (
+        ([marked, marked], GENERATED),
+        ([plain, samples / "a.mov"], COMPOSITE),
+        ([plain, plain], None),
+    ):
+        compare(videos, ["a", "b"], side)
+        assert read_mark(side) == wanted
+    degrade(marked, side)
+    assert read_mark(side) == GENERATED
 
 
 @pytest.mark.parametrize("name", KINDS)

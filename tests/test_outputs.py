@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from keyface_cli.credentials.marks import COMPOSITE, Mark, read_mark
 from keyface_cli.errors import VideoError
 from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.output.compose import Resize
@@ -105,6 +107,41 @@ def test_kinds_of_video(
         assert abs(len(heard(path, 48_000)) / 48_000 - 1.6) < 0.02
     assert read_metadata(path) == METADATA
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "in.wav"])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.webm", "a.gif", "frames"])
+def test_every_kind_says_that_it_is_synthetic(tmp_path: Path, sound: Path, name: str) -> None:
+    for mark in (Mark(tool="keyface 1.2.3"), Mark(COMPOSITE, "keyface 1.2.3")):
+        path = write(tmp_path / name, sound, make_frames(15), mark=mark, force=True)
+        assert read_mark(path) == mark.source
+        assert read_metadata(path) == METADATA
+        if shutil.which("exiftool") is None:
+            pytest.skip("exiftool is not installed")
+        file = path / "000015.png" if path.is_dir() else path
+        command = ["exiftool", "-j", "-DigitalSourceType", "-CreatorTool", str(file)]
+        (found,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert found["DigitalSourceType"] == mark.uri
+        assert found["CreatorTool"] == "keyface 1.2.3"
+
+
+def test_a_seal_sees_the_whole_result_before_it_has_its_name(tmp_path: Path, sound: Path) -> None:
+    path, seen = tmp_path / "a.mp4", []
+
+    def seal(part: Path) -> None:
+        assert not path.exists()
+        seen.append(len(brightness(part)))
+
+    write(path, sound, make_frames(15), seal=seal)
+    assert seen == [15]
+
+    def fail(part: Path) -> None:
+        raise VideoError("no seal")
+
+    before = path.read_bytes()
+    with pytest.raises(VideoError, match="no seal"):
+        write(path, sound, make_frames(20), seal=fail, force=True)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "in.wav"]
 
 
 def test_folder_of_pictures_is_exact(tmp_path: Path, sound: Path) -> None:

@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -22,6 +23,7 @@ VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = "trainedAlgorithmicMedia"
 COMPOSITE = "compositeWithTrainedAlgorithmicMedia"  # a generated face within a given picture
 DRAWN = "algorithmicMedia"  # by a program that was not trained
+MIXED = "compositeSynthetic"  # of several, one of which is synthetic
 
 _XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")  # in MP4
 _PNG_START, _PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the header's chunk
@@ -51,6 +53,23 @@ class Mark:
     def uri(self) -> str:
         """The digital source type as IPTC's vocabulary names it."""
         return VOCABULARY + self.source
+
+
+def combined(sources: Iterable[str | None]) -> str | None:
+    """Return the digital source type of what is put together of several files.
+
+    Args:
+        sources: of the files; None of one that says nothing.
+
+    Returns:
+        The type that all share, else that of a mixture; None where none is said to be synthetic.
+    """
+    found = set(sources)
+    if not found & {GENERATED, COMPOSITE, DRAWN, MIXED}:
+        return None
+    if len(found) == 1:
+        return found.pop()
+    return COMPOSITE if found & {GENERATED, COMPOSITE} else MIXED
 
 
 def xmp_packet(mark: Mark) -> bytes:

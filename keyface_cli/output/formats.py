@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyface_cli.credentials.marks import Mark, mark_tags
 from keyface_cli.errors import VideoError
 from keyface_cli.media.ffmpeg import file_url
 
@@ -163,7 +164,13 @@ def sound_command(kind: Format, target: Path, sound: SoundTrack, seconds: float)
 
 
 def join_commands(
-    kind: Format, target: Path, pieces: Path, sound: Path | None, fps: int, comment: str
+    kind: Format,
+    target: Path,
+    pieces: Path,
+    sound: Path | None,
+    fps: int,
+    comment: str,
+    mark: Mark,
 ) -> list[list[str]]:
     """Return ffmpeg's arguments, of one call or two, that make the result of its pieces.
 
@@ -174,6 +181,7 @@ def join_commands(
         sound: the encoded sound, where there is one.
         fps: frames a second.
         comment: what the file's `comment` says, where it can.
+        mark: what it says of its origin, where ffmpeg can write that.
     """
     quiet = ["-v", "error", "-y", "-nostdin"]
     frames = [*quiet, "-f", "concat", "-i", file_url(pieces)]
@@ -192,20 +200,13 @@ def join_commands(
     fast = ["-movflags", "+faststart"] if kind.container in ("mp4", "mov") else []
     # the demuxer rounds where a piece begins to microseconds: back to whole frames
     grid = f"setts=pts=round(PTS*TB*{fps})/(TB*{fps}):dts=round(DTS*TB*{fps})/(TB*{fps})"
+    said = {"comment": comment, **mark_tags(kind.container, mark)}
     return [
         [
             *(*frames, "-i", file_url(sound or pieces), "-map", "0:v:0", "-map", "1:a:0"),
-            *("-map_metadata", "-1", "-map_chapters", "-1", "-c", "copy", *exact),
-            *(
-                "-bsf:v",
-                grid,
-                "-metadata",
-                f"comment={comment}",
-                *fast,
-                "-f",
-                kind.container,
-                file_url(target),
-            ),
+            *("-map_metadata", "-1", "-map_chapters", "-1", "-c", "copy", *exact, "-bsf:v", grid),
+            *(word for name, text in said.items() for word in ("-metadata", f"{name}={text}")),
+            *(*fast, "-f", kind.container, file_url(target)),
         ]
     ]
 

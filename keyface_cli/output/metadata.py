@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keyface_cli.credentials.marks import Mark, write_mark
 from keyface_cli.errors import VideoError
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 from keyface_cli.output.formats import Format
@@ -19,17 +20,19 @@ _GIF_TAIL = 1 << 16  # bytes at its end, among which our comment is
 _TIMEOUT_S = 60.0
 
 
-def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any]) -> None:
-    """Write what ffmpeg does not: a comment into a GIF, a file into a folder of frames.
+def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any], mark: Mark) -> None:
+    """Write what ffmpeg does not: XMP, a comment into a GIF, a file into a folder of frames.
 
     Args:
         path: the finished result, under whatever name.
         kind: what it is.
         metadata: what JSON can hold.
+        mark: what it says of its origin.
 
     Raises:
         OSError: it cannot be written.
     """
+    write_mark(path, kind.container, mark)
     text = json.dumps(dict(metadata))
     if kind.name == "folder":
         (path / SIDECAR).write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.config import FPS, KEYFRAME_STEP
+from keyface_cli.credentials.marks import Mark
 from keyface_cli.errors import VideoError
 from keyface_cli.ledger import Ledger
 from keyface_cli.media.ffmpeg import find_ffmpeg, last_words
@@ -58,6 +59,9 @@ class VideoWriter:
         sound: what is heard; its own rate and number of channels are kept.
         crf: quality of x264, 0 (lossless) to 51.
         metadata: how the video was made, written to the result.
+        mark: what the result says of its origin, for machines.
+        seal: does what is left to do with the finished result, before it gets its name: it is
+            given the temporary file, or folder, and may raise any error of ours, or `OSError`.
         force: replace an existing output.
         fps: of the result, see `framerate`.
         finish: makes the result's pictures of the model's; None leaves them as they are.
@@ -77,6 +81,8 @@ class VideoWriter:
         sound: SoundTrack,
         crf: int = DEFAULT_CRF,
         metadata: Mapping[str, Any] | None = None,
+        mark: Mark | None = None,
+        seal: Callable[[Path], None] | None = None,
         force: bool = False,
         fps: int = FPS,
         finish: Finish | None = None,
@@ -93,6 +99,7 @@ class VideoWriter:
         self.rate = FrameRate(fps, num_frames)
         self._num_frames, self._size, self._sound = num_frames, size, sound
         self._crf, self._force, self._metadata = crf, force, dict(metadata or {})
+        self._mark, self._seal = mark or Mark(), seal
         self._target = path.resolve()  # a link is followed, not replaced
         self._piece_frames = piece_frames
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -313,7 +320,8 @@ class VideoWriter:
     def _join(self) -> None:
         """Make the result of its pieces, under a temporary name, and give it its own."""
         assert self._ledger is not None
-        part = self._target.with_name(f".{self.path.stem[:40]}-{secrets.token_hex(4)}.part")
+        part = self._ledger.path("result")  # where a run that is killed leaves no rest beside
+        _remove(part)  # ... and an earlier one may have left it
         try:
             names = map(self._name, range(self._num_pieces))
             pieces = self._ledger.path("pieces.txt")
@@ -321,20 +329,19 @@ class VideoWriter:
             if self.kind.name == "folder":
                 part.mkdir()
             sound = self._ledger.path(f"sound.{self.kind.sound}") if self.kind.audio else None
-            comment = json.dumps(self._metadata)
-            for command in join_commands(self.kind, part, pieces, sound, self.rate.fps, comment):
+            said = json.dumps(self._metadata), self._mark
+            for command in join_commands(self.kind, part, pieces, sound, self.rate.fps, *said):
                 last = Path(command[-1].removeprefix("file:"))
                 self._run(command, part if part.is_dir() else last)
-            write_metadata(part, self.kind, self._metadata)
+            write_metadata(part, self.kind, self._metadata, self._mark)
+            if self._seal is not None:
+                self._seal(part)
             self._take_name(part)
         except OSError as error:
             raise write_error(self._target, error) from error
         finally:
             part.with_name(f"{part.name}.palette.png").unlink(missing_ok=True)
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
+            _remove(part)
 
     def _take_name(self, part: Path) -> None:
         if os.path.lexists(self.path) and not self._force:  # made by someone else meanwhile
@@ -342,10 +349,17 @@ class VideoWriter:
         if not part.is_dir() or not self._target.exists():
             os.replace(part, self._target)
             return
-        old = part.with_name(f"{part.name}.old")
+        old = self._target.with_name(f".{self.path.stem[:40]}-{secrets.token_hex(4)}.old")
         os.replace(self._target, old)  # a folder cannot be replaced in one step
         os.replace(part, self._target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _write_out(frame: NDArray[np.uint8]) -> None:

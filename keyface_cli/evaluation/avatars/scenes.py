@@ -20,6 +20,7 @@ from keyface_cli.avatars import identity, rig
 from keyface_cli.avatars.pictures import render_uint8
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, SAMPLE_RATE
+from keyface_cli.credentials.marks import DRAWN, Mark
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE
 from keyface_cli.output.formats import SoundTrack
@@ -76,7 +77,8 @@ def _write_scene(
     _write_curve(folder / "emotions" / f"{name}.csv", scene.emotion.numpy())
     video = folder / "reference" / f"{name}.mp4"
     track = SoundTrack(sound)
-    with VideoWriter(video, num_frames=count, size=(size, size), sound=track) as writer:
+    mark = Mark(DRAWN)
+    with VideoWriter(video, num_frames=count, size=(size, size), sound=track, mark=mark) as writer:
         writer.write(render_uint8(identity.select(who, [0] * count), scene.rig, size))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from keyface_cli.credentials.marks import Mark, combined, read_mark, write_mark
 from keyface_cli.errors import VideoError
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 from keyface_cli.media.frames import VideoInfo, probe
@@ -17,6 +18,7 @@ from keyface_cli.media.frames import VideoInfo, probe
 _LABEL = 28  # pixels, of the strip above each picture
 _MOSAIC = 12  # pixels across a degraded clip
 _ENCODE = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p"]
+_PLAIN = ["-map_metadata", "-1", "-movflags", "+faststart"]  # how a source was made is its own
 
 
 def compare(
@@ -62,7 +64,7 @@ def compare(
         if speaking is not None:
             command += ["-map", f"{speaking}:a:0", "-c:a", "aac", "-b:a", "192k"]
         seconds = max(info.frames / info.fps for info in found)
-        _encode([*command, "-t", f"{seconds:.3f}"], output)
+        _encode([*command, "-t", f"{seconds:.3f}"], output, videos)
     return output
 
 
@@ -75,7 +77,9 @@ def degrade(source: Path, output: Path) -> None:
     width, height = probe(source).size
     mosaic = f"scale={_MOSAIC}:-1:flags=area,scale={_even(width)}:{_even(height)}:flags=neighbor"
     command = [find_ffmpeg(), "-v", "error", "-y", "-nostdin", "-i", file_url(source)]
-    _encode([*command, "-vf", mosaic, "-map", "0:v:0", "-map", "0:a?", "-c:a", "aac"], output)
+    _encode(
+        [*command, "-vf", mosaic, "-map", "0:v:0", "-map", "0:a?", "-c:a", "aac"], output, [source]
+    )
 
 
 def _graph(found: Sequence[VideoInfo], fps: float, size: tuple[int, int], across: int) -> str:
@@ -117,11 +121,12 @@ def _has_sound(path: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _encode(command: Sequence[str], output: Path) -> None:
+def _encode(command: Sequence[str], output: Path, sources: Sequence[Path]) -> None:
+    """Run ffmpeg; the result says as the sources do that it is synthetic, and nothing else."""
     part = output.with_name(f".{output.stem[:40]}-{secrets.token_hex(4)}.part")
     try:
         done = subprocess.run(
-            [*command, *_ENCODE, "-movflags", "+faststart", "-f", "mp4", file_url(part)],
+            [*command, *_ENCODE, *_PLAIN, "-f", "mp4", file_url(part)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -129,6 +134,8 @@ def _encode(command: Sequence[str], output: Path) -> None:
         )
         if done.returncode != 0:
             raise VideoError(f"{output}: cannot be made: {last_words(done.stderr)}")
+        if (source := combined(map(read_mark, sources))) is not None:
+            write_mark(part, "mp4", Mark(source))
         part.replace(output)
     except OSError as error:
         raise VideoError(f"{output}: cannot be written: {error.strerror or error}") from error
