@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from keyface_cli import __version__, device
 from keyface_cli.emotion import load_emotion
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.ledger import file_hash
+from keyface_cli.files import file_hash
 from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.output import writer
 from keyface_cli.pipeline import KeyFacePipeline

@@ -17,8 +17,8 @@ PACKAGE = Path(keyface_cli.__file__).parent
 # room (a folder) or module -> the rooms that it may import beside itself, from the bottom up
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "ledger": set(),
     "diffusion": set(),
+    "files": {"errors"},
     "config": {"errors"},
     "device": {"errors"},
     "plotting": {"errors"},
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
-    "emotion": {"media", "stages.timeline", "web", "plotting", "config", "errors"},
+    "emotion": {"media", "stages.timeline", "web", "plotting", "files", "config", "errors"},
     "memory": {"device"},
     "stream": {
         *("memory", "stages", "stages.timeline", "diffusion", "models", "device", "config"),
@@ -44,14 +44,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "": {"pipeline"},  # the package itself: its version, and the pipeline when it is asked for
     "jobs": {
-        *("", "pipeline", "stream", "output", "emotion", "media", "checkpoints", "ledger"),
+        *("", "pipeline", "stream", "output", "emotion", "media", "checkpoints", "files"),
         *("config", "errors"),
     },
     "training": {
         *("avatars", "emotion", "media", "checkpoints", "stages", "diffusion", "models"),
-        *("device", "config", "errors"),
+        *("device", "files", "config", "errors"),
     },
-    "evaluation.networks": {"media", "checkpoints", "errors"},
+    "evaluation.networks": {"files", "media", "checkpoints", "errors"},
     "evaluation.measures": {"evaluation.networks", "media"},
     "evaluation.metrics": {
         *("evaluation.measures", "evaluation.networks", "emotion", "media", "checkpoints"),
@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.study": {"credentials", "media", "web", "plotting", "errors"},
     "evaluation": {
         *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "plotting"),
+        "files",
         "errors",
     },
     "commands": {

@@ -96,7 +96,7 @@ def test_rows_are_made_with_one_model_and_reported(
         assert row["sha256"] == ""
     made = sorted(path.name for path in tmp_path.glob("*.mp4"))
     assert made == ["one.mp4", "p-c.mp4"]
-    from keyface_cli.ledger import file_hash
+    from keyface_cli.files import file_hash
 
     assert rows[0]["sha256"] == file_hash(tmp_path / "one.mp4")
     assert float(rows[0]["seconds"]) > 0

@@ -167,7 +167,7 @@ def test_a_long_line_is_no_file_name(main: Main, talk: Path) -> None:
     assert load_emotion("c.csv") == load_emotion(line)
     code, out, err = main("emotion", "convert", line, "-o", f"{'c' * 300}.csv")
     assert (code, out) == (1, "")
-    assert "cannot be written: File name too long" in err
+    assert "cannot be written to: File name too long" in err
 
 
 def test_plot_tells_what_the_model_hears(main: Main, talk: Path) -> None:

@@ -21,11 +21,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from keyface_cli import ledger
+from keyface_cli import files
 from keyface_cli.errors import JobError
+from keyface_cli.files import Ledger
 from keyface_cli.jobs import jobfolder
 from keyface_cli.jobs.jobfolder import JobFolder, folder_for
-from keyface_cli.ledger import Ledger
 
 Main = Callable[..., tuple[int, str, str]]
 FAST = ("--steps", "1", "--audio-guidance", "1", "--identity-guidance", "1", "--autoguidance", "1")
@@ -333,4 +333,4 @@ def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="cannot be written to"), JobFolder(tmp_path / "a.mp4", {}):
         pass
     assert jobfolder.SUFFIX == ".keyface"
-    assert ledger.file_hash(tmp_path / "a.mp4.keyface") == sha256(tmp_path / "a.mp4.keyface")
+    assert files.file_hash(tmp_path / "a.mp4.keyface") == sha256(tmp_path / "a.mp4.keyface")

@@ -13,10 +13,8 @@ Tensors are stored in half precision as a rule and cast to the asked format whil
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from keyface_cli.checkpoints.tensorfiles import TensorReader, move, open_tensors, write_tensors
 from keyface_cli.config import ModelConfig, from_dict, to_dict
 from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.files import file_hash, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +128,7 @@ class Checkpoint:
         for component in self.components:
             self._check_listed(component)
         for name, recorded in self.manifest["files"].items():
-            if _sha256(self.folder / name) != recorded["sha256"]:
+            if file_hash(self.folder / name) != recorded["sha256"]:
                 raise WeightsError(
                     f"the file is damaged: {self.folder / name}", "its sha256 is not the one listed"
                 )
@@ -252,14 +251,12 @@ def write_manifest(
         "files": {
             path.relative_to(folder).as_posix(): {
                 "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": file_hash(path),
             }
             for path in files
         },
     }
-    temporary = folder / f"{MANIFEST}.partial"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", WeightsError)
 
 
 @contextmanager
@@ -404,8 +401,3 @@ def _check_size(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         raise WeightsError(f"the file is damaged: {path}", f"it has {found} bytes, not {size}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,6 @@ cut or killed goes on where it stopped. Nothing is fetched twice; nothing is run
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +18,7 @@ from urllib.parse import urlparse
 
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
+from keyface_cli.files import file_hash, is_full
 
 Report = Callable[[str], None]
 
@@ -363,7 +362,7 @@ def _fetch(file: Found, path: Path) -> None:
                 expected_size=file.size,
                 displayed_filename=file.path,
             )
-    if file.sha256 is not None and _sha256(partial) != file.sha256:
+    if file.sha256 is not None and file_hash(partial) != file.sha256:
         partial.unlink()
         raise WeightsError(
             f"{file.path} of {file.role.repository} is not the file that is listed there",
@@ -374,11 +373,6 @@ def _fetch(file: Found, path: Path) -> None:
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -410,7 +404,7 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
             raise _Refused(f"{what}: the server answers {status}", "run hf auth login") from error
         raise WeightsError(f"{what}: the server answers {status}", "try again later") from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise WeightsError(
                 f"the disk is full: {home()}",
                 "free some space and run the command again: it goes on where it stopped",

@@ -12,6 +12,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import PortraitError
+from keyface_cli.files import replacing
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -20,7 +21,7 @@ keyface crop examples/avatar.png -o seen.png
 
 keyface crop examples/avatar.png --crop 40,20,400,400 -o seen.png
 """
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def crop(
@@ -37,8 +38,8 @@ def crop(
     model: options.ModelOption = None,
 ) -> None:
     """Write the square of a portrait that a model will see, as `animate` cuts it out."""
-    if output.suffix.lower() not in SUFFIXES:
-        raise PortraitError(f"{output}: the picture must end in {', '.join(SUFFIXES)}")
+    if output.suffix.lower() not in FORMATS:
+        raise PortraitError(f"{output}: the picture must end in {', '.join(FORMATS)}")
     if output.exists() and portrait.exists() and output.samefile(portrait):
         raise PortraitError(f"{output}: is the portrait, and would be replaced")
     if os.path.lexists(output) and not force:
@@ -55,14 +56,8 @@ def crop(
     chosen = choose_crop(portrait, picture, crop, face, frame, require_face)
     warn_of_few_pixels(portrait, chosen, config.resolution)
     square = cut(picture, chosen, config.resolution)
-    partial = output.with_name(f".{output.stem[:40]}.partial{output.suffix}")
-    try:
-        square.save(partial)
-        os.replace(partial, output)
-    except OSError as error:
-        raise PortraitError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(output, PortraitError, shared=True) as part:
+        square.save(part, format=FORMATS[output.suffix.lower()])
     lean = f", leaning {chosen.angle_deg:.0f} degrees" if chosen.angle_deg else ""
     console.say(f"crop: {chosen}{lean}")
     typer.echo(output)

@@ -12,6 +12,7 @@ import typer
 from keyface_cli.commands import console
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, KeyFaceError
+from keyface_cli.files import replacing
 
 app = typer.Typer(
     name="dataset",
@@ -136,9 +137,8 @@ def avatars(
     pool = folder / "pictures.npy"
     if not pool.exists():
         console.say(f"rendering {pictures} pictures")
-        partial = pool.with_suffix(".part")
-        render_pool(partial, pictures, resolution, seed, cast, photo_share)
-        partial.replace(pool)
+        with replacing(pool) as part:
+            render_pool(part, pictures, resolution, seed, cast, photo_share)
     for index, count in enumerate(planned["pairs-"]):
         target = folder / f"pairs-{index:03d}"
         if not target.exists():

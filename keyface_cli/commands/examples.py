@@ -9,6 +9,7 @@ import typer
 
 from keyface_cli.commands import console
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.files import unwritable
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
@@ -48,6 +49,6 @@ def examples(
                 path.write_bytes(content)
             typer.echo(path)
     except OSError as error:
-        raise KeyFaceError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+        raise unwritable(folder, error) from error
     portrait, audio, *_ = contents
     console.say(f"try: keyface animate {portrait} {audio} -o talk.mp4")

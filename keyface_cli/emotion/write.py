@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +18,7 @@ from keyface_cli.emotion.table import Style
 from keyface_cli.emotion.thin import thin
 from keyface_cli.emotion.track import EmotionTrack, Key
 from keyface_cli.errors import EmotionError
+from keyface_cli.files import replacing
 
 MAX_LINE = 16_000  # characters: ffmpeg takes the metadata as one argument
 TIME_FORMATS = ("time", "clock", "frame", "timecode")
@@ -179,18 +179,8 @@ def save_bytes(path: Path, content: bytes, *, force: bool) -> None:
         EmotionError: the file is there and `force` is not set, or cannot be written.
     """
     check_free(path, force=force)
-    target = path.resolve()  # a link is followed, not replaced
-    partial = target.with_name(f".{target.name[:40]}-{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except OSError as error:
-        raise EmotionError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, EmotionError, shared=True) as part:
+        part.write_bytes(content)
 
 
 def check_free(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:

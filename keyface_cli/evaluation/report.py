@@ -24,6 +24,7 @@ from keyface_cli.evaluation.plots import (
 )
 from keyface_cli.evaluation.registry import Absent, Settings, all_columns, build_measures
 from keyface_cli.evaluation.runner import MethodResult, run_method
+from keyface_cli.files import unwritable, write_text
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "torchmetrics", "transformers")
 # by which clips are called the worst: the first that was measured
@@ -243,11 +244,9 @@ def write_report(folder: Path, found: Evaluation, worst: int = 3) -> None:
             "report.md": markdown_report(found, pictures),
         }
         for name, text in texts.items():
-            part = folder / f".{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
+            write_text(folder / name, text)
     except OSError as error:
-        raise KeyFaceError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+        raise unwritable(folder, error) from error
 
 
 def _draw(folder: Path, found: Evaluation, worst: int) -> list[Path]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.errors import JobError, KeyFaceError, VideoError
+from keyface_cli.files import file_hash, write_text
 from keyface_cli.jobs.job import Job, digest, recipe
-from keyface_cli.ledger import file_hash
 
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mov", ".webm", ".mkv")
 FIELDS = ("row", "status", "error", "seconds", "output", "sha256", "portrait", "audio")
@@ -169,19 +169,7 @@ class Report:
         writer.writerows(row.described() for row in self._rows)
         lines = "".join(json.dumps(row.described()) + "\n" for row in self._rows)
         for path, text in ((self.path, table.getvalue()), (self.lines_path, lines)):
-            partial = path.with_name(f".{path.name}.part")
-            try:
-                with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise JobError(
-                    f"{path}: cannot be written to: {error.strerror or error}",
-                    "--report names another file",
-                ) from error
+            write_text(path, text, JobError, "--report names another file")
 
 
 def parse_choice(name: str, text: str) -> Any:

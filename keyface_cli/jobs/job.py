@@ -237,7 +237,7 @@ def recipe(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
         EmotionError, PortraitError, AudioError: a file cannot be read.
     """
     from keyface_cli.emotion.load import fingerprint
-    from keyface_cli.ledger import file_hash
+    from keyface_cli.files import file_hash
 
     files = {"portrait": job.portrait, "recording": job.audio}
     if job.voice_model is not None:
@@ -264,7 +264,7 @@ def identity(
     job: Job, recipe: dict[str, Any], device: str, dtype: str, vae_dtype: str | None
 ) -> dict[str, Any]:
     """Return everything that the bits of a video depend on: its recipe, and what computes it."""
-    from keyface_cli.ledger import file_hash
+    from keyface_cli.files import file_hash
 
     return {
         **recipe,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from keyface_cli.errors import JobError
-from keyface_cli.ledger import Ledger
+from keyface_cli.files import Ledger, unwritable, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +68,7 @@ class JobFolder:
             ) from None
         except OSError as error:
             self._lock.release()
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error, JobError) from error
         except BaseException:
             self._lock.release()
             raise
@@ -121,7 +120,7 @@ class JobFolder:
             self.ledger.part(name).write_bytes(save({"latents": latents.contiguous()}))
             self.ledger.add(name)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error, JobError) from error
 
     def _open(self) -> None:
         described = self.path / _DESCRIPTION
@@ -148,13 +147,8 @@ class JobFolder:
 
     def _describe(self) -> None:
         described = self.path / _DESCRIPTION
-        partial = described.with_suffix(".part")
         content = {"format": FORMAT, "identity": self._identity, "notes": self.notes}
-        try:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, described)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        write_text(described, json.dumps(content, indent=1) + "\n", JobError)
 
 
 def _keyframes(clip: int) -> str:
@@ -177,9 +171,3 @@ def _differences(begun: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     return "left out" if value is None else str(value)
-
-
-def _unwritable(place: Path, error: OSError) -> JobError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(f"{place}: the disk is full", "free some space and run it again")
-    return JobError(f"{place}: cannot be written to: {error.strerror or error}")

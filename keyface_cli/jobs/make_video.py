@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from keyface_cli import __version__
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.emotion.write import save_text, to_metadata, to_record, write_table
 from keyface_cli.errors import VideoError
+from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.job import Job, Prepared, digest
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size, parse_size
@@ -140,13 +140,11 @@ def make_keyframes(
     )
     try:
         place.mkdir(exist_ok=True)
-        for frame, pixels in _in_video(pictures, len(prepared.emotion)):
-            path = place / f"frame-{frame:06d}.png"
-            partial = path.with_suffix(".part")
-            Image.fromarray(pixels).save(partial, format="png")
-            os.replace(partial, path)
     except OSError as error:
-        raise VideoError(f"{place}: cannot be written to: {error.strerror or error}") from error
+        raise unwritable(place, error, VideoError) from error
+    for frame, pixels in _in_video(pictures, len(prepared.emotion)):
+        with replacing(place / f"frame-{frame:06d}.png", VideoError) as part:
+            Image.fromarray(pixels).save(part, format="png")
     return place
 
 

@@ -7,10 +7,8 @@ no other. It is written and read a piece at a time, however long the recording i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import FeaturesError
+from keyface_cli.files import file_hash, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,11 +55,9 @@ def origin(
         ]
         for name in encoders
     }
-    with audio.open("rb") as file:
-        sound = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "format": FORMAT,
-        "audio": sound,
+        "audio": file_hash(audio),
         "start_s": repr(start_s),
         "duration_s": repr(duration_s),
         "encoders": json.dumps(hashes, sort_keys=True),
@@ -121,7 +118,6 @@ def save_features(
     Raises:
         FeaturesError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     opened = {name: iter(blocks) for name, blocks in heard.items()}
     firsts = {name: next(blocks) for name, blocks in opened.items()}
     shapes = {name: (num_frames, *first.shape[1:]) for name, first in firsts.items()}
@@ -133,17 +129,11 @@ def save_features(
         header[f"{PREFIX}{name}"] = entry
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the numbers are aligned, as the format recommends
-    try:
-        with partial.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name, blocks in opened.items():
-                for block in chain([firsts[name]], blocks):
-                    file.write(block.cpu().contiguous().numpy().astype("<f4").tobytes())
-        os.replace(partial, path)
-    except OSError as error:
-        raise FeaturesError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, FeaturesError) as part, part.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, blocks in opened.items():
+            for block in chain([firsts[name]], blocks):
+                file.write(block.cpu().contiguous().numpy().astype("<f4").tobytes())
     return shapes
 
 

@@ -7,7 +7,6 @@ encoders give other bits for other numbers.
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from keyface_cli.credentials.marks import Mark, mark_tags
 from keyface_cli.errors import VideoError
+from keyface_cli.files import unwritable
 from keyface_cli.media.ffmpeg import file_url
 
 DEFAULT_CRF = 18  # of x264: 0 is lossless, 51 the worst; 18 is hard to tell from the original
@@ -232,7 +232,7 @@ def check_output(path: Path, force: bool = False) -> Format:
     except (FileNotFoundError, NotADirectoryError):
         exists = False
     except OSError as error:  # a name that is too long, for example
-        raise write_error(path, error) from error
+        raise unwritable(path, error, VideoError) from error
     if kind.name == "folder":
         _check_folder(path, exists, force)
     elif path.is_dir():
@@ -246,7 +246,7 @@ def check_output(path: Path, force: bool = False) -> Format:
         with tempfile.TemporaryFile(dir=folder, prefix=".keyface-"):
             pass
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise unwritable(folder, error, VideoError) from error
     return kind
 
 
@@ -261,10 +261,3 @@ def _check_folder(path: Path, exists: bool, force: bool) -> None:
         raise VideoError(f"{path}: is a folder that holds something else", "choose another name")
     if not force:
         raise VideoError(f"{path}: exists already", hint)
-
-
-def write_error(place: Path, error: OSError) -> VideoError:
-    """Return what to say of a place that could not be written to."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return VideoError(f"{place}: the disk is full", "free some space and run it again")
-    return VideoError(f"{place}: cannot be written to: {error.strerror or error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import queue
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.credentials.marks import Mark
 from keyface_cli.errors import VideoError
-from keyface_cli.ledger import Ledger
+from keyface_cli.files import Ledger, is_full, unwritable
 from keyface_cli.media.ffmpeg import find_ffmpeg, last_words
 from keyface_cli.output.compose import Finish, Resize
 from keyface_cli.output.formats import (
@@ -35,7 +34,6 @@ from keyface_cli.output.formats import (
     join_commands,
     piece_command,
     sound_command,
-    write_error,
 )
 from keyface_cli.output.framerate import FrameRate
 from keyface_cli.output.metadata import write_metadata
@@ -274,7 +272,7 @@ class VideoWriter:
         try:
             self._ledger.add(name)
         except OSError as error:
-            raise write_error(self._ledger.folder, error) from error
+            raise unwritable(self._ledger.folder, error, VideoError) from error
 
     def _run(
         self, arguments: list[str], made: Path, frames: Iterable[NDArray[np.uint8]] = ()
@@ -311,8 +309,10 @@ class VideoWriter:
     def _ffmpeg_error(self, code: int, log: IO[bytes]) -> VideoError:
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
-        if os.strerror(errno.ENOSPC) in text or os.strerror(errno.EDQUOT) in text:
-            return write_error(self._target.parent, OSError(errno.ENOSPC, ""))
+        if is_full(text):
+            return VideoError(
+                f"{self._target.parent}: the disk is full", "free some space and run it again"
+            )
         return VideoError(f"ffmpeg failed (exit code {code}): {last_words(text)}")
 
     # -- at the end ----------------------------------------------------------------------------
@@ -338,7 +338,7 @@ class VideoWriter:
                 self._seal(part)
             self._take_name(part)
         except OSError as error:
-            raise write_error(self._target, error) from error
+            raise unwritable(self._target, error, VideoError) from error
         finally:
             part.with_name(f"{part.name}.palette.png").unlink(missing_ok=True)
             _remove(part)

@@ -10,7 +10,6 @@ run is fourteen consecutive frames.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES
+from keyface_cli.files import replacing
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training.shards import PreparedShard, prepared_shards
@@ -92,9 +92,8 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
             both = torch.cat([x, x.flip(-1)])
             parts = [codec.encode(part) for part in torch.split(both, ENCODE_BATCH)]
             latents.append(torch.stack(torch.cat(parts).chunk(2)).half().cpu().numpy())
-        partial = folder / f"latents_{name}.part.npy"
-        np.save(partial, np.stack(latents))
-        os.replace(partial, folder / f"latents_{name}.npy")
+        with replacing(folder / f"latents_{name}.npy") as part, part.open("wb") as file:
+            np.save(file, np.stack(latents))
     logger.info("encoded %s", folder)
 
 

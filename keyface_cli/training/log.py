@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keyface_cli.files import write_text
+
 
 class TrainingLog:
     """Writes the record of one network's training.
@@ -130,9 +132,8 @@ def _write(
 ) -> None:
     if not columns:
         return
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())

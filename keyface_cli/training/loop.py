@@ -8,6 +8,7 @@ a run that was killed and resumed is the run that nothing had stopped.
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.errors import KeyFaceError, WeightsError
+from keyface_cli.files import replacing
 from keyface_cli.training.batches import Draw, batches, seed_for
 from keyface_cli.training.compute import Compute
 from keyface_cli.training.log import TrainingLog
@@ -315,20 +317,14 @@ def _optimiser(
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    try:
-        with partial.open("wb") as file:
+    hint = "free some space and go on with --resume: the state before is kept"
+    with replacing(path, WeightsError, hint) as part, part.open("wb") as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        full = "No space left" in str(error) or "PytorchStreamWriter" in str(error)
-        raise WeightsError(
-            f"cannot write the training state: {path}: {'the disk is full' if full else error}",
-            "free some space and go on with --resume: the state before is kept",
-        ) from error
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 @contextmanager

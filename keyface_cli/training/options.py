@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from keyface_cli.errors import ConfigError
+from keyface_cli.files import write_text
 
 Value = bool | int | float | str
 Options = TypeVar("Options", "TrainOptions", "DiffusionOptions")
@@ -211,9 +212,7 @@ def write_toml(path: Path, table: str, *options: TrainOptions | DiffusionOptions
         for name, value in dataclasses.asdict(part).items():
             lines.append(f"{name} = {_toml(value)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(lines) + "\n", ConfigError)
 
 
 def parse(text: str) -> tuple[str, Value]:

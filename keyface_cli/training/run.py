@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from keyface_cli.checkpoints.checkpoint import (
 )
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +155,8 @@ def save_helper(path: Path, module: nn.Module, file_format: str, update: int) ->
         update: the updates done.
     """
     tensors = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": file_format, "updates": str(update)})
-    partial.replace(path)
+    with replacing(path, WeightsError, also=(SafetensorError,)) as part:
+        save_file(tensors, part, metadata={"format": file_format, "updates": str(update)})
 
 
 def read_helper(path: Path, file_format: str) -> dict[str, Tensor] | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from safetensors.numpy import save_file
 
 from keyface_cli.config import NUM_FRAMES
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.files import replacing, write_text
 
 if TYPE_CHECKING:
     from keyface_cli.training.clips import Window
@@ -99,10 +99,8 @@ def write_index(
         videos: video -> what became of its stretches, for those that are done.
     """
     content = {"format": FORMAT, "made_with": dict(made_with), "shards": dict(shards)}
-    partial = data / f"{INDEX}.partial"
     text = json.dumps(content | {"videos": dict(videos)}, indent=1)
-    partial.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-    os.replace(partial, data / INDEX)
+    write_text(data / INDEX, text + "\n")
 
 
 def write_shard(path: Path, clips: Mapping[str, Mapping[str, Any]]) -> None:
@@ -123,17 +121,9 @@ def write_shard(path: Path, clips: Mapping[str, Mapping[str, Any]]) -> None:
                 tensors |= _pack(clip, array)
             else:
                 tensors[f"{clip}/{name}"] = np.ascontiguousarray(array.astype(np.float16))
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        full = "No space left" in str(error)
-        raise KeyFaceError(
-            f"cannot write {path}: {'the disk is full' if full else error}",
-            "free some space and run the command again: it goes on" if full else None,
-        ) from error
+    hint = "free some space and run the command again: it goes on"
+    with replacing(path, hint=hint, also=(SafetensorError,)) as part:
+        save_file(tensors, part)
 
 
 def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:

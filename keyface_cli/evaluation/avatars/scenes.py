@@ -6,7 +6,6 @@ The scenes are those of `avatars.evaluate` with the same seed; no training has s
 from __future__ import annotations
 
 import csv
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from keyface_cli.avatars.pictures import render_uint8
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.credentials.marks import DRAWN, Mark
-from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE
+from keyface_cli.files import unwritable
 from keyface_cli.output.formats import SoundTrack
 from keyface_cli.output.writer import VideoWriter
 
@@ -60,8 +59,7 @@ def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int)
                 _write_scene(folder, i, identity.select(people, [i]), seconds, size, seed)
             yield video
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        raise KeyFaceError(f"{folder}: cannot be written to: {reason}") from error
+        raise unwritable(folder, error) from error
 
 
 def _write_scene(

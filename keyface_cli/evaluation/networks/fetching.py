@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 from keyface_cli.checkpoints import download
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.networks.weights import METRIC_WEIGHTS, MetricWeights, fingerprint
+from keyface_cli.files import is_full, unwritable, write_text
 
 RECORD = "weights.json"
 _CLIP = "openai/clip-vit-large-patch14"
@@ -67,9 +67,7 @@ def pull_metrics(
         except WeightsError as error:
             failures.append(f"{weights.name}: {error}")
         except OSError as error:
-            full = error.errno == errno.ENOSPC
-            reason = "the disk is full" if full else error.strerror or str(error)
-            raise WeightsError(f"{folder}: cannot be written to: {reason}") from error
+            raise unwritable(folder, error, WeightsError) from error
     return failures
 
 
@@ -95,7 +93,7 @@ def _fetch(weights: MetricWeights, target: Path) -> None:
         with partial.open("ab") as out:
             http_get(weights.url, out, resume_size=out.tell(), displayed_filename=target.name)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if is_full(error):
             raise
         # a server that refuses to go on may hold another file by now
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -126,6 +124,4 @@ def _record(folder: Path, weights: MetricWeights, target: Path) -> None:
         "licence": weights.licence,
         "sha256": fingerprint(target),
     }
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(known, indent=2) + "\n", WeightsError)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
+from keyface_cli.files import file_hash
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,7 @@ def fingerprint(path: Path) -> str:
             if p.is_file()
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def check_hash(name: str, path: Path) -> None:

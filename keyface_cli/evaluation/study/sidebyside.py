@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keyface_cli.credentials.marks import Mark, combined, read_mark, write_mark
 from keyface_cli.errors import VideoError
+from keyface_cli.files import unwritable
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 from keyface_cli.media.frames import VideoInfo, probe
 
@@ -138,6 +139,6 @@ def _encode(command: Sequence[str], output: Path, sources: Sequence[Path]) -> No
             write_mark(part, "mp4", Mark(source))
         part.replace(output)
     except OSError as error:
-        raise VideoError(f"{output}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(output, error, VideoError) from error
     finally:
         part.unlink(missing_ok=True)

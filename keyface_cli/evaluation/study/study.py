@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.files import unwritable
 from keyface_cli.media.frames import list_videos, probe
 
 FORMAT_VERSION = 1
@@ -121,7 +122,7 @@ def new_study(
         (part / MANIFEST).write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
         part.rename(folder)
     except OSError as error:
-        raise KeyFaceError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return open_study(folder)
@@ -192,8 +193,7 @@ def record(study: Study, rater: str, pair: str, side: str, seconds: float) -> No
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        reason = error.strerror or error
-        raise KeyFaceError(f"{study.votes}: the vote cannot be written: {reason}") from error
+        raise unwritable(study.votes, error) from error
 
 
 def _last_byte(file: Any, size: int) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME
 from keyface_cli.device import resolve_device
 from keyface_cli.errors import VideoError
+from keyface_cli.files import file_hash, write_text
 from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
 from keyface_cli.models.speech import encode
 from keyface_cli.models.vae import LatentCodec
@@ -325,15 +326,13 @@ def facts_of(encoders: Encoders, limits: Limits) -> dict[str, Any]:
         "limits": asdict(limits),
     }
     if encoders.affect is not None:
-        with encoders.affect.path.open("rb") as file:
-            facts["affect"] = hashlib.file_digest(file, "sha256").hexdigest()
+        facts["affect"] = file_hash(encoders.affect.path)
     return facts
 
 
 def _write_report(path: Path, pieces: list[Piece]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, ["video", "start_s", "end_s", "outcome"])
-        writer.writeheader()
-        writer.writerows(asdict(piece) for piece in pieces)
-    os.replace(partial, path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["video", "start_s", "end_s", "outcome"])
+    writer.writeheader()
+    writer.writerows(asdict(piece) for piece in pieces)
+    write_text(path, table.getvalue())

@@ -1,0 +1,77 @@
+"""Files are whole or not there, and a full disk is called one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from keyface_cli.errors import VideoError, WeightsError
+from keyface_cli.files import is_full, replacing, unwritable, write_text
+
+
+def write_half(path: Path, failure: Exception) -> None:
+    """Fail in the middle of writing a file."""
+    with replacing(path, VideoError, "buy a disk") as part:
+        part.write_text("half")
+        raise failure
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write_half(path, KeyError())
+    assert path.read_text() == "old"
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "a.txt")
+    write_text(tmp_path / "link.txt", "new\udcff")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_bytes() == b"new\xff"
+
+
+def test_others_may_read_what_a_writer_made_for_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "a.bin") as part:
+        part.unlink()
+        part.touch(0o600)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.bin", "plain")]
+    assert modes[0] == modes[1]
+
+
+def test_two_writers_of_a_shared_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path, shared=True) as first, replacing(path, shared=True) as second:
+        assert first != second
+        first.write_text("one")
+        second.write_text("two")
+    assert path.read_text() == "one"  # which ended last
+
+
+def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"absent/a\.txt: cannot be written to: No such file"):
+        write_text(tmp_path / "absent" / "a.txt", "", WeightsError)
+    with pytest.raises(VideoError, match=r"a\.txt: the disk is full") as found:
+        write_half(tmp_path / "a.txt", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert found.value.hint == "buy a disk"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_known_by_its_number_or_its_words() -> None:
+    assert is_full(OSError(errno.EDQUOT, "whatever"))
+    assert is_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not is_full(OSError(errno.EACCES, "Permission denied"))
+    error = unwritable(Path("a"), OSError(errno.EACCES, "Permission denied"), hint="ask")
+    assert (str(error), error.hint) == ("a: cannot be written to: Permission denied", "ask")
