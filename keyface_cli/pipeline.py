@@ -23,31 +23,21 @@ from keyface_cli.checkpoints.checkpoint import (
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
+from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import WeightsError
 from keyface_cli.memory import Residency, choose_level
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
+from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
-from keyface_cli.stream import (
-    STAGES,
-    FrameStream,
-    GenerationOptions,
-    Inputs,
-    KeyframeStore,
-    Model,
-    Progress,
-)
+from keyface_cli.stream import frames, keyframe_pictures
 
 AUDIO_ENCODERS = ("wavlm", "wav2vec2", "beats")
 
 
 class KeyFacePipeline:
-    """A loaded model, made by `load`.
-
-    `timings` holds the seconds spent in each stage of the last stream: "load", "audio",
-    "keyframes", "interpolation" and "decode". `residency.level` is the level of memory in use.
-    """
+    """A loaded model, made by `load`."""
 
     def __init__(
         self,
@@ -58,20 +48,34 @@ class KeyFacePipeline:
         memory: str = "high",
     ) -> None:
         config = checkpoint.config
-        self.residency = Residency(parts, device, memory)
-        self.formats = formats
-        self.checkpoint = checkpoint
-        self.config: ModelConfig = config
-        self.device = device
+        self.checkpoint, self.config = checkpoint, config
         self.dtype = formats["keyframe_unet"]
-        self.keyframe_unet = cast(VideoUNet, parts["keyframe_unet"])
-        self.interpolation_unet = cast(VideoUNet, parts["interpolation_unet"])
-        self.guide: VideoUNet | None = None  # loaded by the first stream that is guided by it
-        vae = cast(Any, parts["vae"])
-        self.codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
-        self.encoders = {name: parts[name] for name in encoder_names(config) if name in parts}
-        self.compile = False  # whether the guide, when it comes, is to be compiled too
-        self.timings: dict[str, float] = {}
+        self._formats = formats
+        self.engine = Engine(
+            config,
+            device,
+            Residency(parts, device, memory),
+            cast(VideoUNet, parts["keyframe_unet"]),
+            cast(VideoUNet, parts["interpolation_unet"]),
+            LatentCodec(cast(Any, parts["vae"]), config.latent_scale, config.vae_patch_size),
+            {name: parts[name] for name in encoder_names(config) if name in parts},
+        )
+        self._compile = False  # whether the guide, when it comes, is to be compiled too
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.engine.device
+
+    @property
+    def memory(self) -> str:
+        """The level of `memory` in use: "high", "balanced" or "low"."""
+        return self.engine.residency.level
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of "load", and of each stage of the last stream: see `engine.STAGES`."""
+        return self.engine.timings
 
     @classmethod
     def load(
@@ -120,9 +124,9 @@ class KeyFacePipeline:
         parts = _load(checkpoint, names, place, formats)
         pipeline = cls(checkpoint, parts, where, formats, memory)
         if compile:
-            pipeline.compile = True
-            pipeline.keyframe_unet.compile()
-            pipeline.interpolation_unet.compile()
+            pipeline._compile = True
+            pipeline.engine.keyframe_unet.compile()
+            pipeline.engine.interpolation_unet.compile()
         pipeline.timings["load"] = time.perf_counter() - started
         return pipeline
 
@@ -164,9 +168,13 @@ class KeyFacePipeline:
         if not 0 <= first_frame < max(1, len(emotion)):
             raise ValueError(f"no frame {first_frame} in a video of {len(emotion)}")
         options = options or GenerationOptions()
-        if options.sampling(self.config.sampling).autoguidance != 1 and self.guide is None:
+        if options.sampling(self.config.sampling).autoguidance != 1 and self.engine.guide is None:
             self._load_guide()
-        return self._run(inputs, options, progress, store).frames(first_frame)
+        run = self._begin(inputs, options, progress)
+        plan = Timeline(run.num_frames)
+        return self.engine.running(
+            frames(run, plan, chunk=options.chunk, first_frame=first_frame, store=store)
+        )
 
     def keyframes(
         self,
@@ -186,7 +194,8 @@ class KeyFacePipeline:
         inputs = self._inputs(portrait, waveform, emotion, features)
         # the guide is of stage two, which does not run
         options = replace(options or GenerationOptions(), autoguidance=1.0)
-        return self._run(inputs, options, progress, store).keyframes()
+        run = self._begin(inputs, options, progress)
+        return self.engine.running(keyframe_pictures(run, Timeline(run.num_frames), store))
 
     def _inputs(
         self,
@@ -206,7 +215,7 @@ class KeyFacePipeline:
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
         for name in encoder_names(self.config):
-            if features is None and name not in self.encoders:
+            if features is None and name not in self.engine.encoders:
                 raise ValueError(f"loaded without {name}: features are needed")
             if features is not None and features[name].shape[:2] != (N, 2):
                 raise ValueError(f"features of {name} have shape {tuple(features[name].shape)}")
@@ -214,26 +223,9 @@ class KeyFacePipeline:
         given = [torch.tensor(np.array(a, np.float32)) for a in (portrait, emotion)]
         return Inputs(given[0], waveform, given[1], features)
 
-    def _run(
-        self,
-        inputs: Inputs,
-        options: GenerationOptions,
-        progress: Progress | None,
-        store: KeyframeStore | None,
-    ) -> FrameStream:
-        self.timings = dict.fromkeys(STAGES, 0.0) | {"load": self.timings.get("load", 0.0)}
-        model = Model(
-            self.config,
-            self.device,
-            self.residency,
-            self.keyframe_unet,
-            self.interpolation_unet,
-            self.guide,
-            self.codec,
-            self.encoders,
-        )
-        plan = Timeline(len(inputs.emotion))
-        return FrameStream(model, plan, inputs, options, progress or _silent, self.timings, store)
+    def _begin(self, inputs: Inputs, options: GenerationOptions, progress: Progress | None) -> Run:
+        self.engine.timings |= dict.fromkeys(STAGES[1:], 0.0)
+        return Run(self.engine, inputs, options, progress or _silent)
 
     def _load_guide(self) -> None:
         name = "interpolation_guide"
@@ -242,12 +234,12 @@ class KeyFacePipeline:
                 f"the model has no {name}: {self.checkpoint.folder}", "use --autoguidance 1"
             )
         started = time.perf_counter()
-        place = self.device if self.residency.level == "high" else torch.device("cpu")
-        loaded = _load(self.checkpoint, (name,), place, self.formats)
-        self.guide = cast(VideoUNet, loaded[name])
-        self.residency.add(name, self.guide)
-        if self.compile:
-            self.guide.compile()
+        place = self.device if self.memory == "high" else torch.device("cpu")
+        loaded = _load(self.checkpoint, (name,), place, self._formats)
+        self.engine.guide = cast(VideoUNet, loaded[name])
+        self.engine.residency.add(name, self.engine.guide)
+        if self._compile:
+            self.engine.guide.compile()
         self.timings["load"] += time.perf_counter() - started
 
 

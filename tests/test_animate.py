@@ -26,9 +26,9 @@ from keyface_cli.emotion import load_emotion
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.files import file_hash
 from keyface_cli.media.ffmpeg import find_ffmpeg
+from keyface_cli.options import GenerationOptions
 from keyface_cli.output import writer
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions
 
 Main = Callable[..., tuple[int, str, str]]
 Animate = Callable[..., tuple[int, str, str]]

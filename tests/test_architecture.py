@@ -34,17 +34,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"diffusion", "models"},
     "emotion": {"media", "stages.timeline", "web", "plotting", "files", "config", "errors"},
     "memory": {"device"},
-    "stream": {
-        *("memory", "stages", "stages.timeline", "diffusion", "models", "device", "config"),
-        "errors",
+    "options": {"config", "errors"},
+    "engine": {
+        *("options", "memory", "stages", "stages.timeline", "diffusion", "models", "device"),
+        "config",
     },
+    "stream": {"engine", "options", "stages", "stages.timeline", "config"},
     "pipeline": {
-        *("stream", "memory", "stages.timeline", "checkpoints", "models", "device", "config"),
-        "errors",
+        *("stream", "engine", "options", "memory", "stages.timeline", "checkpoints", "models"),
+        *("device", "config", "errors"),
     },
     "": {"pipeline"},  # the package itself: its version, and the pipeline when it is asked for
     "jobs": {
-        *("", "pipeline", "stream", "output", "emotion", "media", "checkpoints", "files"),
+        *("", "pipeline", "options", "output", "emotion", "media", "checkpoints", "files"),
         *("config", "errors"),
     },
     "training": {
@@ -58,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "config", "errors"),
     },
     "evaluation.avatars": {
-        *("pipeline", "stream", "checkpoints", "output", "credentials", "emotion", "avatars"),
+        *("pipeline", "options", "checkpoints", "output", "credentials", "emotion", "avatars"),
         *("models", "plotting", "config", "errors"),
     },
     "evaluation.study": {"credentials", "media", "web", "plotting", "errors"},
@@ -69,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands": {
         *("", "evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
-        *("training", "avatars", "jobs", "pipeline", "stream", "output", "credentials"),
+        *("training", "avatars", "jobs", "pipeline", "options", "output", "credentials"),
         *("emotion", "media"),
         *("checkpoints", "models", "device", "plotting", "config", "errors"),
     },

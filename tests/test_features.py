@@ -61,7 +61,7 @@ def test_a_pipeline_that_does_not_hear_loads_no_encoder(tiny_checkpoint: Path) -
     heard = listen(checkpoint, waveform, "cpu")
     features = {name: torch.cat(list(blocks)) for name, blocks in heard.items()}
     deaf = KeyFacePipeline.load(checkpoint, "cpu", "float32", hear=False)
-    assert deaf.encoders == {}
+    assert deaf.engine.encoders == {}
     whole = KeyFacePipeline.load(checkpoint, "cpu", "float32")
     found = np.concatenate(list(deaf.stream(portrait, waveform, emotion, features=features)))
     assert np.array_equal(found, np.concatenate(list(whole.stream(portrait, waveform, emotion))))

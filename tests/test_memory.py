@@ -17,8 +17,8 @@ from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import DeviceError
 from keyface_cli.memory import LEVELS, Residency, choose_level
+from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions
 
 GUIDED = GenerationOptions(steps=1, audio_guidance=2.0, identity_guidance=1.5, autoguidance=2.0)
 
@@ -43,7 +43,7 @@ def test_every_level_gives_the_same_frames(
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory=level)
     difference = frames(pipeline).astype(int) - expected
     assert abs(difference).max() <= 1  # a rounding of 8 bits
-    assert pipeline.residency.level == level
+    assert pipeline.memory == level
 
 
 class Sometimes:
@@ -89,17 +89,17 @@ def test_a_run_that_runs_out_goes_on_a_level_lower(
 
 def test_at_the_lowest_level_it_is_an_error(tiny_checkpoint: Path) -> None:
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="low")
-    Sometimes(pipeline.keyframe_unet, {1}, torch.OutOfMemoryError("CUDA out of memory"))
+    Sometimes(pipeline.engine.keyframe_unet, {1}, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(DeviceError, match="not enough memory on cpu"):
         frames(pipeline)
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(tiny_checkpoint: Path) -> None:
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
-    Sometimes(pipeline.keyframe_unet, {1}, RuntimeError("shapes do not match"))
+    Sometimes(pipeline.engine.keyframe_unet, {1}, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         frames(pipeline)
-    assert pipeline.residency.level == "high"
+    assert pipeline.memory == "high"
 
 
 class Places(nn.Module):

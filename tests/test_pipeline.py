@@ -24,9 +24,9 @@ from keyface_cli.config import SamplingConfig
 from keyface_cli.errors import ConfigError, DeviceError, WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.unet import VideoUNet
+from keyface_cli.options import GenerationOptions
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.stream import GenerationOptions
 
 FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autoguidance=1)
 
@@ -67,7 +67,7 @@ def test_every_length_has_exactly_its_frames(tiny: KeyFacePipeline, num_frames: 
 def test_model_defaults_run_all_networks(tiny: KeyFacePipeline) -> None:
     assert tiny.config.sampling == SamplingConfig(2, "ays", 5.0, 2.0, 2.0)
     guided = make(tiny, 3)
-    assert tiny.guide is not None
+    assert tiny.engine.guide is not None
     assert not np.array_equal(guided, make(tiny, 3, GenerationOptions(autoguidance=1)))
 
 
@@ -220,7 +220,7 @@ def test_pixels_are_cut_and_not_rounded(
     for value, expected in ((0.999 / 127.5 - 1, 0), (254.9 / 127.5 - 1, 254), (1.5, 255), (-2, 0)):
         decoded = torch.full((1, 3, 64, 64), value)
         monkeypatch.setattr(
-            tiny.codec,
+            tiny.engine.codec,
             "decode",
             lambda latents, decoded=decoded: decoded.expand(len(latents), -1, -1, -1),
         )
@@ -271,7 +271,8 @@ def test_a_frame_that_decodes_like_the_portrait_gets_its_detail_back(
 ) -> None:
     given = inputs(2)
     grey = torch.zeros(1, 3, 64, 64)
-    monkeypatch.setattr(tiny.codec, "decode", lambda latents: grey.expand(len(latents), -1, -1, -1))
+    codec = tiny.engine.codec
+    monkeypatch.setattr(codec, "decode", lambda latents: grey.expand(len(latents), -1, -1, -1))
     portrait = torch.from_numpy(given[0]).permute(1, 2, 0)
     for strength, expected in ((None, 0 * portrait), (0.0, 0 * portrait), (1.0, portrait)):
         options = dataclasses.replace(FAST, detail=strength)
@@ -296,10 +297,10 @@ def test_arrays_of_other_shapes(tiny: KeyFacePipeline) -> None:
 def test_guide_is_loaded_only_when_it_guides(tiny_checkpoint: Path) -> None:
     loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
     make(loaded, 1, FAST)
-    assert loaded.guide is None
+    assert loaded.engine.guide is None
     before = loaded.timings["load"]
     make(loaded, 1, dataclasses.replace(FAST, autoguidance=1.5))
-    assert loaded.guide is not None
+    assert loaded.engine.guide is not None
     assert loaded.timings["load"] > before
 
 
@@ -338,9 +339,9 @@ def test_anchored_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_audio_encoders_stay_in_float32(tiny_checkpoint: Path) -> None:
     loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "bfloat16")
-    assert next(loaded.keyframe_unet.parameters()).dtype == torch.bfloat16
-    assert set(loaded.encoders) == {"wavlm", "wav2vec2", "beats"}
-    for encoder in loaded.encoders.values():
+    assert next(loaded.engine.keyframe_unet.parameters()).dtype == torch.bfloat16
+    assert set(loaded.engine.encoders) == {"wavlm", "wav2vec2", "beats"}
+    for encoder in loaded.engine.encoders.values():
         assert {p.dtype for p in encoder.parameters()} == {torch.float32}
 
 
@@ -366,8 +367,8 @@ def test_no_picture_past_the_end_is_decoded(
     tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch, N: int
 ) -> None:
     decoded: list[int] = []
-    decode = tiny.codec.decode
-    monkeypatch.setattr(tiny.codec, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
+    codec, decode = tiny.engine.codec, tiny.engine.codec.decode
+    monkeypatch.setattr(codec, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
     make(tiny, N, FAST)
     shared = max(0, (N - 2) // 13)  # a frame where two segments meet is decoded for both
     assert sum(decoded) == N + shared
@@ -382,7 +383,8 @@ def test_networks_are_compiled_where_that_is_asked_for(
     assert compiled == []
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", compile=True)
     make(pipeline, 1, dataclasses.replace(FAST, autoguidance=2.0))
-    assert compiled == [pipeline.keyframe_unet, pipeline.interpolation_unet, pipeline.guide]
+    engine = pipeline.engine
+    assert compiled == [engine.keyframe_unet, engine.interpolation_unet, engine.guide]
 
 
 def held() -> int:

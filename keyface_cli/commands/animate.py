@@ -159,7 +159,7 @@ def run(job: Job, model: str | None, machine: Machine) -> dict[str, Any]:
         hear = prepared.features is None
         pipeline = load_pipeline(checkpoint, machine, is_default=model is None, hear=hear)
         if folder is not None:
-            folder.note(memory=pipeline.residency.level)
+            folder.note(memory=pipeline.memory)
         from keyface_cli.jobs.make_video import make_keyframes, make_video
 
         facts = {
@@ -238,7 +238,7 @@ def load_pipeline(
             hear=hear,
         )
     if place.type != "cpu":
-        console.say(f"memory: {pipeline.residency.level}")
+        console.say(f"memory: {pipeline.memory}")
     pipeline.timings["load"] = time.perf_counter() - started  # with the imports
     return pipeline
 

@@ -182,10 +182,10 @@ def _self_test(model: str | None, device: str) -> Iterator[Finding]:
     import numpy as np
 
     from keyface_cli.config import FPS, SAMPLE_RATE
+    from keyface_cli.options import GenerationOptions
     from keyface_cli.output.formats import SoundTrack
     from keyface_cli.output.writer import VideoWriter
     from keyface_cli.pipeline import KeyFacePipeline
-    from keyface_cli.stream import GenerationOptions
 
     checkpoint = Checkpoint.open(resolve_model(model))
     size = sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())

@@ -137,8 +137,8 @@ def measure(
     from keyface_cli.evaluation.avatars import moods
     from keyface_cli.evaluation.avatars.measure import Material
     from keyface_cli.evaluation.avatars.reader import default_path, load_or_train
+    from keyface_cli.options import GenerationOptions
     from keyface_cli.pipeline import KeyFacePipeline
-    from keyface_cli.stream import GenerationOptions
 
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")

@@ -86,8 +86,8 @@ def avatars(
     from keyface_cli.evaluation.avatars import vocal
     from keyface_cli.evaluation.avatars.reader import default_path, load_or_train, validate
     from keyface_cli.evaluation.avatars.report import Report
+    from keyface_cli.options import GenerationOptions
     from keyface_cli.pipeline import KeyFacePipeline
-    from keyface_cli.stream import GenerationOptions
 
     if output is not None:
         require_matplotlib()

@@ -17,11 +17,11 @@ from keyface_cli.errors import VideoError
 from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.job import Job, Prepared, digest
 from keyface_cli.jobs.jobfolder import JobFolder
+from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size, parse_size
 from keyface_cli.output.formats import Format, format_of
 from keyface_cli.output.writer import VideoWriter
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions, Progress
 
 _STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
 CURVE = "emotion.csv"  # in a job folder: the curve that the video follows

@@ -11,6 +11,7 @@ The last are written where tensorboard is installed.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import warnings
 from collections.abc import Mapping

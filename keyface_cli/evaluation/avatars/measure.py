@@ -25,8 +25,8 @@ from keyface_cli.avatars.pictures import render_uint8
 from keyface_cli.avatars.scene import Scene, random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
+from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions
 
 SEED_STRIDE = 1000  # scene i of an evaluation has seed `seed * SEED_STRIDE + i`
 MAX_LAG = 5  # frames

@@ -28,8 +28,8 @@ from keyface_cli.evaluation.avatars.measure import (
     strip,
 )
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
+from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions
 
 NEUTRAL = "neutral"
 

@@ -23,8 +23,8 @@ from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE, animate, portrait_of
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
 from keyface_cli.models.speech import encode
+from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
-from keyface_cli.stream import GenerationOptions
 
 SPEECH = "speech"
 CLASSES = (*VOCALISATIONS, SPEECH)
@@ -162,7 +162,7 @@ def evaluate(
         scene = scene_of(kind, (seed + 500) * SEED_STRIDE + i, held_out=True)
         portrait = portrait_of(identity.select(people, [i]), size)
         truth = render_uint8(identity.select(people, [i] * len(scene.rig)), scene.rig, size)
-        heard = encode(pipeline.encoders, scene.waveform)
+        heard = encode(pipeline.engine.encoders, scene.waveform)
         deaf = {name: f * 0 if name == "beats" else f for name, f in heard.items()}
         videos = (
             truth,

@@ -1,0 +1,285 @@
+"""The networks at work: each brought to its device, timed, and tried again where memory runs out.
+
+`Engine` holds the networks of a model, `Run` what one video asks of them. In which order a run asks
+is told by `stream`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
+from keyface_cli.device import memory_errors
+from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.memory import Residency, Result
+from keyface_cli.models.speech import Features, Samples, hearing
+from keyface_cli.models.unet import VideoUNet
+from keyface_cli.models.vae import LatentCodec
+from keyface_cli.options import GenerationOptions, Progress
+from keyface_cli.stages.detail import PortraitDetail
+from keyface_cli.stages.interpolation import InterpolationStage
+from keyface_cli.stages.keyframes import KeyframeStage
+from keyface_cli.stages.noise import noise_for
+from keyface_cli.stages.timeline import Clip, Segment
+
+STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
+DECODE_PIXELS = 2**19  # decoded at once: 8 pictures of 256 x 256, 2 of 512 x 512
+
+
+@dataclass
+class Engine:
+    """The networks of a model, and where they are.
+
+    Args:
+        config: what they are.
+        device: where they run.
+        residency: brings each of them there.
+        keyframe_unet: stage one.
+        interpolation_unet: stage two.
+        codec: pictures to latents and back.
+        encoders: of the sound, by name; none where features are given.
+        guide: the weaker stage two, where there is one.
+    """
+
+    config: ModelConfig
+    device: torch.device
+    residency: Residency
+    keyframe_unet: VideoUNet
+    interpolation_unet: VideoUNet
+    codec: LatentCodec
+    encoders: dict[str, nn.Module]
+    guide: VideoUNet | None = None
+
+    def __post_init__(self) -> None:
+        self.timings = dict.fromkeys(STAGES, 0.0)  # seconds spent in each stage of the last run
+
+    def work(self, work: Callable[[], Result], *networks: str) -> Result:
+        """Do work that needs networks; see `memory.Residency.attempt`."""
+        return self.residency.attempt(networks, work)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that a block takes to those of a stage."""
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.timings[stage] += time.perf_counter() - started
+
+    @torch.inference_mode()
+    def running(self, made: Iterator[Result]) -> Iterator[Result]:
+        """Pass on what a stream makes, without gradients.
+
+        Raises:
+            DeviceError: memory ran out at the lowest level too.
+        """
+        with memory_errors(self.device):
+            yield from made
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a video is made of.
+
+    Args:
+        portrait: (3, R, R) in [-1, 1].
+        waveform: (S,) at 16 kHz in [-1, 1].
+        emotion: (N, 2) valence and arousal of each video frame.
+        features: what each encoder hears, (N, 2, D); None is to listen to the waveform.
+    """
+
+    portrait: Tensor
+    waveform: Samples
+    emotion: Tensor
+    features: Mapping[str, Features] | None
+
+
+class Run:
+    """One video's work on an engine.
+
+    What is sampled depends on its place in the video, its noise too, and on nothing that was
+    sampled before: a run that begins in the middle gives the same bits.
+
+    Args:
+        engine: the networks.
+        inputs: the portrait, the sound and the emotion.
+        options: the choices of this run.
+        progress: told how far each stage is.
+    """
+
+    def __init__(
+        self, engine: Engine, inputs: Inputs, options: GenerationOptions, progress: Progress
+    ) -> None:
+        config, sampling = engine.config, options.sampling(engine.config.sampling)
+        sigmas = sigmas_for(sampling.schedule, sampling.steps)
+        self.engine, self.inputs, self.progress = engine, inputs, progress
+        self.num_frames = len(inputs.emotion)
+        self._seed, self._updates = options.seed, len(sigmas) - 1
+        self._detail_strength = sampling.detail
+        self._keyframe_stage = KeyframeStage(
+            engine.keyframe_unet,
+            config.latent_scale,
+            config.parameterization,
+            sigmas,
+            sampling.audio_guidance,
+            sampling.identity_guidance,
+            sampling.emotion_guidance,
+        )
+        self._interpolation_stage = InterpolationStage(
+            engine.interpolation_unet,
+            engine.guide,
+            config.latent_scale,
+            config.parameterization,
+            sigmas,
+            sampling.autoguidance,
+        )
+        encoders = {} if inputs.features is not None else engine.encoders
+        self._hearings = {
+            name: hearing(name, encoder, inputs.waveform, self._attempt_with(name))
+            for name, encoder in encoders.items()
+        }
+
+    def audio_context(self, stage: str, frames: Sequence[int]) -> Tensor:
+        """Project the audio features of some frames for a network.
+
+        Args:
+            stage: "keyframes" or "interpolation".
+            frames: n frames of the sound.
+
+        Returns:
+            (n, D) on the device.
+        """
+        engine, config, N = self.engine, self.engine.config, self.num_frames
+        if stage == "keyframes":
+            unet, network, names = engine.keyframe_unet, "keyframe_unet", config.keyframe_encoders
+        else:
+            unet, network = engine.interpolation_unet, "interpolation_unet"
+            names = config.interpolation_encoders
+        with engine.timed("audio"):
+            features = self.inputs.features
+            if features is None:
+                heard = [self._hearings[name].frames(frames) for name in names]
+                until = min(N, max(one.heard_until for one in self._hearings.values()))
+            else:
+                heard, until = [features[name][torch.tensor(frames)] for name in names], N
+            joined = torch.cat([one.to(engine.device) for one in heard], dim=-1)
+            context = engine.work(partial(unet.project_audio, joined[None]), network)[0]
+        self.progress("audio", until, N)
+        return context
+
+    @cached_property
+    def identity(self) -> Tensor:
+        """The scaled latent (1, C, h, w) of the portrait: the identity frame."""
+        picture = self.inputs.portrait[None].to(self.engine.device)
+        with self.engine.timed("keyframes"):
+            return self.engine.work(partial(self.engine.codec.encode, picture), "vae")
+
+    def sample_keyframes(self, clip: Clip, context: Tensor, of: int) -> Tensor:
+        """Sample the keyframes of a clip.
+
+        Args:
+            clip: which.
+            context: `audio_context` of its slots, (T, D).
+            of: how many keyframes the video has.
+
+        Returns:
+            Scaled latents (K, C, h, w), one for each of `clip.keyframes`.
+        """
+        identity = self.identity
+
+        def report(update: int, _: Tensor) -> None:
+            done = clip.keyframes.start + len(clip.keyframes) * update // self._updates
+            self.progress("keyframes", done, of)
+
+        def sample() -> Tensor:
+            return self._keyframe_stage.sample(
+                identity,
+                context[None],
+                self.inputs.emotion[torch.tensor(clip.audio)][None].to(self.engine.device),
+                self._noise("keyframes", [clip.index]),
+                report,
+                batched=self.engine.residency.level == "high",
+            )[0]
+
+        with self.engine.timed("keyframes"):
+            # slot 0 is the identity's, and slots after the clip's keyframes are padding
+            return self.engine.work(sample, "keyframe_unet")[1 : 1 + len(clip.keyframes)]
+
+    def sample_segments(
+        self, segments: Sequence[Segment], keyframes: Tensor, context: Tensor
+    ) -> Tensor:
+        """Sample all frames of neighbouring segments.
+
+        Args:
+            segments: B of them.
+            keyframes: scaled latents at both ends of each, (B, 2, C, h, w).
+            context: `audio_context` of their frames, (B, T, D).
+
+        Returns:
+            Scaled latents (B, T, C, h, w).
+        """
+        guided = self._interpolation_stage.autoguidance != 1
+        networks = ("interpolation_unet", "interpolation_guide")[: 1 + guided]
+        with self.engine.timed("interpolation"):
+            work = partial(self._sample_segments, segments, keyframes, context)
+            return self.engine.work(work, *networks)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (T, C, h, w) to pictures (T, 3, R, R) in [0, 1]."""
+        with self.engine.timed("decode"):
+            return self.engine.work(partial(self._decode, latents), "vae")
+
+    def _sample_segments(
+        self, segments: Sequence[Segment], keyframes: Tensor, context: Tensor
+    ) -> Tensor:
+        if self.engine.residency.level == "low" and len(segments) > 1:
+            one_by_one = zip(segments, keyframes, context, strict=True)
+            return torch.cat(
+                [
+                    self._sample_segments([s], pair[None], heard[None])
+                    for s, pair, heard in one_by_one
+                ]
+            )
+
+        def report(update: int, _: Tensor) -> None:
+            frames = KEYFRAME_STEP * len(segments) * update // self._updates
+            done = min(segments[0].first_frame + frames, self.num_frames)
+            self.progress("interpolation", done, self.num_frames)
+
+        noise = self._noise("interpolation", [segment.index for segment in segments])
+        return self._interpolation_stage.sample(keyframes, context, noise, report)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        codec, R = self.engine.codec, self.engine.config.resolution
+        at_once = 1 if self.engine.residency.level == "low" else max(1, DECODE_PIXELS // R**2)
+        decoded = (codec.decode(part) for part in torch.split(latents, at_once))
+        if self._detail_strength:
+            pictures = torch.cat([self._detail.restore(part) for part in decoded])
+        else:
+            pictures = torch.cat(list(decoded))
+        return ((pictures + 1) / 2).clamp(0, 1)
+
+    @cached_property
+    def _detail(self) -> PortraitDetail:
+        """What the portrait's latent lost; the VAE is on the device when this is asked for."""
+        codec = self.engine.codec
+        portrait = self.inputs.portrait.to(self.engine.device)
+        decoded = codec.decode(codec.encode(portrait[None]))[0]
+        return PortraitDetail(portrait, decoded, self._detail_strength)
+
+    def _attempt_with(self, network: str) -> Callable[[Callable[[], Tensor]], Tensor]:
+        return lambda work: self.engine.work(work, network)
+
+    def _noise(self, kind: str, indices: list[int]) -> Tensor:
+        """(B, T, C, h, w) on the device."""
+        config = self.engine.config
+        shape = (NUM_FRAMES, config.latent_channels, config.latent_size, config.latent_size)
+        noises = [noise_for(kind, index, shape, self._seed) for index in indices]
+        return torch.stack(noises).to(self.engine.device)
