@@ -16,7 +16,7 @@ from PIL import Image
 
 from keyface_cli.emotion import load_emotion
 from keyface_cli.emotion.film import fill_and_smooth, read_performance
-from keyface_cli.errors import EmotionError
+from keyface_cli.errors import KeyFaceError
 from keyface_cli.media.ffmpeg import find_ffmpeg
 
 Main = Callable[..., tuple[int, str, str]]
@@ -130,5 +130,5 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, filmed: Path) -> None:
         (filmed, text, r"text\.mp4: not EmotiEffLib's valence and arousal model"),
         (filmed, network(tmp_path / "b.onnx", 8), r"its outputs are \[1, 8\]"),
     ):
-        with pytest.raises(EmotionError, match=message):
+        with pytest.raises(KeyFaceError, match=message):
             read_performance(video, network_file)

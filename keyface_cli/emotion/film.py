@@ -7,11 +7,8 @@ ImageNet is, becomes the scores of eight emotions, then valence and arousal.
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +19,7 @@ from keyface_cli.emotion.speech_model import open_onnx, run_onnx
 from keyface_cli.emotion.thin import smooth
 from keyface_cli.errors import EmotionError
 from keyface_cli.media.faces import Face, find_faces
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media.frames import decode
 
 WHERE = "https://github.com/sb-ai-lab/EmotiEffLib, models/affectnet_emotions/onnx"
 SIDE = 224
@@ -50,8 +47,8 @@ def read_performance(
         (N, 2) in [-1, 1], NaN where no face is seen.
 
     Raises:
-        EmotionError: the video or the model cannot be used, or no face is ever seen.
-        VideoError: there is no ffmpeg.
+        EmotionError: the model cannot be used, or no face is ever seen.
+        VideoError: there is no ffmpeg, or the video cannot be read.
     """
     session = open_onnx(model, "EmotiEffLib's valence and arousal model")
     values: list[tuple[float, float]] = []
@@ -67,8 +64,6 @@ def read_performance(
     if group:
         _read_group(session, model, group, before, values)
     found = np.array(values).reshape(-1, 2)
-    if not len(found):
-        raise EmotionError(f"{video}: holds no picture")
     if not np.isfinite(found).any():
         raise EmotionError(f"{video}: no face is seen in {len(found)} frames")
     return np.asarray(np.clip(found, -1.0, 1.0))
@@ -153,34 +148,4 @@ def _frames(video: Path) -> Iterator[NDArray[np.uint8]]:
     """Yield a video's frames at 25 a second, at most 960 pixels wide: (H, W, 3) RGB."""
     if not video.is_file():
         raise EmotionError(f"{video}: no such video file")
-    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
-    command += ["-i", file_url(video), "-map", "0:v:0", "-vf"]
-    command += [f"fps={FPS},scale='min({_WIDEST},iw)':-2", "-c:v", "ppm", "-f", "image2pipe", "-"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
-        )
-        assert process.stdout is not None
-        try:
-            while (frame := _read_ppm(process.stdout)) is not None:
-                yield frame
-            if process.wait() != 0:
-                log.seek(0)
-                said = last_words(log.read().decode("utf-8", "replace"))
-                raise EmotionError(f"{video}: not a video that can be read: {said}")
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
-def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
-    """Read a picture as ffmpeg writes it: "P6", width and height, 255, each ended by a space."""
-    if not pipe.readline():
-        return None
-    width, height = map(int, pipe.readline().split())
-    pipe.readline()
-    data = pipe.read(3 * width * height)
-    if len(data) < 3 * width * height:
-        return None
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    return decode(video, [f"fps={FPS}", f"scale='min({_WIDEST},iw)':-2"], whole=False)

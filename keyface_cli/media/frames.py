@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +60,7 @@ def probe(path: Path) -> VideoInfo:
         VideoError: it is missing, empty, no video, or cut off.
     """
     _check_file(path)
-    command = [*_input(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
+    command = [*input_of(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         raise _not_video(path, done.stderr)
@@ -98,44 +100,60 @@ def read_frames(
         VideoError: it cannot be decoded, or ends early.
     """
     conform = conform or Conform()
-    filters = []
+    filters, options = [], []
     if conform.fps is not None:
-        rate = Fraction(conform.fps).limit_denominator(1001)
-        filters.append(f"fps={rate}")
+        filters.append(f"fps={Fraction(conform.fps).limit_denominator(1001)}")
+    else:
+        options += ["-fps_mode", "passthrough"]
     if conform.size is not None:
         filters.append(f"scale={conform.size[0]}:{conform.size[1]}:flags=lanczos")
-    command = [*_input(path), "-map", "0:v:0"]
-    if filters:
-        command += ["-vf", ",".join(filters)]
     if conform.frames is not None:
-        command += ["-frames:v", str(conform.frames)]
-    if conform.fps is None:
-        command += ["-fps_mode", "passthrough"]
-    command += ["-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
+        options += ["-frames:v", str(conform.frames)]
+    pictures = decode(path, filters, options)
+    while frames := list(islice(pictures, block)):
+        yield np.stack(frames)
+
+
+def decode(
+    path: Path, filters: Sequence[str] = (), options: Sequence[str] = (), *, whole: bool = True
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Decode a video picture by picture, upright.
+
+    Args:
+        path: the file.
+        filters: of ffmpeg, that the pictures go through.
+        options: of ffmpeg, for its output.
+        whole: refuse a file that is damaged or cut off; False takes what there is of it.
+
+    Yields:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        VideoError: it is damaged, or holds no picture that can be read.
+    """
+    command = [*input_of(path), "-map", "0:v:0"]
+    command += ["-vf", ",".join(filters)] if filters else []
+    command += [*options, "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
         )
         assert process.stdout is not None
         try:
-            frames: list[NDArray[np.uint8]] = []
             total = 0
             while (frame := _read_ppm(process.stdout)) is not None:
-                frames.append(frame)
                 total += 1
-                if len(frames) == block:
-                    yield np.stack(frames)
-                    frames = []
-            if frames:
-                yield np.stack(frames)
+                yield frame
             code = process.wait()
             log.seek(0)
-            words = log.read().decode("utf-8", "replace")
-            if code != 0 or words.strip() or not total:
+            said = log.read().decode("utf-8", "replace")
+            if whole and total and (code != 0 or said.strip()):
                 raise VideoError(
-                    f"{path}: damaged after frame {total}: {last_words(words)}",
+                    f"{path}: damaged after frame {total}: {last_words(said)}",
                     "make or copy it again",
                 )
+            if not total:
+                raise _not_video(path, said)
         finally:
             process.kill()
             process.wait()
@@ -161,7 +179,7 @@ def list_videos(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _input(path: Path) -> list[str]:
+def input_of(path: Path) -> list[str]:
     protocols = ["-protocol_whitelist", "file,pipe"]
     return [find_ffmpeg(), "-v", "error", "-nostdin", *protocols, "-i", file_url(path)]
 
@@ -196,13 +214,13 @@ def _timestamps(text: str) -> list[float]:
     return sorted(times)
 
 
-def _read_ppm(pipe: object) -> NDArray[np.uint8] | None:
-    readline, read = pipe.readline, pipe.read  # type: ignore[attr-defined]
-    if not readline():  # "P6"
+def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
+    """Read a picture as ffmpeg writes it: "P6", width and height, 255, each on a line."""
+    if not pipe.readline():
         return None
-    width, height = map(int, readline().split())
-    readline()  # "255"
-    data = read(width * height * 3)
+    width, height = map(int, pipe.readline().split())
+    pipe.readline()
+    data = pipe.read(width * height * 3)
     if len(data) < width * height * 3:
         return None  # ffmpeg ended in the middle; its messages say why
     return np.frombuffer(data, np.uint8).reshape(height, width, 3)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.errors import VideoError
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media.frames import decode, input_of
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
-_READ = 1 << 18  # samples
 
 
 def find_videos(places: list[Path]) -> list[Path]:
@@ -52,25 +51,7 @@ def frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     Raises:
         VideoError: the file is no video, or is damaged before its first picture.
     """
-    options = ["-map", "0:v:0", "-vf", f"fps={FPS}:start_time=0", "-c:v", "ppm"]
-    given = 0
-    with _ffmpeg(path, [*options, "-f", "image2pipe"]) as pipe:
-        while (picture := _read_ppm(pipe)) is not None:
-            yield picture
-            given += 1
-    if given == 0:
-        raise VideoError(f"{path}: holds no picture that can be read")
-
-
-def _read_ppm(pipe: IO[bytes]) -> NDArray[np.uint8] | None:
-    if pipe.readline() != b"P6\n":
-        return None
-    width, height = map(int, pipe.readline().split())
-    pipe.readline()  # the greatest value, 255
-    data = pipe.read(width * height * 3)
-    if len(data) < width * height * 3:  # the file was cut off
-        return None
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    return decode(path, [f"fps={FPS}:start_time=0"], whole=False)
 
 
 @contextmanager
@@ -83,37 +64,11 @@ def sound(path: Path) -> Iterator[NDArray[np.float32]]:
     resample = f"aresample={SAMPLE_RATE}:async=1:first_pts=0"
     options = ["-map", "0:a:0?", "-vn", "-ac", "1", "-af", resample, "-f", "f32le"]
     with tempfile.TemporaryFile() as file:
-        with suppress(VideoError), _ffmpeg(path, options) as pipe:
-            while data := pipe.read(4 * _READ):
-                file.write(data)
-        size = file.tell() // 4
-        file.flush()
+        command = [*input_of(path), *options, "pipe:1"]
+        quiet = subprocess.DEVNULL
+        subprocess.run(command, stdin=quiet, stdout=file, stderr=quiet, check=False)
+        size = os.fstat(file.fileno()).st_size // 4
         if size:
             yield np.memmap(file, np.float32, "r", shape=(size,))
         else:
             yield np.zeros(0, np.float32)
-
-
-@contextmanager
-def _ffmpeg(path: Path, options: list[str]) -> Iterator[IO[bytes]]:
-    """Run ffmpeg on a file and give its output."""
-    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
-    command += ["-i", file_url(path), *options, "pipe:1"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
-        )
-        assert process.stdout is not None
-        empty = True
-        try:
-            if empty := not process.stdout.peek(1):  # type: ignore[attr-defined]
-                process.wait()
-            yield process.stdout
-        finally:
-            process.stdout.close()
-            process.kill()
-            process.wait()
-        if empty:
-            log.seek(0)
-            said = last_words(log.read().decode("utf-8", "replace"))
-            raise VideoError(f"{path}: not a video that can be read: {said}")
