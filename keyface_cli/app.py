@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from keyface_cli import __version__
 from keyface_cli.commands import (
     animate,
     batch,
@@ -29,6 +28,7 @@ from keyface_cli.commands import (
     weights,
 )
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.version import __version__
 
 app = typer.Typer(
     name="keyface",

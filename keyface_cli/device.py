@@ -14,14 +14,16 @@ from keyface_cli.errors import DeviceError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
 
-    `auto` is the first CUDA device, else mps, else the CPU.
+    `auto` is the first CUDA device, else mps, else the CPU; a device stays what it is.
 
     Raises:
         DeviceError: the name is none of these, or this machine has no such device.
     """
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -36,7 +38,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Turn `auto`, `float32`, `bfloat16` or `float16` into the number format of the networks.
 
     `auto` is bfloat16 where the device computes in it (a CPU with AVX512-BF16 or AMX, a recent
@@ -46,6 +48,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         DeviceError: no such format.
     """
+    if isinstance(name, torch.dtype):
+        return name
     if name == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16

@@ -142,7 +142,8 @@ class Run:
         )
         encoders = {} if inputs.features is not None else engine.encoders
         self._hearings = {
-            name: hearing(name, encoder, inputs.waveform, self._attempt_with(name))
+            # of the engine, not of this run: a circle would keep the waveform's file open
+            name: hearing(name, encoder, inputs.waveform, partial(_work_with, engine, name))
             for name, encoder in encoders.items()
         }
 
@@ -274,12 +275,13 @@ class Run:
         decoded = codec.decode(codec.encode(portrait[None]))[0]
         return PortraitDetail(portrait, decoded, self._detail_strength)
 
-    def _attempt_with(self, network: str) -> Callable[[Callable[[], Tensor]], Tensor]:
-        return lambda work: self.engine.work(work, network)
-
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""
         config = self.engine.config
         shape = (NUM_FRAMES, config.latent_channels, config.latent_size, config.latent_size)
         noises = [noise_for(kind, index, shape, self._seed) for index in indices]
         return torch.stack(noises).to(self.engine.device)
+
+
+def _work_with(engine: Engine, network: str, work: Callable[[], Tensor]) -> Tensor:
+    return engine.work(work, network)

@@ -1,9 +1,15 @@
-"""What one run may be told, what it tells, and where its keyframes are kept."""
+"""The choices of one run, each with all that is said of it, and what a run reports and keeps.
+
+An option is a field of a dataclass: its name, its type and its default, and in the field's metadata
+an `Option` with its range, its help and its panel. The options of the command line, the columns of
+a batch and the keywords of Python come from there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+import dataclasses
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keyface_cli.config import SamplingConfig
 from keyface_cli.errors import ConfigError
@@ -13,46 +19,124 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Option:
+    """What is said of a choice.
+
+    Args:
+        help: for the command line.
+        panel: of the help, under which it is listed.
+        limits: the least and the greatest number that it may be.
+        words: all that it may be, where that is a few.
+        metavar: the word for its value.
+        shown: the default, in words, where the field's own says nothing.
+        short: another name on the command line, as "-e".
+    """
+
+    help: str
+    panel: str
+    limits: tuple[float, float] | None = None
+    words: tuple[Any, ...] = ()
+    metavar: str | None = None
+    shown: str | None = None
+    short: str | None = None
+
+
+def option(default: Any, panel: str, help: str, **more: Any) -> Any:
+    """Return a dataclass's field for a choice; see `Option`."""
+    return field(default=default, metadata={"option": Option(help, panel, **more)})
+
+
+def of_model(name: str, help: str, limits: tuple[float, float]) -> Any:
+    """Return a field for a choice that every model has a default of its own for."""
+    shown = f"the model's own; published: {getattr(SamplingConfig, name)}"
+    return option(None, "Model", help, limits=limits, shown=shown)
+
+
+def options_of(kind: type[Any]) -> dict[str, Option]:
+    """Return the options of a dataclass by the names of their fields, in their order."""
+    fields = {one.name: one.metadata.get("option") for one in dataclasses.fields(kind)}
+    return {name: found for name, found in fields.items() if found is not None}
+
+
+def flag(name: str) -> str:
+    """Return the option that a field is on the command line: `audio_offset` is --audio-offset."""
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
 class GenerationOptions:
     """The choices of one run; None means the model's own default.
 
     Args:
-        seed: of all noise, any integer.
-        steps: of each sampling, 1 or more.
+        seed: of all noise.
+        steps: of each sampling.
         audio_guidance: scale of the sound in the keyframes; 1 is none.
         identity_guidance: scale of the portrait in the keyframes; 1 is none.
         autoguidance: scale of the interpolation's guide; 1 is none.
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
         emotion_guidance: scale of valence and arousal in the keyframes; 1 is none.
-        detail: share of the portrait's fine detail that is put back, 0 to 1.
+        detail: share of the portrait's fine detail that is put back.
+
+    Raises:
+        ConfigError: a number is out of its range.
     """
 
-    seed: int = 0
-    steps: int | None = None
-    audio_guidance: float | None = None
-    identity_guidance: float | None = None
-    autoguidance: float | None = None
-    chunk: int = 2
-    emotion_guidance: float | None = None
-    detail: float | None = None
+    seed: int = option(
+        0,
+        "Model",
+        "Another number gives another performance, the same one the same.",
+        limits=(0, 2**32 - 1),
+        metavar="NUMBER",
+    )
+    steps: int | None = of_model("steps", "Steps of each sampling: fewer is faster.", (1, 1000))
+    audio_guidance: float | None = of_model(
+        "audio_guidance", "How much the keyframes heed the sound; 1 is no guidance.", (0.0, 100.0)
+    )
+    identity_guidance: float | None = of_model(
+        "identity_guidance",
+        "How much the keyframes heed the portrait; 1 is no guidance.",
+        (0.0, 100.0),
+    )
+    autoguidance: float | None = of_model(
+        "autoguidance",
+        "How far the frames between keep from those of a weaker model; 1 is no guidance.",
+        (0.0, 100.0),
+    )
+    chunk: int = option(
+        2,
+        "Machine",
+        "Segments of 13 frames that are made together: more is faster and takes more memory.",
+        limits=(1, 1000),
+    )
+    emotion_guidance: float | None = of_model(
+        "emotion_guidance",
+        "How much the keyframes heed valence and arousal; 1 is no guidance.",
+        (0.0, 100.0),
+    )
+    detail: float | None = of_model(
+        "detail",
+        "How much of the portrait's fine detail is put back where the face has not moved.",
+        (0.0, 1.0),
+    )
+
+    def __post_init__(self) -> None:
+        for name, one in options_of(type(self)).items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if one.limits is not None and not one.limits[0] <= value <= one.limits[1]:
+                low, high = one.limits
+                raise ConfigError(f"{name} must be between {low:g} and {high:g}: {value}")
+            if one.words and value not in one.words:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(map(str, one.words))}: {value}"
+                )
 
     def sampling(self, defaults: SamplingConfig) -> SamplingConfig:
-        """Fill what is None from a model's defaults.
-
-        Raises:
-            ConfigError: a number is out of its range.
-        """
-        scales = ("audio_guidance", "identity_guidance", "autoguidance", "emotion_guidance")
-        names = ("steps", *scales, "detail")
-        chosen = {name: getattr(self, name) for name in names}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        for name, value in {"chunk": self.chunk, **given}.items():
-            least = 1 if name in ("steps", "chunk") else 0
-            if not least <= value < float("inf"):
-                raise ConfigError(f"{name} must be {least} or more: {value}")
-        if given.get("detail", 0) > 1:
-            raise ConfigError(f"detail must be 1 or less: {self.detail}")
-        return replace(defaults, **given)
+        """Fill what is None from a model's defaults."""
+        names = {one.name for one in dataclasses.fields(SamplingConfig)}
+        chosen = {name: getattr(self, name) for name in names & options_of(type(self)).keys()}
+        return replace(defaults, **{k: value for k, value in chosen.items() if value is not None})
 
 
 class Progress(Protocol):

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,17 +22,22 @@ from keyface_cli.checkpoints.checkpoint import (
     needed_components,
 )
 from keyface_cli.checkpoints.installed import resolve_model
-from keyface_cli.config import NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig
+from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
 from keyface_cli.engine import STAGES, Engine, Inputs, Run
-from keyface_cli.errors import WeightsError
-from keyface_cli.memory import Residency, choose_level
+from keyface_cli.errors import DeviceError, WeightsError
+from keyface_cli.memory import LEVELS, Residency, choose_level
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from keyface_cli.emotion import EmotionTrack
 
 AUDIO_ENCODERS = ("wavlm", "wav2vec2", "beats")
 
@@ -68,6 +74,11 @@ class KeyFacePipeline:
         return self.engine.device
 
     @property
+    def listens(self) -> bool:
+        """Whether it has the audio encoders; without them every stream needs `features`."""
+        return bool(self.engine.encoders)
+
+    @property
     def memory(self) -> str:
         """The level of `memory` in use: "high", "balanced" or "low"."""
         return self.engine.residency.level
@@ -81,13 +92,13 @@ class KeyFacePipeline:
     def load(
         cls,
         checkpoint: Checkpoint | Path | str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
         *,
         vae_dtype: str | None = None,
         memory: str = "auto",
         compile: bool = False,
-        hear: bool = True,
+        listen: bool = True,
     ) -> KeyFacePipeline:
         """Load a model.
 
@@ -103,7 +114,7 @@ class KeyFacePipeline:
                 runs out all the same, the next lower one is taken.
             compile: have torch.compile translate the UNets at their first call, which takes minutes
                 and makes every further one faster.
-            hear: load the audio encoders too; without them every stream needs `features`.
+            listen: load the audio encoders too; without them every stream needs `features`.
 
         Raises:
             WeightsError: the folder or a file in it is missing or damaged.
@@ -115,10 +126,14 @@ class KeyFacePipeline:
         where = resolve_device(device)
         formats = _formats(checkpoint.config, where, dtype, vae_dtype)
         names = needed_components(checkpoint.config, guide=False)
-        if not hear:
+        if not listen:
             names = tuple(name for name in names if name not in AUDIO_ENCODERS)
         if memory == "auto":
             memory = level_that_fits(checkpoint, where, formats)
+        if memory not in LEVELS:
+            raise DeviceError(
+                f"no such level of memory: {memory}", f"use auto, {', '.join(LEVELS)}"
+            )
         # below the highest level each stage fetches its own networks from main memory
         place = where if memory == "high" else torch.device("cpu")
         parts = _load(checkpoint, names, place, formats)
@@ -129,6 +144,64 @@ class KeyFacePipeline:
             pipeline.engine.interpolation_unet.compile()
         pipeline.timings["load"] = time.perf_counter() - started
         return pipeline
+
+    def __call__(
+        self,
+        portrait: str | PathLike[str] | Image.Image | NDArray[np.uint8],
+        audio: str | PathLike[str] | Samples,
+        *,
+        emotion: str | EmotionTrack | NDArray[np.float32] = "neutral",
+        emotion_strength: float = 1.0,
+        crop: str = "auto",
+        face: str = "largest",
+        start: float = 0.0,
+        duration: float | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Make the face in a portrait speak a recording, frame by frame, at 25 frames a second.
+
+        The names and what they mean are those of `keyface animate`.
+
+        Args:
+            portrait: a file, a picture of Pillow's, or an array (H, W, 3) of RGB in 0..255.
+            audio: a file with sound, or a waveform (S,), mono at 16 kHz in [-1, 1].
+            emotion: a name, a curve in one line, a file, "auto", a curve, or valence and arousal
+                in [-1, 1] of each of the N = ceil(S / 640) video frames, (N, 2).
+            emotion_strength: how many times as far from neutral as the curve says.
+            crop: which square of the portrait: "auto", "center", "none" or "X,Y,W,H".
+            face: which face, where there are several.
+            start: seconds to leave out at the beginning of a file or a waveform.
+            duration: how many seconds to use; None is all.
+            progress: told how far each stage is.
+            options: fields of `GenerationOptions`: seed, steps, audio_guidance and so on.
+
+        Returns:
+            RGB frames (n, R, R, 3) as soon as they are final, N in all, R the model's resolution.
+
+        Raises:
+            KeyFaceError: a file or an option cannot be used.
+            TypeError: there is no such option.
+        """
+        from keyface_cli.emotion import EmotionTrack, check_emotion, estimate_curve
+        from keyface_cli.media.audio import load_waveform
+        from keyface_cli.media.framing import cut_out, to_network
+        from keyface_cli.media.portrait import as_picture
+
+        chosen = GenerationOptions(**options)
+        _, square = cut_out(as_picture(portrait), self.config, crop, face)
+        if isinstance(audio, str | PathLike):
+            waveform: Samples = load_waveform(Path(audio), start, duration)
+        else:
+            last = None if duration is None else round((start + duration) * SAMPLE_RATE)
+            waveform = audio[round(start * SAMPLE_RATE) : last]
+        if isinstance(emotion, np.ndarray):
+            curve = np.clip(emotion_strength * emotion, -1, 1)
+        else:
+            track = emotion if isinstance(emotion, EmotionTrack) else check_emotion(emotion)
+            track = (track or estimate_curve(waveform)).scaled(emotion_strength)
+            curve = track.sample(math.ceil(len(waveform) / SAMPLES_PER_FRAME))
+        return self.stream(to_network(square), waveform, curve, chosen, progress)
 
     def stream(
         self,
@@ -277,7 +350,7 @@ def listen(
 
 
 def _formats(
-    config: ModelConfig, device: torch.device, dtype: str, vae_dtype: str | None
+    config: ModelConfig, device: torch.device, dtype: str | torch.dtype, vae_dtype: str | None
 ) -> dict[str, torch.dtype]:
     """The number format of each network."""
     network = resolve_dtype(dtype, device)

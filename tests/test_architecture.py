@@ -17,6 +17,7 @@ PACKAGE = Path(keyface_cli.__file__).parent
 # room (a folder) or module -> the rooms that it may import beside itself, from the bottom up
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "diffusion": set(),
     "files": {"errors"},
     "config": {"errors"},
@@ -41,14 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "stream": {"engine", "options", "stages", "stages.timeline", "config"},
     "pipeline": {
-        *("stream", "engine", "options", "memory", "stages.timeline", "checkpoints", "models"),
-        *("device", "config", "errors"),
+        *("stream", "engine", "options", "memory", "stages.timeline", "emotion", "media"),
+        *("checkpoints", "models", "device", "config", "errors"),
     },
-    "": {"pipeline"},  # the package itself: its version, and the pipeline when it is asked for
     "jobs": {
-        *("", "pipeline", "options", "output", "emotion", "media", "checkpoints", "files"),
-        *("config", "errors"),
+        *("pipeline", "options", "output", "emotion", "media", "checkpoints", "version"),
+        *("device", "files", "config", "errors"),
     },
+    "api": {"jobs", "options", "checkpoints"},
+    "": {"api", "pipeline", "options", "version"},  # what is public, when it is asked for
     "training": {
         *("avatars", "emotion", "media", "checkpoints", "stages", "diffusion", "models"),
         *("device", "files", "config", "errors"),
@@ -75,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("emotion", "media"),
         *("checkpoints", "models", "device", "plotting", "config", "errors"),
     },
-    "app": {"commands", "", "errors"},
+    "app": {"commands", "version", "errors"},
     "__main__": {"app"},
 }
 

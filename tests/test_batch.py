@@ -18,6 +18,7 @@ from keyface_cli.errors import JobError
 from keyface_cli.jobs import make_video
 from keyface_cli.jobs.batch import jobs_of_folder, parse_choice, read_jobs
 from keyface_cli.jobs.job import Job
+from keyface_cli.jobs.plan import Plan
 from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.pipeline import KeyFacePipeline
 
@@ -154,14 +155,14 @@ def test_interruption_is_in_the_report(
     )
     make, made = make_video.make_video, []
 
-    def stop(job: Job, *more: Any) -> dict[str, Any]:
-        made.append(job)
+    def stop(plan: Plan, *more: Any) -> dict[str, Any]:
+        made.append(plan)
         if len(made) == 2:
             # as a killed run leaves it: the report is whole at this moment
             rows = report(tmp_path / "jobs.report.csv")
             assert [row["status"] for row in rows] == ["done", "running", "pending"]
             signal.raise_signal(signal.SIGINT)
-        return make(job, *more)
+        return make(plan, *more)
 
     monkeypatch.setattr(make_video, "make_video", stop)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -184,10 +185,10 @@ def test_unexpected_failure_is_one_row(
 ) -> None:
     make = make_video.make_video
 
-    def fail(job: Job, *more: Any) -> dict[str, Any]:
-        if job.audio.name == "a.wav":
+    def fail(plan: Plan, *more: Any) -> dict[str, Any]:
+        if plan.job.audio.name == "a.wav":
             raise RuntimeError("a line\nand another")
-        return make(job, *more)
+        return make(plan, *more)
 
     monkeypatch.setattr(make_video, "make_video", fail)
     code, out, _ = batch("--portrait", tmp_path / "p.png", "--audio-dir", tmp_path / "in",
@@ -260,9 +261,9 @@ def test_rows_are_read_as_spreadsheets_write_them(tmp_path: Path) -> None:
     jobs.write_bytes(b"\xef\xbb\xbf" + text.replace("ja", "yes").encode())
     (row,) = read_jobs(jobs, {"seed": "7"}, None)
     assert row.job == Job(
-        tmp_path / "a b.png",
-        tmp_path / "c.wav",
-        tmp_path / "a b-c.mp4",
+        portrait=tmp_path / "a b.png",
+        audio=tmp_path / "c.wav",
+        output=tmp_path / "a b-c.mp4",
         duration=2.5,
         paste_back=True,
         fps=50,
@@ -272,8 +273,8 @@ def test_rows_are_read_as_spreadsheets_write_them(tmp_path: Path) -> None:
     (row,) = read_jobs(jobs, {}, None)
     assert (row.job, row.error) == (None, "paste_back: yes or no, not ja")
     for cell, message in (
-        ("fps=31", "--fps must be one of"),
-        ("seed=-1", "--seed must be between"),
+        ("fps=31", "fps must be one of"),
+        ("seed=-1", "seed must be between"),
     ):
         name, value = cell.split("=")
         table(jobs, f"portrait,audio,{name}", f"a,b,{value}")

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from keyface_cli.emotion.load import choose_curve
+from keyface_cli.emotion.load import estimate_curve
 from keyface_cli.emotion.speech_model import estimate_with_model
 from keyface_cli.emotion.thin import resample, smooth, thin
 from keyface_cli.emotion.voice import Phrase, estimate, loudness, phrases, pitch, speaks, syllables
@@ -162,8 +162,8 @@ def test_voice_model_gives_valence_and_arousal(tmp_path: Path) -> None:
     assert_allclose(found[:, 0], -0.5, atol=1e-6)
     assert found[350, 1] > found[50, 1] + 0.2
     assert done[-1] == (13, 13)
-    assert choose_curve("auto", sound, 1.0, path) == track
-    assert choose_curve("auto", silence(1), 1.0, path).keys[0].valence == 0
+    assert estimate_curve(sound, path) == track
+    assert estimate_curve(silence(1), path).keys[0].valence == 0
 
 
 def test_unusable_voice_model_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_pipeline_that_does_not_hear_loads_no_encoder(tiny_checkpoint: Path) -
     portrait, emotion = np.zeros((3, 64, 64), np.float32), np.zeros((25, 2), np.float32)
     heard = listen(checkpoint, waveform, "cpu")
     features = {name: torch.cat(list(blocks)) for name, blocks in heard.items()}
-    deaf = KeyFacePipeline.load(checkpoint, "cpu", "float32", hear=False)
+    deaf = KeyFacePipeline.load(checkpoint, "cpu", "float32", listen=False)
     assert deaf.engine.encoders == {}
     whole = KeyFacePipeline.load(checkpoint, "cpu", "float32")
     found = np.concatenate(list(deaf.stream(portrait, waveform, emotion, features=features)))

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keyface_cli.app import main as program
-from keyface_cli.commands import animate as command
 from keyface_cli.commands import console
+from keyface_cli.jobs import runner
 from keyface_cli.pipeline import KeyFacePipeline
 
 FAST = ("--steps", 1, "--audio-guidance", 1, "--identity-guidance", 1, "--autoguidance", 1)
@@ -66,7 +66,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, portrait_png: Path, tone_wav:
 def loaded(tiny_checkpoint: Path) -> Iterator[None]:
     """Load the model once: a good one is not what these tests are about."""
     kept: dict[Path, KeyFacePipeline] = {}
-    load = command.load_pipeline
+    load = runner.load_pipeline
 
     def once(checkpoint: Any, *arguments: Any, **more: Any) -> KeyFacePipeline:
         if checkpoint.folder != tiny_checkpoint:
@@ -76,7 +76,7 @@ def loaded(tiny_checkpoint: Path) -> Iterator[None]:
         return kept[tiny_checkpoint]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "load_pipeline", once)
+        patch.setattr(runner, "load_pipeline", once)
         yield
 
 

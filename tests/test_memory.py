@@ -77,7 +77,7 @@ def test_a_run_that_runs_out_goes_on_a_level_lower(
     error: Exception,
 ) -> None:
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
-    Sometimes(getattr(pipeline, network), {1, 2}, error)
+    Sometimes(getattr(pipeline.engine, network), {1, 2}, error)
     with caplog.at_level(logging.WARNING, "keyface_cli"):
         found = frames(pipeline)
     assert abs(found.astype(int) - expected).max() <= 1

@@ -11,14 +11,13 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
-from keyface_cli.commands import animate, console, options
-from keyface_cli.commands.animate import Machine
+from keyface_cli.commands import console, options
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.jobs.batch import (
     Report,
@@ -29,10 +28,8 @@ from keyface_cli.jobs.batch import (
     parse_common,
     read_jobs,
 )
-from keyface_cli.jobs.job import Job, check, read, recipe
-
-if TYPE_CHECKING:
-    from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.jobs.plan import make_plan
+from keyface_cli.jobs.runner import Machine, Runner
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -231,43 +228,27 @@ class Worker:
     def __init__(
         self, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, *, is_default: bool
     ) -> None:
-        self._checkpoint, self._machine = checkpoint, machine
-        self._skip_existing, self._is_default = skip_existing, is_default
-        self._pipeline: KeyFacePipeline | None = None
+        self._skip_existing = skip_existing
+        self._runner = Runner(checkpoint, machine, console.Terminal(), is_default=is_default)
 
     def make(self, row: Row) -> Row:
         """Make a row's video, or take note of why not; returns the row."""
         assert row.job is not None
         started = time.perf_counter()
         try:
-            if self._skip_existing and is_made(row.job, self._checkpoint):
+            job, force = row.job, row.job.force
+            plan = make_plan(replace(job, force=force or self._skip_existing))
+            if self._skip_existing and is_made(plan, self._runner.checkpoint, force=force):
                 row.status = "skipped"
             else:
-                self._make(replace(row.job, force=row.job.force or self._skip_existing))
+                console.say(f"{job.portrait} + {job.audio} -> {job.output}")
+                self._runner.run(plan)
                 row.status = "done"
-            row.sha256 = output_hash(row.job.output)
+            row.sha256 = output_hash(job.output)
         except (MemoryError, Exception) as error:
             row.fail(error)
         row.seconds = round(time.perf_counter() - started, 3)
         return row
-
-    def _make(self, job: Job) -> None:
-        check(job)
-        console.say(f"{job.portrait} + {job.audio} -> {job.output}")
-        prepared = read(job, self._checkpoint)
-        with animate.job_folder(job, self._checkpoint, self._machine) as folder:
-            if self._pipeline is None:
-                self._pipeline = animate.load_pipeline(
-                    self._checkpoint, self._machine, is_default=self._is_default
-                )
-            from keyface_cli.jobs.make_video import make_keyframes, make_video
-
-            with console.StageProgress() as progress:
-                if job.keyframes_only and folder is not None:
-                    make_keyframes(job, prepared, self._pipeline, folder, progress)
-                    return
-                described = recipe(job, self._checkpoint)
-                make_video(job, prepared, described, self._pipeline, folder, progress)
 
 
 def _share_out(

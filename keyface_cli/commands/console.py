@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from keyface_cli.jobs.runner import Listener
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from keyface_cli.options import Progress
 
 _STYLES = {"error": "bold red", "warning": "yellow", "hint": "cyan"}
-# stage of `pipeline.Progress` -> what its bar is called, what it counts
+# stage of `options.Progress` -> what its bar is called, what it counts
 STAGES = {
     "audio": ("audio", "frames"),
     "keyframes": ("keyframes", "keyframes"),
@@ -81,6 +86,22 @@ def waiting(message: str) -> AbstractContextManager[object]:
     return stderr().status(message)
 
 
+class Terminal(Listener):
+    """Tells the person at the terminal what a runner does."""
+
+    def say(self, line: str) -> None:
+        """Write a notice, unless `--quiet`."""
+        say(line)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """Show that something takes its time."""
+        return waiting(what)
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """Show how far each stage is."""
+        return StageProgress()
+
+
 class _Handler(logging.Handler):
     """Log records as lines of the console, above a progress display where there is one."""
 
@@ -116,11 +137,11 @@ def set_up(*, verbose: bool, debug: bool) -> None:
 class StageProgress:
     """Progress of a pipeline's stages: bars on a terminal, now and then a line elsewhere.
 
-    A context manager; calling it is `pipeline.Progress`.
+    A context manager; calling it is `options.Progress`.
     """
 
     def __init__(self) -> None:
-        self._bars: Progress | None = None
+        self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
         self._said: dict[str, float] = {}
@@ -145,7 +166,7 @@ class StageProgress:
         else:
             self._write_line(stage, done, total)
 
-    def _move_bar(self, bars: Progress, stage: str, done: int, total: int) -> None:
+    def _move_bar(self, bars: Bars, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
             name, unit = STAGES[stage]
             self._tasks[stage] = bars.add_task(name, total=total, unit=unit)
@@ -170,7 +191,7 @@ class StageProgress:
         say(line)
 
 
-def _make_bars(console: Console) -> Progress:
+def _make_bars(console: Console) -> Bars:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import PortraitError
 from keyface_cli.files import replacing
+from keyface_cli.jobs.job import Job
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -24,18 +25,16 @@ keyface crop examples/avatar.png --crop 40,20,400,400 -o seen.png
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
+@options.taking(Job, "crop", "face", "require_face", "portrait_time", "background")
 def crop(
     portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture, or a video.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
     ],
     force: options.ForceOption = False,
-    crop: options.CropOption = "auto",
-    face: options.FaceOption = "largest",
-    require_face: options.RequireFaceOption = False,
-    portrait_time: options.PortraitTimeOption = None,
-    background: options.BackgroundOption = None,
     model: options.ModelOption = None,
+    *,
+    choices: dict[str, Any],
 ) -> None:
     """Write the square of a portrait that a model will see, as `animate` cuts it out."""
     if output.suffix.lower() not in FORMATS:
@@ -47,15 +46,15 @@ def crop(
     if not output.absolute().parent.is_dir():
         raise PortraitError(f"{output.absolute().parent}: no such folder", "make it first")
     config = Checkpoint.open(resolve_model(model)).config
-    from keyface_cli.media.framing import FRAMES, PUBLISHED, choose_crop, cut, warn_of_few_pixels
+    from keyface_cli.media.framing import cut_out
     from keyface_cli.media.portrait import parse_colour, read_picture
 
+    background = choices["background"]
     colour = None if background is None else parse_colour(background)
-    picture = read_picture(portrait, colour, portrait_time)
-    frame = FRAMES.get(config.preset, PUBLISHED)
-    chosen = choose_crop(portrait, picture, crop, face, frame, require_face)
-    warn_of_few_pixels(portrait, chosen, config.resolution)
-    square = cut(picture, chosen, config.resolution)
+    picture = read_picture(portrait, colour, choices["portrait_time"])
+    chosen, square = cut_out(
+        picture, config, choices["crop"], choices["face"], choices["require_face"], portrait
+    )
     with replacing(output, PortraitError, shared=True) as part:
         square.save(part, format=FORMATS[output.suffix.lower()])
     lean = f", leaning {chosen.angle_deg:.0f} degrees" if chosen.angle_deg else ""

@@ -15,11 +15,11 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli import __version__
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import installed_models, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.version import __version__
 
 _PICTURES = ("-f", "lavfi", "-i", "color=size=256x256:rate=25:duration=0.2", "-c:v")
 _SOUND = ("-f", "lavfi", "-i", "sine=duration=0.2", "-c:a")

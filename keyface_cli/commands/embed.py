@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import FeaturesError
+from keyface_cli.files import file_hash
+from keyface_cli.jobs.job import Job
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -21,6 +23,7 @@ keyface animate examples/avatar.png examples/speech.wav --features speech.safete
 """
 
 
+@options.taking(Job, "start", "duration")
 def embed(
     audio: Annotated[
         Path,
@@ -30,10 +33,10 @@ def embed(
         Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")
     ],
     force: options.ForceOption = False,
-    start: options.StartOption = 0.0,
-    duration: options.DurationOption = None,
     model: options.ModelOption = None,
     device: options.DeviceOption = "auto",
+    *,
+    choices: dict[str, Any],
 ) -> None:
     """Write what a model's encoders hear in a recording, for `animate --features`."""
     if output.exists() and audio.exists() and output.samefile(audio):
@@ -42,6 +45,7 @@ def embed(
         raise FeaturesError(f"{output}: exists already", "use --force to replace it")
     if not output.absolute().parent.is_dir():
         raise FeaturesError(f"folder not found: {output.absolute().parent}", "make it first")
+    start, duration = choices["start"], choices["duration"]
     checkpoint = Checkpoint.open(resolve_model(model))
     from keyface_cli.media.audio import count_frames, store_waveform
     from keyface_cli.media.features import origin, save_features
@@ -51,7 +55,7 @@ def embed(
         from keyface_cli.pipeline import listen
 
         heard = listen(checkpoint, waveform, device)
-        belongs = origin(audio, start, duration, checkpoint, list(heard))
+        belongs = origin(file_hash(audio), start, duration, checkpoint, list(heard))
         shapes = save_features(output, heard, count_frames(len(waveform)), belongs)
     for name, shape in shapes.items():
         console.say(f"{name}: {' x '.join(map(str, shape))}")

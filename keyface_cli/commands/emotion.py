@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ from keyface_cli.commands.emotion_options import (
     sound_of,
     style_for,
 )
+from keyface_cli.jobs.job import Job
 
 app = typer.Typer(
     name="emotion",
@@ -159,10 +160,10 @@ def check(
 
 
 @app.command()
+@options.taking(Job, "emotion_strength")
 def plot(
     curve: CurveArgument,
     audio: AudioOption = None,
-    strength: options.EmotionStrengthOption = 1.0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -175,6 +176,8 @@ def plot(
     ] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
+    *,
+    choices: dict[str, Any],
 ) -> None:
     """Draw a curve over the sound, with what the model hears at its keyframes."""
     from keyface_cli.emotion import plot as drawing
@@ -186,7 +189,7 @@ def plot(
         drawing.check_suffix(output)
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
     waveform = sound_of(audio)
-    track = read_curve(curve, waveform).scaled(strength)
+    track = read_curve(curve, waveform).scaled(choices["emotion_strength"])
     frames = int(track.end_s * 25) + 26 if waveform is None else frames_of(waveform)
     if output is not None:
         drawing.save_figure(drawing.draw_curve(track, frames, waveform), output)

@@ -11,6 +11,7 @@ import typer
 
 from keyface_cli.commands import console, options
 from keyface_cli.commands.emotion_options import TimeOption, is_json, style_for
+from keyface_cli.options import GenerationOptions
 
 
 def extract(
@@ -104,6 +105,7 @@ def edit(
         typer.echo(curve)
 
 
+@options.taking(GenerationOptions, "seed")
 def measure(
     model: options.ModelOption = None,
     heads: Annotated[int, typer.Option(min=1, help="How many held-out avatars.")] = 8,
@@ -111,7 +113,6 @@ def measure(
     scenes_seed: Annotated[
         int, typer.Option(min=1, help="Which sentences and heads; training uses none of them.")
     ] = 1,
-    seed: options.SeedOption = 0,
     reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
@@ -123,6 +124,8 @@ def measure(
     dtype: options.DtypeOption = "auto",
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
+    *,
+    choices: dict[str, Any],
 ) -> None:
     """Measure whether a model's faces follow a curve, and whether their lips still do the sound.
 
@@ -137,7 +140,6 @@ def measure(
     from keyface_cli.evaluation.avatars import moods
     from keyface_cli.evaluation.avatars.measure import Material
     from keyface_cli.evaluation.avatars.reader import default_path, load_or_train
-    from keyface_cli.options import GenerationOptions
     from keyface_cli.pipeline import KeyFacePipeline
 
     pipeline = KeyFacePipeline.load(model, device, dtype)
@@ -151,7 +153,7 @@ def measure(
 
     results = []
     material = Material(heads, seconds, scenes_seed)
-    for result in moods.evaluate(pipeline, reader, material, GenerationOptions(seed), keep):
+    for result in moods.evaluate(pipeline, reader, material, GenerationOptions(**choices), keep):
         results.append(result)
         console.say(
             f"head {result.index + 1} of {heads} ({result.voice}): smile follows valence "

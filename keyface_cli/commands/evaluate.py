@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keyface_cli.commands import console, evaluate_videos, options
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.options import GenerationOptions
 from keyface_cli.plotting import require_matplotlib
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ def evaluate() -> None:
 
 
 @app.command()
+@options.taking(GenerationOptions)
 def avatars(
     model: options.ModelOption = None,
     clips: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 20,
@@ -58,13 +60,6 @@ def avatars(
             show_default="the English ones",
         ),
     ] = None,
-    seed: options.SeedOption = 0,
-    steps: options.StepsOption = None,
-    audio_guidance: options.AudioGuidanceOption = None,
-    identity_guidance: options.IdentityGuidanceOption = None,
-    autoguidance: options.AutoguidanceOption = None,
-    emotion_guidance: options.EmotionGuidanceOption = None,
-    detail: options.DetailOption = None,
     reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
@@ -77,6 +72,8 @@ def avatars(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
+    *,
+    choices: dict[str, Any],
 ) -> None:
     """Animate held-out avatars and compare their faces with the truth.
 
@@ -86,7 +83,6 @@ def avatars(
     from keyface_cli.evaluation.avatars import vocal
     from keyface_cli.evaluation.avatars.reader import default_path, load_or_train, validate
     from keyface_cli.evaluation.avatars.report import Report
-    from keyface_cli.options import GenerationOptions
     from keyface_cli.pipeline import KeyFacePipeline
 
     if output is not None:
@@ -105,16 +101,8 @@ def avatars(
     text = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
     console.say(f"reader on rendered frames, R^2: {text}")
     report = Report(output, accuracy)
-    choices = GenerationOptions(
-        seed,
-        steps,
-        audio_guidance,
-        identity_guidance,
-        autoguidance,
-        emotion_guidance=emotion_guidance,
-        detail=detail,
-    )
-    for result in measure.evaluate(pipeline, reader, material, choices, report.keep):
+    given = GenerationOptions(**choices)
+    for result in measure.evaluate(pipeline, reader, material, given, report.keep):
         console.say(
             f"clip {result.index + 1} of {clips} ({result.voice}): lip sync {result.lip_sync:.3f},"
             f" lag {result.lag}, PSNR {result.psnr:.1f} dB"
@@ -123,9 +111,7 @@ def avatars(
         classifier = vocal.load_or_train(
             reader_file.with_name(f"{reader_file.stem}-vocal.safetensors")
         )
-        for naming in vocal.evaluate(
-            pipeline, reader, classifier, vocal_clips, scenes_seed, choices
-        ):
+        for naming in vocal.evaluate(pipeline, reader, classifier, vocal_clips, scenes_seed, given):
             report.namings.append(naming)
             console.say(
                 f"{naming.kind}: the truth looks like {naming.truth}, generated like"

@@ -1,19 +1,96 @@
-"""The options that commands share by name: what they mean, their bounds and their panels."""
+"""The options of commands: those that are fields of a dataclass, and those that many share."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from keyface_cli.jobs.job import FRAME_RATES, LIMITS
+from keyface_cli.options import Option, flag, options_of
 
+Command = Callable[..., None]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-_PORTRAIT, _MODEL, _SOUND = "Portrait", "Model", "Sound"
-_MACHINE, _OUTPUT = "Machine", "Output"
-_OWN = "the model's own; published: {}"
+_MODEL, _MACHINE, _OUTPUT = "Model", "Machine", "Output"
+_PANELS = (_OUTPUT, "Portrait", "Sound", _MODEL, _MACHINE)  # as the help lists them
+
+
+def taking(kind: type[Any], *names: str) -> Callable[[Command], Command]:
+    """Give a command the options that are fields of a dataclass (see `options.Option`).
+
+    Args:
+        kind: the dataclass.
+        names: which of its options; none named are all of them.
+
+    Returns:
+        A decorator for a command that takes their values as a dictionary, `choices`.
+    """
+    table, hints = options_of(kind), get_type_hints(kind)
+    defaults = {one.name: one.default for one in dataclasses.fields(kind)}
+    taken = {
+        name: inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults[name],
+            annotation=Annotated[hints[name], _typer_option(name, table[name])],
+        )
+        for name in names or table
+    }
+
+    def decorate(command: Command) -> Command:
+        def run(**given: Any) -> None:
+            choices = {name: given.pop(name) for name in taken}
+            command(choices=choices, **given)
+
+        own = inspect.signature(command, eval_str=True)
+        kept = [one for name, one in own.parameters.items() if name != "choices"]
+        together = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept]
+        together = sorted([*together, *taken.values()], key=_panel)
+        run.__name__, run.__doc__, run.__module__ = (
+            command.__name__,
+            command.__doc__,
+            command.__module__,
+        )
+        run.__annotations__ = {one.name: one.annotation for one in together}
+        run.__signature__ = own.replace(parameters=together)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _panel(parameter: inspect.Parameter) -> int:
+    """Where a parameter's panel stands in the help; what is in none comes first."""
+    said = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
+    panel = getattr(said, "rich_help_panel", None)
+    return _PANELS.index(panel) if panel in _PANELS else -1
+
+
+def _typer_option(name: str, one: Option) -> Any:
+    low, high = one.limits or (None, None)
+    return typer.Option(
+        flag(name),
+        *([one.short] if one.short else []),
+        min=low,
+        max=high,
+        metavar=one.metavar,
+        help=one.help,
+        show_default=one.shown or True,
+        callback=_one_of(one.words) if one.words else None,
+        rich_help_panel=one.panel,
+    )
+
+
+def _one_of(words: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise typer.BadParameter(f"use {', '.join(map(str, words))}")
+        return value
+
+    return check
 
 
 def _check_device(name: str) -> str:
@@ -22,115 +99,34 @@ def _check_device(name: str) -> str:
     return name
 
 
-def _check_fps(fps: int) -> int:
-    if fps not in FRAME_RATES:
-        raise typer.BadParameter(f"use {', '.join(map(str, FRAME_RATES))}")
-    return fps
-
-
-CropOption = Annotated[
-    str,
+OutputOption = Annotated[
+    Path | None,
     typer.Option(
-        metavar="auto|center|none|X,Y,W,H",
-        help="The square to animate: around a face, in the middle, the whole picture, or this one "
-        "in pixels. Nothing is ever squashed.",
-        rich_help_panel=_PORTRAIT,
+        "--output",
+        "-o",
+        metavar="FILE.mp4|.mov|.webm|.gif|FOLDER|-",
+        help="The video to write: its suffix says which kind. Without one it is a folder of PNGs; "
+        "- writes raw RGB frames to a pipe.",
+        show_default="PORTRAIT-AUDIO.mp4 in this folder",
+        rich_help_panel=_OUTPUT,
     ),
 ]
-FaceOption = Annotated[
-    str,
-    typer.Option(
-        metavar="N|largest|left|right",
-        help="Which face, where there are several; numbers count from the left.",
-        rich_help_panel=_PORTRAIT,
-    ),
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", "-f", help="Replace an existing file.", rich_help_panel=_OUTPUT),
 ]
-RequireFaceOption = Annotated[
+JsonOption = Annotated[
     bool,
     typer.Option(
-        "--require-face",
-        help="Refuse a portrait in which no face is found.",
-        rich_help_panel=_PORTRAIT,
+        "--json",
+        help="Print one JSON object that describes the result instead of its path.",
+        rich_help_panel=_OUTPUT,
     ),
 ]
-PortraitTimeOption = Annotated[
-    float | None,
+QuietOption = Annotated[
+    bool,
     typer.Option(
-        min=LIMITS["portrait_time"][0],
-        max=LIMITS["portrait_time"][1],
-        metavar="SECONDS",
-        help="Which frame of a portrait that is a video.",
-        show_default="the first",
-        rich_help_panel=_PORTRAIT,
-    ),
-]
-BackgroundOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLOUR",
-        help="What shows through a transparent portrait: a name, or #rrggbb.",
-        show_default="the colour of its edge",
-        rich_help_panel=_PORTRAIT,
-    ),
-]
-EmotionOption = Annotated[
-    str,
-    typer.Option(
-        "--emotion",
-        "-e",
-        metavar="NAME|LINE|FILE|auto",
-        help="One of 24 names (happy, sad, angry, ...), a curve in one line "
-        '("neutral@0 happy@3.5 sad:0.6@8"), a curve in a CSV or JSON file, or auto: a guess from '
-        "the voice.",
-        rich_help_panel=_SOUND,
-    ),
-]
-EmotionStrengthOption = Annotated[
-    float,
-    typer.Option(
-        min=0.0,
-        max=10.0,
-        help="How many times as far from neutral as the curve says, up to the full range.",
-        rich_help_panel=_SOUND,
-    ),
-]
-VoiceModelOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.onnx",
-        help="A speech-emotion model (arousal, dominance, valence) for --emotion auto.",
-        show_default="the voice's loudness, melody and rate",
-        rich_help_panel=_SOUND,
-    ),
-]
-StartOption = Annotated[
-    float,
-    typer.Option(
-        min=LIMITS["start"][0],
-        max=LIMITS["start"][1],
-        metavar="SECONDS",
-        help="Leave out the beginning of the recording.",
-        rich_help_panel=_SOUND,
-    ),
-]
-DurationOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["duration"][0],
-        max=LIMITS["duration"][1],
-        metavar="SECONDS",
-        help="Use no more than this of the recording.",
-        show_default="to its end",
-        rich_help_panel=_SOUND,
-    ),
-]
-FeaturesOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="What the model hears in this recording, from keyface embed.",
-        show_default="to listen now",
-        rich_help_panel=_SOUND,
+        "--quiet", "-q", help="No progress, only warnings and errors.", rich_help_panel=_OUTPUT
     ),
 ]
 ModelOption = Annotated[
@@ -141,76 +137,6 @@ ModelOption = Annotated[
         metavar="NAME|FOLDER",
         help="A model's name, or its folder.",
         show_default="keyface where it is installed, else mini",
-        rich_help_panel=_MODEL,
-    ),
-]
-SeedOption = Annotated[
-    int,
-    typer.Option(
-        min=LIMITS["seed"][0],
-        max=LIMITS["seed"][1],
-        metavar="NUMBER",
-        help="Another number gives another performance, the same one the same.",
-        rich_help_panel=_MODEL,
-    ),
-]
-StepsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=LIMITS["steps"][0],
-        max=LIMITS["steps"][1],
-        help="Steps of each sampling: fewer is faster.",
-        show_default=_OWN.format(10),
-        rich_help_panel=_MODEL,
-    ),
-]
-AudioGuidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["audio_guidance"][0],
-        max=LIMITS["audio_guidance"][1],
-        help="How much the keyframes heed the sound; 1 is no guidance.",
-        show_default=_OWN.format(5.0),
-        rich_help_panel=_MODEL,
-    ),
-]
-IdentityGuidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["identity_guidance"][0],
-        max=LIMITS["identity_guidance"][1],
-        help="How much the keyframes heed the portrait; 1 is no guidance.",
-        show_default=_OWN.format(2.0),
-        rich_help_panel=_MODEL,
-    ),
-]
-AutoguidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["autoguidance"][0],
-        max=LIMITS["autoguidance"][1],
-        help="How far the frames between keep from those of a weaker model; 1 is no guidance.",
-        show_default=_OWN.format(2.0),
-        rich_help_panel=_MODEL,
-    ),
-]
-EmotionGuidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["emotion_guidance"][0],
-        max=LIMITS["emotion_guidance"][1],
-        help="How much the keyframes heed valence and arousal; 1 is no guidance.",
-        show_default=_OWN.format(1.0),
-        rich_help_panel=_MODEL,
-    ),
-]
-DetailOption = Annotated[
-    float | None,
-    typer.Option(
-        min=LIMITS["detail"][0],
-        max=LIMITS["detail"][1],
-        help="How much of the portrait's fine detail is put back where the face has not moved.",
-        show_default=_OWN.format(0.0),
         rich_help_panel=_MODEL,
     ),
 ]
@@ -261,114 +187,5 @@ CompileOption = Annotated[
         "--compile",
         help="Compile the networks first: minutes once, then faster; for long videos on a GPU.",
         rich_help_panel=_MACHINE,
-    ),
-]
-ChunkOption = Annotated[
-    int,
-    typer.Option(
-        min=LIMITS["chunk"][0],
-        max=LIMITS["chunk"][1],
-        help="Segments of 13 frames that are made together: more is faster and takes more memory.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PasteBackOption = Annotated[
-    bool,
-    typer.Option(
-        "--paste-back",
-        help="Put the animated face back into the whole portrait, in its own size (up to 4K).",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|WxH",
-        help="Size of the video in pixels: it is made as large as fits into this.",
-        show_default="the model's, with --paste-back the portrait's",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-FpsOption = Annotated[
-    int,
-    typer.Option(
-        metavar="24|25|30|50|60",
-        callback=_check_fps,
-        help="Frames a second; the model makes 25, others are interpolated between them.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-RestartOption = Annotated[
-    bool,
-    typer.Option(
-        "--restart",
-        help="Begin anew, whatever an earlier run has finished.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-KeepJobOption = Annotated[
-    bool,
-    typer.Option(
-        "--keep-job",
-        help="Keep the job folder, OUTPUT.keyface, when the video is complete.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-KeyframesOnlyOption = Annotated[
-    bool,
-    typer.Option(
-        "--keyframes-only",
-        help="Stop after the keyframes and write them as PNGs into the job folder; the same "
-        "command without this goes on from them.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-AudioOffsetOption = Annotated[
-    float,
-    typer.Option(
-        min=LIMITS["audio_offset"][0],
-        max=LIMITS["audio_offset"][1],
-        metavar="MS",
-        help="Let the sound come so many milliseconds later than its picture; below 0 earlier.",
-        rich_help_panel=_SOUND,
-    ),
-]
-CrfOption = Annotated[
-    int,
-    typer.Option(
-        min=LIMITS["crf"][0],
-        max=LIMITS["crf"][1],
-        help="Quality of the picture: lower is better and larger.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE.mp4|.mov|.webm|.gif|FOLDER|-",
-        help="The video to write: its suffix says which kind. Without one it is a folder of PNGs; "
-        "- writes raw RGB frames to a pipe.",
-        show_default="PORTRAIT-AUDIO.mp4 in this folder",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-ForceOption = Annotated[
-    bool,
-    typer.Option("--force", "-f", help="Replace an existing file.", rich_help_panel=_OUTPUT),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print one JSON object that describes the result instead of its path.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-QuietOption = Annotated[
-    bool,
-    typer.Option(
-        "--quiet", "-q", help="No progress, only warnings and errors.", rich_help_panel=_OUTPUT
     ),
 ]

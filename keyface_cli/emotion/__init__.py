@@ -1,7 +1,13 @@
 """Valence and arousal over time: names, curves, their files, and what a model hears of them."""
 
 from keyface_cli.emotion.checks import warn_of_curve
-from keyface_cli.emotion.load import AUTO, choose_curve, load_emotion, read_curve
+from keyface_cli.emotion.load import (
+    AUTO,
+    check_emotion,
+    estimate_curve,
+    load_emotion,
+    read_curve,
+)
 from keyface_cli.emotion.names import NAMED
 from keyface_cli.emotion.track import EASES, EmotionTrack, Key
 
@@ -11,7 +17,8 @@ __all__ = [
     "NAMED",
     "EmotionTrack",
     "Key",
-    "choose_curve",
+    "check_emotion",
+    "estimate_curve",
     "load_emotion",
     "read_curve",
     "warn_of_curve",

@@ -42,55 +42,48 @@ def load_emotion(text: str) -> EmotionTrack:
     )
 
 
-def check_emotion(text: str, voice_model: Path | None = None) -> None:
-    """Check what can be checked of `--emotion` before the recording is read.
+def check_emotion(text: str, voice_model: Path | None = None) -> EmotionTrack | None:
+    """Return the curve that `--emotion` means, before the recording is read.
+
+    Args:
+        text: as for `load_emotion`, or AUTO.
+        voice_model: what is to estimate the curve.
+
+    Returns:
+        The curve; None for AUTO, which `estimate_curve` makes from the voice.
 
     Raises:
         EmotionError: the curve cannot be read, or the model is no file, or nobody asks it.
     """
     if text.strip().lower() != AUTO:
-        load_emotion(text)
         if voice_model is not None:
             raise EmotionError(
                 "a voice model estimates a curve, and one is given", "--emotion auto"
             )
-    elif voice_model is not None and not voice_model.is_file():
+        return load_emotion(text)
+    if voice_model is not None and not voice_model.is_file():
         raise EmotionError(f"{voice_model}: no such voice model")
+    return None
 
 
-def fingerprint(text: str) -> str:
-    """Return what tells the curve of one `--emotion` from that of another, before it is sampled.
-
-    Raises:
-        EmotionError: as for `load_emotion`.
-    """
-    if text.strip().lower() == AUTO:
-        return AUTO
-    return hashlib.sha256(repr(load_emotion(text)).encode()).hexdigest()
+def fingerprint(curve: EmotionTrack | None) -> str:
+    """Return what tells one curve from another; None is one to be estimated from the voice."""
+    return AUTO if curve is None else hashlib.sha256(repr(curve).encode()).hexdigest()
 
 
-def choose_curve(
-    text: str, waveform: Waveform, strength: float = 1.0, voice_model: Path | None = None
-) -> EmotionTrack:
-    """Return the curve that `--emotion` means for a recording.
+def estimate_curve(waveform: Waveform, voice_model: Path | None = None) -> EmotionTrack:
+    """Estimate a curve from the voice in a recording.
 
     Args:
-        text: as for `load_emotion`, or AUTO: estimated from the voice.
         waveform: (S,) at 16 kHz.
-        strength: see `EmotionTrack.scaled`.
-        voice_model: a speech-emotion model for AUTO, None for the voice's loudness, melody and
-            rate alone.
+        voice_model: a speech-emotion model, None for the voice's loudness, melody and rate alone.
 
     Raises:
-        EmotionError: the curve or the model cannot be used.
+        EmotionError: the model cannot be used.
     """
-    if text.strip().lower() != AUTO:
-        track = load_emotion(text)
-    elif voice_model is not None:
-        track = estimate_with_model(waveform, voice_model)
-    else:
-        track = estimate(waveform)
-    return track.scaled(strength)
+    if voice_model is not None:
+        return estimate_with_model(waveform, voice_model)
+    return estimate(waveform)
 
 
 def read_curve(path: Path) -> EmotionTrack:

@@ -17,7 +17,8 @@ from typing import Any
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.errors import JobError, KeyFaceError, VideoError
 from keyface_cli.files import file_hash, write_text
-from keyface_cli.jobs.job import Job, digest, recipe
+from keyface_cli.jobs.job import Job, default_output
+from keyface_cli.jobs.plan import Plan, digest
 
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mov", ".webm", ".mkv")
 FIELDS = ("row", "status", "error", "seconds", "output", "sha256", "portrait", "audio")
@@ -116,8 +117,13 @@ def jobs_of_folder(
     return rows
 
 
-def is_made(job: Job, checkpoint: Checkpoint) -> bool:
+def is_made(plan: Plan, checkpoint: Checkpoint, *, force: bool) -> bool:
     """Whether a job's output is there and was made of the same files with the same choices.
+
+    Args:
+        plan: the job.
+        checkpoint: the model.
+        force: it may be replaced, whoever made it.
 
     Raises:
         VideoError: it is there, and was not made by keyface: it is not to be replaced.
@@ -125,15 +131,15 @@ def is_made(job: Job, checkpoint: Checkpoint) -> bool:
     """
     from keyface_cli.output.metadata import read_metadata
 
-    if not job.output.exists():
+    if not plan.job.output.exists():
         return False
     try:
-        found = read_metadata(job.output)
+        found = read_metadata(plan.job.output)
     except VideoError:
-        if job.force:
+        if force:
             return False
         raise
-    return bool(found.get("job") == digest(recipe(job, checkpoint)))
+    return bool(found.get("job") == digest(plan.recipe(checkpoint)))
 
 
 def output_hash(path: Path) -> str:
@@ -275,6 +281,5 @@ def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
         chosen["emotion"] = str(base / chosen["emotion"])
     if str(values.get("output")) == "-":
         raise JobError("a batch cannot be piped: name a file")
-    stems = (chosen["portrait"].stem, chosen["audio"].stem)
-    chosen.setdefault("output", folder / f"{stems[0]}-{stems[1]}.mp4")
+    chosen.setdefault("output", default_output(chosen["portrait"], chosen["audio"], folder))
     return Job(**chosen)

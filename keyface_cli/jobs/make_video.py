@@ -10,27 +10,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from keyface_cli import __version__
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.emotion.write import save_text, to_metadata, to_record, write_table
 from keyface_cli.errors import VideoError
 from keyface_cli.files import replacing, unwritable
-from keyface_cli.jobs.job import Job, Prepared, digest
 from keyface_cli.jobs.jobfolder import JobFolder
+from keyface_cli.jobs.plan import Plan, Prepared, digest
 from keyface_cli.options import GenerationOptions, Progress
-from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size, parse_size
-from keyface_cli.output.formats import Format, format_of
+from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size
 from keyface_cli.output.writer import VideoWriter
 from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.version import __version__
 
 _STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
 CURVE = "emotion.csv"  # in a job folder: the curve that the video follows
 
 
 def make_video(
-    job: Job,
+    plan: Plan,
     prepared: Prepared,
-    recipe: dict[str, Any],
     pipeline: KeyFacePipeline,
     folder: JobFolder | None,
     progress: Progress,
@@ -38,9 +36,8 @@ def make_video(
     """Make the frames that are not finished yet, and the result.
 
     Args:
-        job: what to make.
+        plan: what to make.
         prepared: what its files hold.
-        recipe: what decides what it shows, see `job.recipe`.
         pipeline: the model.
         folder: where what is finished is kept; None where nothing can be, as for a pipe.
         progress: told how far each stage is.
@@ -53,8 +50,7 @@ def make_video(
     Raises:
         KeyFaceError: of any kind; what is finished stays in the folder.
     """
-    options = _options(job)
-    kind = format_of(job.output)
+    job = plan.job
     if folder is not None:
         save_text(folder.path / CURVE, write_table(prepared.curve), force=True)
     R = pipeline.config.resolution
@@ -64,17 +60,17 @@ def make_video(
         size=(R, R),
         sound=job.sound,
         crf=job.crf,
-        metadata=_metadata(job, prepared, pipeline, options, recipe),
+        metadata=_metadata(plan, prepared, pipeline),
         force=job.force,
         fps=job.fps,
-        finish=_finish(job, prepared, R, kind),
+        finish=_finish(plan, prepared, R),
         ledger=None if folder is None else folder.ledger,
         piece_frames=KEYFRAME_STEP * job.chunk,
     )
     pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
     with writer:
         if not writer.complete:
-            _write_frames(writer, prepared, pipeline, options, progress, folder)
+            _write_frames(writer, prepared, pipeline, job.generation, progress, folder)
     if folder is not None and not job.keep_job:
         folder.remove()
     timings = {stage: pipeline.timings[stage] for stage in _STAGES} | {"encode": writer.waited_s}
@@ -114,7 +110,7 @@ def _write_frames(
 
 
 def make_keyframes(
-    job: Job,
+    plan: Plan,
     prepared: Prepared,
     pipeline: KeyFacePipeline,
     folder: JobFolder,
@@ -133,7 +129,7 @@ def make_keyframes(
         prepared.portrait,
         prepared.waveform,
         prepared.emotion,
-        _options(job),
+        plan.job.generation,
         progress,
         prepared.features,
         folder,
@@ -156,44 +152,25 @@ def _in_video(
         yield min(frame, num_frames - 1), pixels
 
 
-def _options(job: Job) -> GenerationOptions:
-    return GenerationOptions(
-        job.seed,
-        job.steps,
-        job.audio_guidance,
-        job.identity_guidance,
-        job.autoguidance,
-        job.chunk,
-        job.emotion_guidance,
-        job.detail,
-    )
-
-
-def _finish(job: Job, prepared: Prepared, resolution: int, kind: Format) -> Finish:
-    box = None if job.size is None else parse_size(job.size)
-    if job.paste_back:
-        return PasteBack(prepared.picture, prepared.crop, resolution, box, kind.even)
-    width, height, _ = output_size((resolution, resolution), box, kind.even)
+def _finish(plan: Plan, prepared: Prepared, resolution: int) -> Finish:
+    if plan.job.paste_back:
+        even = plan.kind.even
+        return PasteBack(prepared.picture, prepared.crop, resolution, plan.box, even)
+    width, height, _ = output_size((resolution, resolution), plan.box, plan.kind.even)
     return Resize((width, height))
 
 
-def _metadata(
-    job: Job,
-    prepared: Prepared,
-    pipeline: KeyFacePipeline,
-    options: GenerationOptions,
-    recipe: dict[str, Any],
-) -> dict[str, Any]:
-    name = pipeline.checkpoint.name
+def _metadata(plan: Plan, prepared: Prepared, pipeline: KeyFacePipeline) -> dict[str, Any]:
+    job, name = plan.job, pipeline.checkpoint.name
     return {
         "tool": f"keyface {__version__}",
         "model": name,
         "seed": job.seed,
-        **asdict(options.sampling(pipeline.config.sampling)),
+        **asdict(job.sampling(pipeline.config.sampling)),
         "emotion": Path(job.emotion).name,
         **to_metadata(prepared.curve),
-        "portrait_sha256": recipe["portrait"],
-        "audio_sha256": recipe["recording"],
-        "job": digest(recipe),
+        "portrait_sha256": plan.hashes["portrait"],
+        "audio_sha256": plan.hashes["recording"],
+        "job": digest(plan.recipe(pipeline.checkpoint)),
         "command": job.command(name),
     }

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import FeaturesError
-from keyface_cli.files import file_hash, replacing
+from keyface_cli.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +35,12 @@ _BLOCK_FRAMES = 1500  # that are checked at a time
 
 
 def origin(
-    audio: Path, start_s: float, duration_s: float | None, checkpoint: Checkpoint, encoders: Any
+    sound: str, start_s: float, duration_s: float | None, checkpoint: Checkpoint, encoders: Any
 ) -> dict[str, str]:
     """Return what features belong to: the file's metadata.
 
     Args:
-        audio: the recording.
+        sound: SHA-256 of the recording.
         start_s: seconds left out at its beginning.
         duration_s: seconds used; None is to its end.
         checkpoint: the model that hears it.
@@ -57,7 +57,7 @@ def origin(
     }
     return {
         "format": FORMAT,
-        "audio": file_hash(audio),
+        "audio": sound,
         "start_s": repr(start_s),
         "duration_s": repr(duration_s),
         "encoders": json.dumps(hashes, sort_keys=True),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from keyface_cli.config import ModelConfig
 from keyface_cli.errors import PortraitError
 from keyface_cli.media.faces import Face, Point, find_faces
 
@@ -165,6 +166,37 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
     square = Image.new("RGB", (size, size), _edge_colour(picture))
     square.paste(part, (target[0], target[1]))
     return square
+
+
+def cut_out(
+    picture: Image.Image,
+    config: ModelConfig,
+    crop: str = "auto",
+    face: str = "largest",
+    require_face: bool = False,
+    path: Path | None = None,
+) -> tuple[Crop, Image.Image]:
+    """Choose the square to animate and cut it out, as large as a model draws.
+
+    Args:
+        picture: RGB.
+        config: the model.
+        crop: as for `choose_crop`.
+        face: as for `choose_crop`.
+        require_face: refuse a picture without a face.
+        path: of the picture, for messages.
+
+    Returns:
+        Where it is in the picture, and the square, (R, R) with R the model's resolution.
+
+    Raises:
+        PortraitError: as for `choose_crop`.
+    """
+    place = path or Path("the portrait")
+    frame = FRAMES.get(config.preset, PUBLISHED)
+    chosen = choose_crop(place, picture, crop, face, frame, require_face)
+    warn_of_few_pixels(place, chosen, config.resolution)
+    return chosen, cut(picture, chosen, config.resolution)
 
 
 def to_network(square: Image.Image) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,27 @@ def read_picture(
         logger.warning("%s: is no video, so --portrait-time does nothing", path)
     with _pillow_errors(path), Image.open(path) as image:
         return _decode(path, image, background)
+
+
+def as_picture(given: str | PathLike[str] | Image.Image | NDArray[np.uint8]) -> Image.Image:
+    """Return a portrait as an RGB picture: a file is read, what is transparent gets a colour.
+
+    Args:
+        given: a file, a picture, or an array (H, W, 3) of RGB in 0..255.
+
+    Raises:
+        PortraitError: the file cannot be used, or the array is of another shape or type.
+    """
+    if isinstance(given, str | PathLike):
+        return read_picture(Path(given))
+    if isinstance(given, Image.Image):
+        return _to_rgb(_upright(given), None)
+    if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
+        raise PortraitError(
+            f"the portrait is an array {given.shape} of {given.dtype}",
+            "give one of (H, W, 3) of uint8, RGB",
+        )
+    return Image.fromarray(given)
 
 
 def parse_colour(text: str) -> Colour:

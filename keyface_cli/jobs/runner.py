@@ -1,0 +1,206 @@
+"""Makes jobs with a model that is loaded once: for `animate`, for `batch` and from Python."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.jobs.plan import Plan, read
+from keyface_cli.output.formats import STDOUT
+
+if TYPE_CHECKING:
+    import torch
+
+    from keyface_cli.jobs.jobfolder import JobFolder
+    from keyface_cli.options import Progress
+    from keyface_cli.pipeline import KeyFacePipeline
+
+logger = logging.getLogger(__name__)
+
+
+class Machine(NamedTuple):
+    """Where and how to compute: see `KeyFacePipeline.load`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    vae_dtype: str | None = None
+    memory: str = "auto"
+    compile: bool = False
+
+
+class Listener:
+    """What a runner tells while it works; this one keeps it to itself."""
+
+    def say(self, line: str) -> None:
+        """Take note of a fact."""
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """Surround something that takes its time."""
+        return nullcontext()
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """Surround the making of a video; what it gives is told how far each stage is."""
+        return nullcontext(lambda stage, done, total: None)
+
+
+class Runner:
+    """Makes the videos of jobs with one model, loaded for the first of them.
+
+    Args:
+        checkpoint: the model.
+        machine: where and how to compute.
+        listener: what is told.
+        is_default: whether nobody asked for this model by name.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        machine: Machine,
+        listener: Listener | None = None,
+        *,
+        is_default: bool = False,
+    ) -> None:
+        self.checkpoint, self.machine = checkpoint, machine
+        self._listener = listener or Listener()
+        self._is_default = is_default
+        self._pipeline: KeyFacePipeline | None = None
+
+    def run(self, plan: Plan) -> dict[str, Any]:
+        """Make a job's video, or its keyframes alone.
+
+        Returns:
+            What `keyface animate --json` prints, see `make_video`; and "model", "seed", "device",
+            "dtype", and in "timings" the "total".
+
+        Raises:
+            KeyFaceError: of any kind; what is finished stays in the job's folder.
+        """
+        started, job = time.perf_counter(), plan.job
+        prepared = read(plan, self.checkpoint)
+        with self._folder(plan) as folder:
+            pipeline = self._load(folder, listen=prepared.features is None)
+            from keyface_cli.jobs.make_video import make_keyframes, make_video
+
+            with self._listener.progress() as progress:
+                if job.keyframes_only and folder is not None:
+                    place = make_keyframes(plan, prepared, pipeline, folder, progress)
+                    made: dict[str, Any] = {"output": str(place)}
+                    timings = dict(pipeline.timings)
+                else:
+                    made = make_video(plan, prepared, pipeline, folder, progress)
+                    timings = made.pop("timings")
+        timings["total"] = time.perf_counter() - started
+        return {
+            **made,
+            "model": self.checkpoint.name,
+            "seed": job.seed,
+            "device": str(pipeline.device),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+        }
+
+    @cached_property
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """The device and the number format of the networks; looked at before anything slow."""
+        from keyface_cli.device import resolve_device, resolve_dtype
+
+        device = resolve_device(self.machine.device)
+        return device, resolve_dtype(self.machine.dtype, device)
+
+    @contextmanager
+    def _folder(self, plan: Plan) -> Iterator[JobFolder | None]:
+        """Open the folder beside the output that keeps what is finished; a pipe has none."""
+        job = plan.job
+        if job.output == STDOUT:
+            yield None
+            return
+        from keyface_cli.jobs.jobfolder import JobFolder
+
+        device, dtype = self._place
+        name = str(dtype).removeprefix("torch.")
+        belongs = plan.identity(self.checkpoint, str(device), name, self.machine.vae_dtype)
+        with JobFolder(job.output, belongs, job.restart) as folder:
+            if folder.resumed:
+                self._listener.say(f"going on with what is finished in {folder.path}")
+            try:
+                yield folder
+            except BaseException:
+                if folder.finished:
+                    self._listener.say(
+                        f"kept in {folder.path}: the same command goes on from there"
+                    )
+                raise
+
+    def _load(self, folder: JobFolder | None, *, listen: bool) -> KeyFacePipeline:
+        """Load the model, unless the one that is loaded will do.
+
+        A video goes on at the level of memory that it was begun with: another gives other bits.
+        """
+        level = None
+        if folder is not None and self.machine.memory == "auto":
+            level = folder.notes.get("memory")
+        loaded = self._pipeline
+        if loaded is not None and (
+            level not in (None, loaded.memory) or (listen and not loaded.listens)
+        ):
+            self._pipeline = loaded = None  # its memory is needed
+        pipeline = self._pipeline
+        if pipeline is None:
+            pipeline = self._pipeline = load_pipeline(
+                self.checkpoint,
+                self._place,
+                self.machine._replace(memory=level or self.machine.memory),
+                self._listener,
+                is_default=self._is_default,
+                listen=listen,
+            )
+        if folder is not None:
+            folder.note(memory=pipeline.memory)
+        return pipeline
+
+
+def load_pipeline(
+    checkpoint: Checkpoint,
+    place: tuple[torch.device, torch.dtype],
+    machine: Machine,
+    listener: Listener,
+    *,
+    is_default: bool,
+    listen: bool,
+) -> KeyFacePipeline:
+    """Load a model and say which.
+
+    Raises:
+        WeightsError: a file of the model is damaged.
+        DeviceError: there is too little memory.
+    """
+    started = time.perf_counter()
+    device, dtype = place
+    note = ""
+    if is_default and checkpoint.name != "keyface":
+        note = " (the published weights are not installed)"
+    logger.info("model folder: %s", checkpoint.folder)
+    name = str(dtype).removeprefix("torch.")
+    listener.say(f"model: {checkpoint.name}{note}, on {device} in {name}")
+    with listener.waiting("loading the model"):
+        from keyface_cli.pipeline import KeyFacePipeline
+
+        pipeline = KeyFacePipeline.load(
+            checkpoint,
+            device,
+            dtype,
+            vae_dtype=machine.vae_dtype,
+            memory=machine.memory,
+            compile=machine.compile,
+            listen=listen,
+        )
+    if device.type != "cpu":
+        listener.say(f"memory: {pipeline.memory}")
+    pipeline.timings["load"] = time.perf_counter() - started  # with the imports
+    return pipeline

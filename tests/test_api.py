@@ -1,0 +1,129 @@
+"""The front doors of Python: what they take, and that their frames are those of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import keyface_cli as keyface
+from keyface_cli.emotion import load_emotion
+from keyface_cli.errors import ConfigError, DeviceError, PortraitError, VideoError
+from keyface_cli.media.audio import load_waveform
+
+Main = Callable[..., tuple[int, str, str]]
+FAST: dict[str, Any] = {
+    "steps": 1,
+    "audio_guidance": 1.0,
+    "identity_guidance": 1.0,
+    "autoguidance": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_checkpoint: Path) -> keyface.KeyFacePipeline:
+    return keyface.KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+
+
+@pytest.fixture
+def shown(
+    main: Main, tiny_checkpoint: Path, portrait_png: Path, tone_wav: Path, tmp_path: Path
+) -> Callable[..., NDArray[np.uint8]]:
+    """A function that returns the frames of `keyface animate`."""
+
+    def run(*words: object) -> NDArray[np.uint8]:
+        folder = tmp_path / "shown"
+        fast = [word for name, value in FAST.items() for word in (option(name), value)]
+        code, _, err = main("animate", portrait_png, tone_wav, "-o", folder, "-m", tiny_checkpoint,
+                            "--device", "cpu", "--dtype", "float32", *fast, *words)  # fmt: skip
+        assert code == 0, err
+        return pictures(folder)
+
+    return run
+
+
+def option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def pictures(folder: Path) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+
+
+def test_animate_makes_what_the_program_makes(
+    shown: Callable[..., NDArray[np.uint8]],
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tone_wav: Path,
+    tmp_path: Path,
+) -> None:
+    told: set[str] = set()
+    made = keyface.animate(
+        str(portrait_png),
+        str(tone_wav),
+        str(tmp_path / "made"),
+        model=str(tiny_checkpoint),
+        device="cpu",
+        dtype="float32",
+        progress=lambda stage, done, total: told.add(stage),
+        emotion="happy",
+        duration=0.5,
+        **FAST,
+    )
+    assert (made["output"], made["frames"]) == (str(tmp_path / "made"), 13)
+    assert set(made["timings"]) >= {"load", "keyframes", "encode", "total"}
+    assert told == {"audio", "keyframes", "interpolation", "decode"}
+    assert np.array_equal(
+        pictures(tmp_path / "made"), shown("--emotion", "happy", "--duration", 0.5)
+    )
+
+
+def test_animate_refuses_as_the_program_does(
+    portrait_png: Path, tone_wav: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(VideoError, match="exists already"):
+        keyface.animate(portrait_png, tone_wav, tmp_path / "a.mp4")
+    with pytest.raises(ConfigError, match="crf must be between 0 and 51: 60"):
+        keyface.animate(portrait_png, tone_wav, tmp_path / "b.mp4", crf=60)
+    with pytest.raises(TypeError, match="sede"):
+        keyface.animate(portrait_png, tone_wav, tmp_path / "b.mp4", sede=1)
+
+
+def test_call_takes_files_pictures_and_arrays(
+    shown: Callable[..., NDArray[np.uint8]],
+    pipeline: keyface.KeyFacePipeline,
+    portrait_png: Path,
+    tone_wav: Path,
+) -> None:
+    expected = shown("--emotion", "happy@0 sad@0.5", "--start", 0.2, "--duration", 0.6)
+    line, sound = "happy@0 sad@0.5", load_waveform(tone_wav)
+    window = {"start": 0.2, "duration": 0.6}
+    picture = Image.open(portrait_png)
+    curve = load_emotion(line)
+    for portrait, audio, emotion in (
+        (portrait_png, tone_wav, line),
+        (picture, str(tone_wav), curve),
+        (np.asarray(picture), sound, curve.sample(15)),
+    ):
+        made = list(pipeline(portrait, audio, emotion=emotion, **window, **FAST))
+        assert np.array_equal(np.concatenate(made), expected)
+
+
+def test_call_refuses_what_is_no_portrait_or_option(
+    pipeline: keyface.KeyFacePipeline, portrait_png: Path, tone_wav: Path
+) -> None:
+    with pytest.raises(PortraitError, match=r"an array \(3, 64, 64\) of float32"):
+        pipeline(np.zeros((3, 64, 64), np.float32), tone_wav)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="sede"):
+        pipeline(portrait_png, tone_wav, sede=1)
+
+
+def test_a_level_of_memory_that_is_none(tiny_checkpoint: Path) -> None:
+    with pytest.raises(DeviceError, match="no such level of memory: tiny"):
+        keyface.KeyFacePipeline.load(tiny_checkpoint, "cpu", memory="tiny")
