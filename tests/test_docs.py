@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -111,10 +112,25 @@ def test_examples_of_animate_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None
         jobs.append(job)
         raise typer.Exit
 
-    monkeypatch.setattr(animate, "check", stop)
+    monkeypatch.setattr(animate, "make_plan", stop)
     lines = [line for line in animate.EXAMPLES.splitlines() if line.startswith("keyface ")]
     assert len(lines) == 2
     for line in lines:
         assert CliRunner().invoke(app, shlex.split(line)[1:]).exit_code == 0
         assert line in help_of(("animate",))
     assert [str(job.output) for job in jobs] == ["talk.mp4", "avatar-speech.mp4"]
+
+
+def test_python_of_the_readme_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "examples").symlink_to(README.parent / "examples")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "talk.mp4 25"
+    assert sum(ast.literal_eval(line)[0] for line in lines[1:]) == 25
+    assert (tmp_path / "talk.mp4").is_file()
