@@ -126,6 +126,7 @@ def test_json_object_and_metadata_say_how_it_was_made(
     assert count_frames(Path("a.mp4")) == 13
     made = comment(Path("a.mp4"))
     assert len(str(made.pop("job"))) == 64
+    assert len(str(made.pop("model_sha256"))) == 64
     assert made.pop("portrait_sha256") == file_hash(portrait_png)
     assert made.pop("audio_sha256") == file_hash(tone_wav)
     assert made.pop("command") == (

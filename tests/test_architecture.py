@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"config", "errors"},
     "checkpoints": {"files", "models", "device", "config", "errors"},
     "media": {"files", "checkpoints", "config", "errors"},
-    "credentials": {"media", "errors"},
+    "credentials": {"media", "version", "errors"},
     "output": {"credentials", "media", "files", "config", "errors"},
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
@@ -46,8 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoints", "models", "device", "config", "errors"),
     },
     "jobs": {
-        *("pipeline", "options", "output", "emotion", "media", "checkpoints", "version"),
-        *("device", "files", "config", "errors"),
+        *("pipeline", "options", "output", "credentials", "emotion", "media", "checkpoints"),
+        *("version", "device", "files", "config", "errors"),
     },
     "api": {"jobs", "options", "checkpoints"},
     "": {"api", "pipeline", "options", "version"},  # what is public, when it is asked for

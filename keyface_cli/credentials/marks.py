@@ -18,6 +18,7 @@ from xml.sax.saxutils import quoteattr
 
 from keyface_cli.credentials.boxes import read_boxes
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg
+from keyface_cli.version import __version__
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = "trainedAlgorithmicMedia"
@@ -47,7 +48,7 @@ class Mark:
     """
 
     source: str = GENERATED
-    tool: str = "keyface"
+    tool: str = f"keyface {__version__}"
 
     @property
     def uri(self) -> str:

@@ -120,6 +120,8 @@ def jobs_of_folder(
 def is_made(plan: Plan, checkpoint: Checkpoint, *, force: bool) -> bool:
     """Whether a job's output is there and was made of the same files with the same choices.
 
+    Where it is to be signed, it also has to be signed, by whomever, and not changed since.
+
     Args:
         plan: the job.
         checkpoint: the model.
@@ -139,7 +141,14 @@ def is_made(plan: Plan, checkpoint: Checkpoint, *, force: bool) -> bool:
         if force:
             return False
         raise
-    return bool(found.get("job") == digest(plan.recipe(checkpoint)))
+    if found.get("job") != digest(plan.recipe(checkpoint)):
+        return False
+    if plan.signer is None:
+        return True
+    from keyface_cli.credentials.validation import read_credentials
+
+    credentials = read_credentials(plan.job.output)
+    return credentials is not None and not credentials.refused
 
 
 def output_hash(path: Path) -> str:
@@ -274,7 +283,7 @@ def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:
     for name in ("portrait", "audio"):
         if name not in chosen:
             raise JobError(f"{name} is missing")
-    for name in ("portrait", "audio", "features", "voice_model", "output"):
+    for name in ("portrait", "audio", "features", "voice_model", "sign", "key", "output"):
         if name in chosen:
             chosen[name] = (folder if name == "output" else base) / chosen[name]
     if "emotion" in chosen and os.path.isfile(base / chosen["emotion"]):

@@ -14,7 +14,9 @@ from keyface_cli.output.formats import DEFAULT_CRF, SoundTrack
 FRAME_RATES = (24, 25, 30, 50, 60)
 _LONGEST_S = 360_000.0  # a hundred hours, which keeps infinity out
 # these decide what happens to files, not what is in them
-_CONDUCT = {"force", "restart", "keep_job", "keyframes_only"}
+_CONDUCT = {
+    *("force", "restart", "keep_job", "keyframes_only", "sign", "key", "timestamp", "ingredients")
+}
 _FILES = {"portrait", "audio", "output"}
 
 
@@ -66,6 +68,33 @@ class Job(GenerationOptions):
         "Output",
         "Stop after the keyframes and write them as PNGs into the job folder; the same "
         "command without this goes on from them.",
+    )
+    sign: Path | None = option(
+        None,
+        "Output",
+        "Sign the result with this certificate (C2PA content credentials), followed by those that "
+        "vouch for it; keyface credentials new makes one.",
+        metavar="CERT.pem",
+        shown="KEYFACE_SIGN_CERT in the environment, else unsigned",
+    )
+    key: Path | None = option(
+        None,
+        "Output",
+        "The certificate's private key.",
+        metavar="KEY.pem",
+        shown="KEYFACE_SIGN_KEY in the environment",
+    )
+    timestamp: str | None = option(
+        None,
+        "Output",
+        "Ask this time-stamp authority (RFC 3161) to confirm the time; it is sent a hash.",
+        metavar="URL",
+        shown="none is asked",
+    )
+    ingredients: bool = option(
+        False,
+        "Output",
+        "Show a small picture of the portrait in what is signed, which else names its hash.",
     )
     crop: str = option(
         "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from keyface_cli.errors import VideoError
 from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import Plan, Prepared, digest
+from keyface_cli.jobs.signing import mark_of, statement_of
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size
 from keyface_cli.output.writer import VideoWriter
@@ -54,13 +55,16 @@ def make_video(
     if folder is not None:
         save_text(folder.path / CURVE, write_table(prepared.curve), force=True)
     R = pipeline.config.resolution
+    metadata = _metadata(plan, prepared, pipeline)
     writer = VideoWriter(
         job.output,
         num_frames=len(prepared.emotion),
         size=(R, R),
         sound=job.sound,
         crf=job.crf,
-        metadata=_metadata(plan, prepared, pipeline),
+        metadata=metadata,
+        mark=mark_of(job),
+        seal=_seal(plan, prepared, metadata),
         force=job.force,
         fps=job.fps,
         finish=_finish(plan, prepared, R),
@@ -160,8 +164,20 @@ def _finish(plan: Plan, prepared: Prepared, resolution: int) -> Finish:
     return Resize((width, height))
 
 
+def _seal(
+    plan: Plan, prepared: Prepared, metadata: dict[str, Any]
+) -> Callable[[Path], None] | None:
+    """What signs the finished result, where it is to be signed."""
+    signer = plan.signer
+    if signer is None:
+        return None
+    statement = statement_of(plan.job, prepared.picture, plan.hashes, metadata)
+    return lambda part: signer.sign(part, plan.job.output.suffix.lower(), statement)
+
+
 def _metadata(plan: Plan, prepared: Prepared, pipeline: KeyFacePipeline) -> dict[str, Any]:
     job, name = plan.job, pipeline.checkpoint.name
+    recipe = plan.recipe(pipeline.checkpoint)
     return {
         "tool": f"keyface {__version__}",
         "model": name,
@@ -171,6 +187,7 @@ def _metadata(plan: Plan, prepared: Prepared, pipeline: KeyFacePipeline) -> dict
         **to_metadata(prepared.curve),
         "portrait_sha256": plan.hashes["portrait"],
         "audio_sha256": plan.hashes["recording"],
-        "job": digest(plan.recipe(pipeline.checkpoint)),
+        "model_sha256": recipe["model"],
+        "job": digest(recipe),
         "command": job.command(name),
     }

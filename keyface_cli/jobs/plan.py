@@ -14,6 +14,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint, encoder_names
 from keyface_cli.errors import JobError, VideoError
 from keyface_cli.files import file_hash
 from keyface_cli.jobs.job import Job
+from keyface_cli.jobs.signing import find_signer
 from keyface_cli.options import flag
 from keyface_cli.output.formats import STDOUT, Format, check_output
 from keyface_cli.version import __version__
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from keyface_cli.credentials.signing import Signer
     from keyface_cli.emotion import EmotionTrack
     from keyface_cli.media.audio import StoredWaveform
     from keyface_cli.media.features import StoredFeatures
@@ -40,6 +42,7 @@ class Plan:
         box: what the video is to fit into, (width, height) in pixels; None as for `--size`.
         background: RGB in 0..255 behind a transparent portrait; None is the colour of its edge.
         curve: the emotion; None is to be estimated from the voice.
+        signer: what signs the result; None leaves it unsigned.
     """
 
     job: Job
@@ -47,6 +50,7 @@ class Plan:
     box: tuple[int, int] | None
     background: Colour | None
     curve: EmotionTrack | None
+    signer: Signer | None = None
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -127,6 +131,7 @@ def make_plan(job: Job) -> Plan:
             such size.
         PortraitError: no such background colour.
         EmotionError: the emotion is none, or its file is no curve.
+        CredentialsError: the result cannot be signed as is wanted.
     """
     from keyface_cli.emotion.load import check_emotion
     from keyface_cli.media.ffmpeg import find_ffmpeg
@@ -144,7 +149,7 @@ def make_plan(job: Job) -> Plan:
         raise VideoError("keyframes cannot be piped", "name a file with -o")
     curve = check_emotion(job.emotion, job.voice_model)
     find_ffmpeg()
-    return Plan(job, kind, box, background, curve)
+    return Plan(job, kind, box, background, curve, find_signer(job))
 
 
 def read(plan: Plan, checkpoint: Checkpoint) -> Prepared:
