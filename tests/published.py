@@ -85,19 +85,19 @@ def write_files(parity: ParitySet, folder: Path) -> None:
     projection = {n: t + 1 for n, t in guide.items() if n.startswith("conditioner.")}
     deepspeed(folder / "interpolation_bad.pt", guide | projection)
     deepspeed(folder / "whole_keyframe.pt", keyframe | autoencoder)
+    wavlm, beats = parity.manifest["wavlm_cfg"], parity.manifest["beats_cfg"]
+    mask = {"mask_emb": torch.rand(wavlm["encoder_embed_dim"])}
+    classes = beats["predictor_class"]
+    head = {
+        "predictor.weight": torch.rand(classes, beats["encoder_embed_dim"]),
+        "predictor.bias": torch.rand(classes),
+    }
     torch.save(
-        {
-            "cfg": parity.manifest["wavlm_cfg"],
-            "model": parity.weights("wavlm_weights.safetensors") | {"mask_emb": torch.rand(48)},
-        },
+        {"cfg": wavlm, "model": parity.weights("wavlm_weights.safetensors") | mask},
         folder / "WavLM-Base+.pt",
     )
     torch.save(
-        {
-            "cfg": parity.manifest["beats_cfg"],
-            "model": parity.weights("beats_weights.safetensors")
-            | {"predictor.weight": torch.rand(7, 48), "predictor.bias": torch.rand(7)},
-        },
+        {"cfg": beats, "model": parity.weights("beats_weights.safetensors") | head},
         folder / "BEATs.pt",
     )
     write_wav2vec2(parity, folder / "wav2vec2")

@@ -338,6 +338,7 @@ def test_interruption_leaves_the_old_file_alone(
     assert count_frames(Path("a.mp4")) == 25
 
 
+@pytest.mark.slow
 def test_program_that_is_ended_while_it_works_leaves_its_folder_alone(
     tiny_checkpoint: Path, portrait_png: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def converted(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_c_keyframes_sampled_with_converted_weights(parity: ParitySet, converted: Path) -> None:
     cases, guidance = parity.cases, parity.manifest["guidance"]
     unet: Any = Checkpoint.open(converted).load("keyframe_unet", dtype=torch.float32)
@@ -108,6 +109,7 @@ def test_c_keyframes_sampled_with_converted_weights(parity: ParitySet, converted
     assert_close(found.flatten(0, 1), cases["c.out"], SAMPLED, "c.out")
 
 
+@pytest.mark.slow
 def test_d_interpolation_with_converted_weights(parity: ParitySet, converted: Path) -> None:
     cases, guidance = parity.cases, parity.manifest["guidance"]
     checkpoint = Checkpoint.open(converted)
@@ -167,6 +169,7 @@ def test_what_is_of_no_use_is_said(files: Path, tmp_path: Path, main: Main) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_an_encoder_in_the_keyframe_file_will_do(
     files: Path, tmp_path: Path, main: Main, parity: ParitySet
 ) -> None:
@@ -189,6 +192,7 @@ def test_without_a_guide_there_is_no_autoguidance(files: Path, tmp_path: Path, m
     assert "interpolation_guide" not in Checkpoint.open(tmp_path / "model").components
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["state_dict", "safetensors", "top", "legacy"])
 def test_other_containers_are_read(files: Path, tmp_path: Path, main: Main, container: str) -> None:
     module = torch.load(files / "interpolation.pt", weights_only=False)["module"]

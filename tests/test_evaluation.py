@@ -189,6 +189,7 @@ def test_drift_is_the_growth_of_error_and_of_colour() -> None:
     assert result.colour_drift == pytest.approx(4)
 
 
+@pytest.mark.slow
 def test_reader_learns_the_jaw_from_rendered_frames() -> None:
     few = reader.train_reader(updates=60, seed=5, heads=24)
     found = reader.validate(few, heads=8, seed=6)

@@ -44,6 +44,7 @@ def test_voice_note_is_heard() -> None:
     assert 2 * 16_000 < len(waveform) < 10 * 16_000
 
 
+@pytest.mark.slow
 def test_script_makes_one_of_everything(
     main: Main, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ from keyface_cli.commands import console
 from keyface_cli.jobs import runner
 from keyface_cli.pipeline import KeyFacePipeline
 
+pytestmark = pytest.mark.slow  # see --thorough too
+
 FAST = ("--steps", 1, "--audio-guidance", 1, "--identity-guidance", 1, "--autoguidance", 1)
 COMMON = (*FAST, "--dtype", "float32", "--device", "cpu", "--chunk", 50, "--duration", 0.2)
 LONGEST_S = 20.0  # of work, ours and ffmpeg's

@@ -411,6 +411,7 @@ Path(sys.argv[1], f"weight{trainer.compute.rank}").write_text(repr(trainer.model
 """
 
 
+@pytest.mark.slow
 def test_several_processes_average_their_gradients(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -220,7 +220,7 @@ def clicks(path: Path, rate: int, seconds: float) -> Path:
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000])
-@pytest.mark.parametrize("seconds", [0.04, 1.0, 7.3, 120.0])
+@pytest.mark.parametrize("seconds", [0.04, 1.0, 7.3, pytest.param(120.0, marks=pytest.mark.slow)])
 def test_clicks_stay_at_their_frames(tmp_path: Path, rate: int, seconds: float) -> None:
     source = clicks(tmp_path / "a.wav", rate, seconds)
     count = -(-round(seconds * 16_000) // 640)

@@ -305,6 +305,7 @@ def tensors(folder: Path, component: str) -> dict[str, Tensor]:
     return Checkpoint.open(folder).load(component).state_dict()
 
 
+@pytest.mark.slow
 def test_the_guide_is_the_run_at_a_sixteenth_of_its_updates(
     encoded_shard: Path, tmp_path: Path
 ) -> None:
@@ -399,6 +400,7 @@ def test_a_picture_of_one_frame_is_compared_through_the_vae(
         train_unet("keyframes", TINY, encoded_shard, folder, options, asked, force=True)
 
 
+@pytest.mark.slow
 def test_saving_memory_changes_no_gradient(encoded_shard: Path, tmp_path: Path) -> None:
     stage = "interpolation"
     weights = []
