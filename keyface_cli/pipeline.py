@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from keyface_cli.emotion import EmotionTrack
+
+logger = logging.getLogger(__name__)
 
 AUDIO_ENCODERS = ("wavlm", "wav2vec2", "beats")
 
@@ -308,7 +311,14 @@ class KeyFacePipeline:
             )
         started = time.perf_counter()
         place = self.device if self.memory == "high" else torch.device("cpu")
-        loaded = _load(self.checkpoint, (name,), place, self._formats)
+        try:
+            loaded = _load(self.checkpoint, (name,), place, self._formats)
+        except DeviceError:
+            # from the next lower level on, networks wait in main memory
+            if place.type == "cpu" or not self.engine.residency.step_down():
+                raise
+            logger.warning("out of memory, going on with --memory %s", self.memory)
+            loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
         self.engine.guide = cast(VideoUNet, loaded[name])
         self.engine.residency.add(name, self.engine.guide)
         if self._compile:

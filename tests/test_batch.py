@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from keyface_cli.commands import batch as batches
 from keyface_cli.errors import JobError
 from keyface_cli.jobs import make_video
 from keyface_cli.jobs.batch import jobs_of_folder, parse_choice, read_jobs
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.plan import Plan
+from keyface_cli.jobs.runner import Machine
 from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.pipeline import KeyFacePipeline
 
@@ -198,6 +200,22 @@ def test_unexpected_failure_is_one_row(
     assert "RuntimeError: a line and another" in out
 
 
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two processes on a CPU computes with half of the threads."""
+    import torch
+
+    given: list[int | None] = []
+
+    def lead(*arguments: Any) -> None:
+        given.append(arguments[-2])
+
+    monkeypatch.setattr(batches, "_lead", lead)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    batches._share_out(None, None, Machine("cpu"), False, 2)  # type: ignore[arg-type]
+    assert given == [4, 4]
+
+
+@pytest.mark.slow
 def test_several_processes_share_the_rows_and_one_may_die(
     batch: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from keyface_cli import KeyFacePipeline, device
+from keyface_cli import pipeline as pipelines
 from keyface_cli.checkpoints.checkpoint import (
     Checkpoint,
     build,
@@ -299,6 +300,25 @@ def test_guide_is_loaded_only_when_it_guides(tiny_checkpoint: Path) -> None:
     assert loaded.timings["load"] > before
 
 
+def test_a_guide_that_does_not_fit_waits_in_main_memory(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
+    monkeypatch.setattr(loaded.engine, "device", torch.device("cuda"))
+    load = pipelines._load
+
+    def full(checkpoint: Checkpoint, names: Any, place: torch.device, formats: Any) -> Any:
+        if place.type == "cuda":
+            raise DeviceError("not enough memory on cuda")
+        return load(checkpoint, names, place, formats)
+
+    monkeypatch.setattr(pipelines, "_load", full)
+    loaded._load_guide()
+    assert loaded.memory == "balanced"
+    assert loaded.engine.residency.networks["interpolation_guide"] is loaded.engine.guide
+    assert "out of memory, going on with --memory balanced" in caplog.text
+
+
 def test_model_without_a_guide(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for part in tiny_checkpoint.iterdir():
         if part.name != "interpolation_guide":
@@ -390,6 +410,7 @@ def held() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_as_frames_come(tiny: KeyFacePipeline) -> None:
     frames = tiny.stream(*inputs(10 * 13 + 1), dataclasses.replace(FAST, chunk=1))
     before = [held() for _ in frames]

@@ -218,6 +218,26 @@ def test_two_runs_do_not_share_a_folder(animate: Main, tmp_path: Path) -> None:
     assert (code, "another run is making this video" in err) == (1, True)
 
 
+def test_an_empty_folder_is_removed_before_another_run_may_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, refused = tmp_path / "a.mp4", []
+    with JobFolder(output, {}) as folder:
+        remove = folder.remove
+
+        def watch() -> None:
+            with pytest.raises(JobError, match="another run is making this video"):
+                JobFolder(output, {}).__enter__()
+            refused.append(True)
+            remove()
+
+        monkeypatch.setattr(folder, "remove", watch)
+    assert refused == [True]
+    assert list(tmp_path.iterdir()) == []
+    with JobFolder(output, {}) as again:
+        assert again.path.is_dir()
+
+
 def test_ledger_counts_only_what_is_whole(tmp_path: Path) -> None:
     book = Ledger(tmp_path)
     for name in ("a", "b", "c"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.errors import VideoError
 from keyface_cli.jobs import plan as plans
 from keyface_cli.jobs import runner
 from keyface_cli.jobs.job import Job
@@ -52,6 +53,26 @@ def make(tiny_checkpoint: Path, portrait_png: Path, tone_wav: Path, tmp_path: Pa
         return one.run(make_plan(job))
 
     return run
+
+
+def test_what_means_nothing_to_a_result_is_said(
+    portrait_png: Path, tone_wav: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plan(name: str, **more: Any) -> str:
+        caplog.clear()
+        make_plan(Job(portrait=portrait_png, audio=tone_wav, output=tmp_path / name, **more))
+        return caplog.text
+
+    for name in ("a.mov", "a.gif", "frames"):
+        assert "--crf does nothing here" in plan(name, crf=30)
+    for name in ("a.gif", "frames"):
+        assert "--audio-offset does nothing here" in plan(name, audio_offset=40.0)
+    for name in ("a.mp4", "a.webm"):
+        assert plan(name, crf=30, audio_offset=40.0) == ""
+    assert plan("a.gif", fps=50) == ""
+    with pytest.raises(VideoError, match="browsers show a GIF of 60 frames a second") as caught:
+        plan("a.gif", fps=60)
+    assert "--fps 50" in str(caught.value.hint)
 
 
 def test_each_file_is_hashed_once_and_the_model_loaded_once(

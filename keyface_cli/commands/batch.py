@@ -113,7 +113,8 @@ def batch(
             min=1,
             max=64,
             metavar="N",
-            help="Work on so many rows at a time, each in a process with a GPU of its own.",
+            help="Work on so many rows at a time, each in a process with a GPU, or its share of "
+            "the CPU, of its own.",
             rich_help_panel="Machine",
         ),
     ] = 1,
@@ -255,17 +256,20 @@ def _share_out(
     desk: Desk, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, count: int
 ) -> None:
     """Let `count` processes, one a GPU, work on the rows; each is led by a thread."""
+    import torch
+
     from keyface_cli.device import resolve_device
 
     place = resolve_device(machine.device).type
     devices = [f"cuda:{index}" if place == "cuda" else place for index in range(count)]
+    threads = max(1, torch.get_num_threads() // count) if place == "cpu" else None
     for name in devices:
         resolve_device(name)
     ended = threading.Event()
     leads = [
         threading.Thread(
             target=_lead,
-            args=(desk, checkpoint, machine._replace(device=name), skip_existing, ended),
+            args=(desk, checkpoint, machine._replace(device=name), skip_existing, threads, ended),
             daemon=True,
         )
         for name in devices
@@ -283,7 +287,12 @@ def _share_out(
 
 
 def _lead(
-    desk: Desk, checkpoint: Checkpoint, machine: Machine, skip: bool, ended: threading.Event
+    desk: Desk,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    skip: bool,
+    threads: int | None,
+    ended: threading.Event,
 ) -> None:
     """Hand rows to a process of their own; one that dies fails its row alone."""
     context = multiprocessing.get_context("spawn")
@@ -294,7 +303,7 @@ def _lead(
             if process is None or not process.is_alive():
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=_serve, args=(theirs, checkpoint, machine, skip), daemon=True
+                    target=_serve, args=(theirs, checkpoint, machine, skip, threads), daemon=True
                 )
                 process.start()
                 theirs.close()
@@ -315,12 +324,22 @@ def _lead(
             process.join()
 
 
-def _serve(connection: Connection, checkpoint: Checkpoint, machine: Machine, skip: bool) -> None:
-    """Make the rows that come through a pipe until it is closed."""
+def _serve(
+    connection: Connection,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    skip: bool,
+    threads: int | None,
+) -> None:
+    """Make the rows that come through a pipe until it is closed, on some threads of the CPU."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.set_up(verbose=False, debug=False)
     console.hush()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     worker = Worker(checkpoint, machine, skip, is_default=False)
     while True:
         try:

@@ -75,10 +75,10 @@ class JobFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        empty = not self.path.is_dir() or not self.ledger.names
-        self._lock.release()
-        if empty:
+        # removed while it is ours: a run that takes the lock after us has a folder of its own
+        if not self.path.is_dir() or not self.ledger.names:
             self.remove()
+        self._lock.release()
 
     @property
     def finished(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from keyface_cli.files import file_hash
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.signing import find_signer
 from keyface_cli.options import flag
-from keyface_cli.output.formats import STDOUT, Format, check_output
+from keyface_cli.output.formats import DEFAULT_CRF, GIF_FPS, STDOUT, Format, check_output
 from keyface_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from keyface_cli.media.features import StoredFeatures
     from keyface_cli.media.framing import Crop
     from keyface_cli.media.portrait import Colour
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,29 @@ def make_plan(job: Job) -> Plan:
     box = None if job.size is None else parse_size(job.size)
     background = None if job.background is None else parse_colour(job.background)
     kind = check_output(job.output, job.force or job.keyframes_only)
+    _check_choices(job, kind)
     if kind.name == "pipe" and job.keyframes_only:
         raise VideoError("keyframes cannot be piped", "name a file with -o")
     curve = check_emotion(job.emotion, job.voice_model)
     find_ffmpeg()
     return Plan(job, kind, box, background, curve, find_signer(job))
+
+
+def _check_choices(job: Job, kind: Format) -> None:
+    """Refuse what a kind of result cannot show, and say what means nothing to it.
+
+    Raises:
+        VideoError: a GIF of more frames a second than browsers show.
+    """
+    if kind.name == ".gif" and job.fps > GIF_FPS:
+        raise VideoError(
+            f"{job.output}: browsers show a GIF of {job.fps} frames a second three times slower",
+            f"use --fps {GIF_FPS}, or another kind of file",
+        )
+    if job.crf != DEFAULT_CRF and not kind.has_quality:
+        logger.warning("%s: --crf does nothing here, it is of .mp4 and .webm", job.output)
+    if job.audio_offset and not kind.audio:
+        logger.warning("%s: --audio-offset does nothing here, where there is no sound", job.output)
 
 
 def read(plan: Plan, checkpoint: Checkpoint) -> Prepared:

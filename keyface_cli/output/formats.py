@@ -18,6 +18,8 @@ from keyface_cli.files import unwritable
 from keyface_cli.media.ffmpeg import file_url
 
 DEFAULT_CRF = 18  # of x264: 0 is lossless, 51 the worst; 18 is hard to tell from the original
+# a GIF counts hundredths of a second, and browsers show a frame of one hundredth for ten
+GIF_FPS = 50
 STDOUT = Path("-")
 _THREADS = "4"
 _VP9_CRF = 13  # what VP9 needs more than x264 for the same quality
@@ -75,6 +77,11 @@ class Format:
     audio: tuple[str, ...] = ()
     sound: str = "mp4"
     even: bool = True
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether its encoder has a quality to choose."""
+        return not {"libx264", "libvpx-vp9"}.isdisjoint(self.video)
 
     @property
     def joined(self) -> bool:
