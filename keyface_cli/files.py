@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 from keyface_cli.errors import KeyFaceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NAME = "done.jsonl"  # in a ledger's folder
 
 
 def file_hash(path: Path) -> str:
@@ -66,9 +63,9 @@ def replacing(
         mode = stat.S_IMODE(part.stat().st_mode)
         yield part
         part.chmod(mode)  # some writers make files that only their owner can read
-        _sync(part)
+        sync(part)
         os.replace(part, target)
-        _sync(target.parent)
+        sync(target.parent)
     except Exception as problem:
         if not isinstance(problem, (OSError, *also)):
             raise
@@ -112,91 +109,7 @@ def unwritable(
     return kind(f"{place}: cannot be written to: {reason}", hint)
 
 
-class Ledger:
-    """Files that are finished, in a folder.
-
-    A file is written under another name, moved to its own, and then noted with its hash in
-    `done.jsonl`; each step is on the disk before the next. What is not noted, or no longer what
-    was noted, does not count. Safe to use from several threads.
-
-    Args:
-        folder: where the files are; it exists.
-
-    Raises:
-        OSError: it cannot be read or written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock = threading.Lock()
-        self._noted = self._read()
-        self._checked: dict[str, bool] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the files that were noted."""
-        return list(self._noted)
-
-    def path(self, name: str) -> Path:
-        """Return where a file of this name is, or would be."""
-        return self.folder / name
-
-    def part(self, name: str) -> Path:
-        """Return where to write a file before it is finished."""
-        return self.folder / f"{name}.part"
-
-    def holds(self, name: str) -> bool:
-        """Whether a file is finished and still what it was; its bytes are read once."""
-        with self._lock:
-            if name not in self._checked:
-                noted = self._noted.get(name)
-                self._checked[name] = noted is not None and noted == _describe(self.path(name))
-            return self._checked[name]
-
-    def add(self, name: str) -> None:
-        """Take over the finished file `part(name)`."""
-        part, path = self.part(name), self.path(name)
-        described = _describe(part)
-        assert described is not None
-        _sync(part)
-        os.replace(part, path)
-        _sync(self.folder)
-        line = json.dumps({"name": name, "bytes": described[0], "sha256": described[1]})
-        with self._lock, self.path(_NAME).open("ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            self._noted[name], self._checked[name] = described, True
-
-    def _read(self) -> dict[str, tuple[int, str]]:
-        """What is noted; a last line that was cut short is cut off."""
-        path, noted, good = self.path(_NAME), {}, 0
-        if not path.exists():
-            return {}
-        data = path.read_bytes()
-        for line in data.splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-                if not line.endswith(b"\n"):
-                    break
-                noted[str(entry["name"])] = int(entry["bytes"]), str(entry["sha256"])
-            except (ValueError, KeyError, TypeError):
-                break
-            good += len(line)
-        if good < len(data):
-            os.truncate(path, good)
-        return noted
-
-
-def _describe(path: Path) -> tuple[int, str] | None:
-    """Size and hash of a file, None where there is none."""
-    try:
-        return path.stat().st_size, file_hash(path)
-    except FileNotFoundError:
-        return None
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk hold a file, or the names in a folder."""
     if os.name == "nt" and path.is_dir():
         return

@@ -45,12 +45,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete checkpoint folder of the preset `tiny`, guide included, in half precision."""
     import torch
 
-    from keyface_cli.checkpoints.checkpoint import (
-        build,
-        needed_components,
-        save_component,
-        write_manifest,
-    )
+    from keyface_cli.checkpoints.checkpoint import build, needed_components
+    from keyface_cli.checkpoints.writing import save_component, write_manifest
     from keyface_cli.config import PRESETS
 
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -14,15 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from keyface_cli.checkpoints import installed
-from keyface_cli.checkpoints.checkpoint import (
-    COMPONENTS,
-    Checkpoint,
-    build,
-    needed_components,
-    save_component,
-    write_manifest,
-)
+from keyface_cli.checkpoints.checkpoint import COMPONENTS, Checkpoint, build, needed_components
 from keyface_cli.checkpoints.installed import resolve_model
+from keyface_cli.checkpoints.writing import save_component, write_manifest
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, WeightsError
 

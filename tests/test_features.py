@@ -12,7 +12,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from keyface_cli.checkpoints.checkpoint import Checkpoint, build, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
+from keyface_cli.checkpoints.writing import save_component, write_manifest
 from keyface_cli.config import PRESETS
 from keyface_cli.media.features import StoredFeatures, _open
 from keyface_cli.models.speech import encode

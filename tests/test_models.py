@@ -15,8 +15,9 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
-from keyface_cli.checkpoints.checkpoint import Checkpoint, save_component, write_manifest
+from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.renaming import rename_beats, rename_wavlm, split
+from keyface_cli.checkpoints.writing import save_component, write_manifest
 from keyface_cli.config import PRESETS, UNetConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.models import speech

@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 
 from keyface_cli import KeyFacePipeline, device
 from keyface_cli import pipeline as pipelines
-from keyface_cli.checkpoints.checkpoint import (
-    Checkpoint,
-    build,
-    needed_components,
-    save_component,
-    write_manifest,
-)
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_components
+from keyface_cli.checkpoints.writing import save_component, write_manifest
 from keyface_cli.config import SamplingConfig
 from keyface_cli.errors import ConfigError, DeviceError, WeightsError
 from keyface_cli.models import speech

@@ -23,9 +23,9 @@ from PIL import Image
 
 from keyface_cli import files
 from keyface_cli.errors import JobError
-from keyface_cli.files import Ledger
 from keyface_cli.jobs import jobfolder
 from keyface_cli.jobs.jobfolder import JobFolder, folder_for
+from keyface_cli.output.ledger import Ledger
 
 Main = Callable[..., tuple[int, str, str]]
 FAST = ("--steps", "1", "--audio-guidance", "1", "--identity-guidance", "1", "--autoguidance", "1")

@@ -12,8 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from keyface_cli.checkpoints.checkpoint import Checkpoint, build, save_component, write_manifest
-from keyface_cli.checkpoints.tensorfiles import open_tensors, weight_files, write_tensors
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
+from keyface_cli.checkpoints.tensorfiles import open_tensors, weight_files
+from keyface_cli.checkpoints.writing import save_component, write_manifest, write_tensors
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
 

@@ -11,8 +11,8 @@ import pytest
 from drawn import make_shard
 from photographs import make_photographs
 
-from keyface_cli.checkpoints.checkpoint import Checkpoint, write_manifest
-from keyface_cli.checkpoints.tensorfiles import write_tensors
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.checkpoints.writing import write_manifest, write_tensors
 from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_options import collect
 from keyface_cli.config import PRESETS

@@ -15,21 +15,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from keyface_cli.checkpoints.tensorfiles import TensorReader, move, open_tensors, write_tensors
-from keyface_cli.config import ModelConfig, from_dict, to_dict
+from keyface_cli.checkpoints.tensorfiles import TensorReader, move, open_tensors
+from keyface_cli.config import ModelConfig, from_dict
 from keyface_cli.errors import ConfigError, WeightsError
-from keyface_cli.files import file_hash, write_text
+from keyface_cli.files import file_hash
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 MANIFEST = "keyface.json"
 FORMAT_VERSION = 1
@@ -107,7 +106,7 @@ class Checkpoint:
         Raises:
             WeightsError: the component is absent or its file is damaged.
         """
-        with open_tensors(self.folder / component, _stem(component)) as reader:
+        with open_tensors(self.folder / component, stem_of(component)) as reader:
             return sum(math.prod(reader.shape(name)) for name in reader.names)
 
     def dtypes(self, component: str) -> list[str]:
@@ -116,7 +115,7 @@ class Checkpoint:
         Raises:
             WeightsError: the component is absent or its file is damaged.
         """
-        with open_tensors(self.folder / component, _stem(component)) as reader:
+        with open_tensors(self.folder / component, stem_of(component)) as reader:
             return sorted({reader.dtype(name) for name in reader.names})
 
     def verify(self) -> None:
@@ -135,7 +134,7 @@ class Checkpoint:
 
     def _check_listed(self, component: str) -> None:
         """Refuse a network of which the manifest does not list every file."""
-        for path in _network_files(self.folder, component):
+        for path in network_files(self.folder, component):
             if path.relative_to(self.folder).as_posix() not in self.manifest["files"]:
                 raise WeightsError(
                     f"not listed in {self.folder / MANIFEST}: {path}",
@@ -164,7 +163,7 @@ class Checkpoint:
                 tensor is missing, unexpected or of another shape; file and tensor are named.
         """
         self._check_listed(component)
-        with open_tensors(self.folder / component, _stem(component)) as reader:
+        with open_tensors(self.folder / component, stem_of(component)) as reader:
             module = build(component, self.config, empty=True)
             expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
             _check_tensors(reader, expected)
@@ -190,112 +189,6 @@ def build(component: str, config: ModelConfig, *, empty: bool = False) -> nn.Mod
             return cast("nn.Module", _construct(component, config))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the {component} of this model is none of ours: {error}") from error
-
-
-def save_component(
-    folder: Path,
-    component: str,
-    module: nn.Module,
-    *,
-    dtype: torch.dtype | None = None,
-    state: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write one network into a checkpoint folder; `write_manifest` has to follow.
-
-    Each file is complete or the old one: it is written under another name and moved into place.
-
-    Args:
-        folder: the checkpoint folder, made where it is missing.
-        component: one of `COMPONENTS`.
-        module: the network, of the class that `build` constructs.
-        dtype: number format in the file; None keeps the tensors' own.
-        state: its tensors, for a module of meta tensors; None is the module's own.
-
-    Raises:
-        WeightsError: the disk is full or cannot be written.
-    """
-    target = folder / component
-    target.mkdir(parents=True, exist_ok=True)
-    cast(Any, module).save_config(target)
-    write_tensors(target, _stem(component), module.state_dict() if state is None else state, dtype)
-
-
-def write_manifest(
-    folder: Path,
-    config: ModelConfig,
-    *,
-    licence: str = "Apache-2.0",
-    source: str = "trained with keyface",
-    training: dict[str, Any] | None = None,
-    origins: Iterable[dict[str, Any]] = (),
-) -> None:
-    """Write keyface.json for the components that a folder holds now, with sizes and hashes.
-
-    Args:
-        folder: the checkpoint folder.
-        config: the model that the components belong to.
-        licence: of the weights, an SPDX name.
-        source: where the weights come from, one sentence.
-        training: free facts about how they were trained (data, steps, hours).
-        origins: facts about each file that they were made of: its name, address, licence.
-    """
-    files = sorted(path for name in COMPONENTS for path in _network_files(folder, name))
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "preset": config.preset,
-        "licence": licence,
-        "source": source,
-        "training": training or {},
-        "origins": list(origins),
-        "config": to_dict(config),
-        "files": {
-            path.relative_to(folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": file_hash(path),
-            }
-            for path in files
-        },
-    }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", WeightsError)
-
-
-@contextmanager
-def replacing_model(folder: Path, *, force: bool) -> Iterator[Path]:
-    """Write a whole model beside its place, and put it there when the block has ended well.
-
-    Args:
-        folder: of the model.
-        force: replace it where there is one.
-
-    Yields:
-        The folder to write to.
-
-    Raises:
-        WeightsError: there is a model and `force` is not given, or something that is no model; or
-            it cannot be written. What was there is kept then.
-    """
-    if folder.exists() and not force:
-        raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
-    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)  # that a run left which was killed just here
-            folder.rename(old)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
@@ -369,7 +262,7 @@ def _construct(component: str, config: ModelConfig) -> Any:
     raise ConfigError(f"no such component: {component}", f"one of {', '.join(COMPONENTS)}")
 
 
-def _stem(component: str) -> str:
+def stem_of(component: str) -> str:
     # the names under which transformers and diffusers look for weights
     return "model" if component in SPEECH_ENCODERS else "diffusion_pytorch_model"
 
@@ -389,7 +282,7 @@ def _check_tensors(reader: TensorReader, expected: dict[str, torch.Size]) -> Non
             )
 
 
-def _network_files(folder: Path, component: str) -> list[Path]:
+def network_files(folder: Path, component: str) -> list[Path]:
     """Every file of a network that is there, in a checkpoint folder."""
     found = (folder / component).glob("*")
     return sorted(path for path in found if path.suffix in (".json", ".safetensors"))

@@ -21,12 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keyface_cli.checkpoints.checkpoint import (
-    build,
-    replacing_model,
-    save_component,
-    write_manifest,
-)
+from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.checkpoints.renaming import (
     UNUSED_BY_ENCODER,
     rename_beats,
@@ -37,6 +32,7 @@ from keyface_cli.checkpoints.renaming import (
     split,
 )
 from keyface_cli.checkpoints.unpickle import check_numbers, read_tensors
+from keyface_cli.checkpoints.writing import replacing_model, save_component, write_manifest
 from keyface_cli.config import PRESETS, ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from keyface_cli.errors import JobError
-from keyface_cli.files import Ledger, unwritable, write_text
+from keyface_cli.files import unwritable, write_text
+from keyface_cli.output.ledger import Ledger
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keyface_cli.config import FPS, SAMPLES_PER_FRAME
-from keyface_cli.models.beats import stretch
 
 if TYPE_CHECKING:
     from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
@@ -282,6 +281,8 @@ class _Beats(Hearing):
         return cast(Tensor, self._model(waveform))
 
     def _part(self, first: int, last: int) -> Tensor:
+        from keyface_cli.models.beats import stretch  # who has a BEATs has imported it
+
         per_frame = self._model.tokens_per_frame
         if self._source is None:  # the token that each half frame of the recording hears
             tokens = torch.arange(self._model.count_tokens(self._frames * SAMPLES_PER_FRAME))

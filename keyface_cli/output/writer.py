@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.credentials.marks import Mark
 from keyface_cli.errors import VideoError
-from keyface_cli.files import Ledger, is_full, unwritable
+from keyface_cli.files import is_full, unwritable
 from keyface_cli.media.ffmpeg import find_ffmpeg, last_words
 from keyface_cli.output.compose import Finish, Resize
 from keyface_cli.output.formats import (
@@ -36,6 +36,7 @@ from keyface_cli.output.formats import (
     sound_command,
 )
 from keyface_cli.output.framerate import FrameRate
+from keyface_cli.output.ledger import Ledger
 from keyface_cli.output.metadata import write_metadata
 
 PIECE_FRAMES = 2 * KEYFRAME_STEP  # frames of the model in one piece, where nothing else is asked

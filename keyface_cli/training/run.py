@@ -17,13 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.checkpoints.checkpoint import (
-    MANIFEST,
-    Checkpoint,
-    replacing_model,
-    save_component,
-    write_manifest,
-)
+from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint
+from keyface_cli.checkpoints.writing import replacing_model, save_component, write_manifest
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.files import replacing
