@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,9 @@ from keyface_cli.commands.emotion_options import (
     style_for,
 )
 from keyface_cli.jobs.job import Job
+from keyface_cli.options import options_of
 
+StrengthOption = Annotated[float, options.said("strength", options_of(Job)["emotion_strength"])]
 app = typer.Typer(
     name="emotion",
     no_args_is_help=True,
@@ -160,10 +162,10 @@ def check(
 
 
 @app.command()
-@options.taking(Job, "emotion_strength")
 def plot(
     curve: CurveArgument,
     audio: AudioOption = None,
+    strength: StrengthOption = 1.0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -176,8 +178,6 @@ def plot(
     ] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
-    *,
-    choices: dict[str, Any],
 ) -> None:
     """Draw a curve over the sound, with what the model hears at its keyframes."""
     from keyface_cli.emotion import plot as drawing
@@ -189,7 +189,7 @@ def plot(
         drawing.check_suffix(output)
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
     waveform = sound_of(audio)
-    track = read_curve(curve, waveform).scaled(choices["emotion_strength"])
+    track = read_curve(curve, waveform).scaled(strength)
     frames = int(track.end_s * 25) + 26 if waveform is None else frames_of(waveform)
     if output is not None:
         drawing.save_figure(drawing.draw_curve(track, frames, waveform), output)

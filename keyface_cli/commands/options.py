@@ -36,7 +36,7 @@ def taking(kind: type[Any], *names: str) -> Callable[[Command], Command]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=defaults[name],
-            annotation=Annotated[hints[name], _typer_option(name, table[name])],
+            annotation=Annotated[hints[name], said(name, table[name])],
         )
         for name in names or table
     }
@@ -69,7 +69,8 @@ def _panel(parameter: inspect.Parameter) -> int:
     return _PANELS.index(panel) if panel in _PANELS else -1
 
 
-def _typer_option(name: str, one: Option) -> Any:
+def said(name: str, one: Option) -> Any:
+    """Return what Typer is to make of an option, under the name of a field."""
     low, high = one.limits or (None, None)
     return typer.Option(
         flag(name),

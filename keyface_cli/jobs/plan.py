@@ -65,7 +65,6 @@ class Plan:
         job = self.job
         files = {"portrait": job.portrait, "recording": job.audio}
         files |= {} if job.voice_model is None else {"voice model": job.voice_model}
-        files |= {} if job.features is None else {"features file": job.features}
         try:
             return {name: file_hash(path) for name, path in files.items()}
         except OSError as error:
@@ -81,13 +80,12 @@ class Plan:
         from keyface_cli.emotion.load import fingerprint
 
         # these change no more than the last bits
-        apart, files = ("chunk", "features"), dict(self.hashes)
-        files.pop("features file", None)
+        apart = ("chunk", "features")
         choices = {k: value for k, value in self.job.choices().items() if k not in apart}
         listed = json.dumps(checkpoint.manifest["files"], sort_keys=True)
         return {
             **{flag(name): str(value) for name, value in choices.items()},
-            **files,
+            **self.hashes,
             "emotion curve": fingerprint(self.curve),
             "kind of output": self.job.output.suffix.lower(),
             "model": hashlib.sha256(listed.encode()).hexdigest(),
@@ -98,9 +96,10 @@ class Plan:
         self, checkpoint: Checkpoint, device: str, dtype: str, vae_dtype: str | None
     ) -> dict[str, Any]:
         """Return everything that the video's bits depend on: its recipe, and what computes it."""
+        features = self.job.features
         return {
             **self.recipe(checkpoint),
-            "features file": self.hashes.get("features file"),
+            "features file": None if features is None else file_hash(features),
             flag("chunk"): str(self.job.chunk),
             "version of torch": version("torch"),
             "device": device.split(":")[0],
