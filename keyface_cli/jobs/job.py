@@ -34,68 +34,6 @@ class Job(GenerationOptions):
     audio: Path
     output: Path
     force: bool = False
-    paste_back: bool = option(
-        False,
-        "Output",
-        "Put the animated face back into the whole portrait, in its own size (up to 4K).",
-    )
-    size: str | None = option(
-        None,
-        "Output",
-        "Size of the video in pixels: it is made as large as fits into this.",
-        metavar="N|WxH",
-        shown="the model's, with --paste-back the portrait's",
-    )
-    fps: int = option(
-        25,
-        "Output",
-        "Frames a second; the model makes 25, others are interpolated between them.",
-        words=FRAME_RATES,
-        metavar="|".join(map(str, FRAME_RATES)),
-    )
-    crf: int = option(
-        DEFAULT_CRF,
-        "Output",
-        "Quality of the picture: lower is better and larger.",
-        limits=(0, 51),
-    )
-    restart: bool = option(False, "Output", "Begin anew, whatever an earlier run has finished.")
-    keep_job: bool = option(
-        False, "Output", "Keep the job folder, OUTPUT.keyface, when the video is complete."
-    )
-    keyframes_only: bool = option(
-        False,
-        "Output",
-        "Stop after the keyframes and write them as PNGs into the job folder; the same "
-        "command without this goes on from them.",
-    )
-    sign: Path | None = option(
-        None,
-        "Output",
-        "Sign the result with this certificate (C2PA content credentials), followed by those that "
-        "vouch for it; keyface credentials new makes one.",
-        metavar="CERT.pem",
-        shown="KEYFACE_SIGN_CERT in the environment, else unsigned",
-    )
-    key: Path | None = option(
-        None,
-        "Output",
-        "The certificate's private key.",
-        metavar="KEY.pem",
-        shown="KEYFACE_SIGN_KEY in the environment",
-    )
-    timestamp: str | None = option(
-        None,
-        "Output",
-        "Ask this time-stamp authority (RFC 3161) to confirm the time; it is sent a hash.",
-        metavar="URL",
-        shown="none is asked",
-    )
-    ingredients: bool = option(
-        False,
-        "Output",
-        "Show a small picture of the portrait in what is signed, which else names its hash.",
-    )
     crop: str = option(
         "auto",
         "Portrait",
@@ -124,6 +62,31 @@ class Job(GenerationOptions):
         "What shows through a transparent portrait: a name, or #rrggbb.",
         metavar="COLOUR",
         shown="the colour of its edge",
+    )
+    paste_back: bool = option(
+        False,
+        "Output",
+        "Put the animated face back into the whole portrait, in its own size (up to 4K).",
+    )
+    size: str | None = option(
+        None,
+        "Output",
+        "Size of the video in pixels: it is made as large as fits into this.",
+        metavar="N|WxH",
+        shown="the model's, with --paste-back the portrait's",
+    )
+    fps: int = option(
+        25,
+        "Output",
+        "Frames a second; the model makes 25, others are interpolated between them.",
+        words=FRAME_RATES,
+        metavar="|".join(map(str, FRAME_RATES)),
+    )
+    crf: int = option(
+        DEFAULT_CRF,
+        "Output",
+        "Quality of the picture: lower is better and larger.",
+        limits=(0, 51),
     )
     emotion: str = option(
         "neutral",
@@ -175,6 +138,43 @@ class Job(GenerationOptions):
         "What the model hears in this recording, from keyface embed.",
         metavar="FILE",
         shown="to listen now",
+    )
+    restart: bool = option(False, "Output", "Begin anew, whatever an earlier run has finished.")
+    keep_job: bool = option(
+        False, "Output", "Keep the job folder, OUTPUT.keyface, when the video is complete."
+    )
+    keyframes_only: bool = option(
+        False,
+        "Output",
+        "Stop after the keyframes and write them as PNGs into the job folder; the same "
+        "command without this goes on from them.",
+    )
+    sign: Path | None = option(
+        None,
+        "Output",
+        "Sign the result with this certificate (C2PA content credentials), followed by those that "
+        "vouch for it; keyface credentials new makes one.",
+        metavar="CERT.pem",
+        shown="KEYFACE_SIGN_CERT in the environment, else unsigned",
+    )
+    key: Path | None = option(
+        None,
+        "Output",
+        "The certificate's private key.",
+        metavar="KEY.pem",
+        shown="KEYFACE_SIGN_KEY in the environment",
+    )
+    timestamp: str | None = option(
+        None,
+        "Output",
+        "Ask this time-stamp authority (RFC 3161) to confirm the time; it is sent a hash.",
+        metavar="URL",
+        shown="none is asked",
+    )
+    ingredients: bool = option(
+        False,
+        "Output",
+        "Show a small picture of the portrait in what is signed, which else names its hash.",
     )
 
     @property
