@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"errors"},
     "plotting": {"errors"},
     "web": {"errors"},
-    "avatars": {"config", "errors"},
+    "avatars": {"files", "config", "errors"},
     "models": {"config", "errors"},
     "checkpoints": {"files", "models", "device", "config", "errors"},
     "media": {"files", "checkpoints", "config", "errors"},

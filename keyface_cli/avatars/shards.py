@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 from keyface_cli.errors import ConfigError
+from keyface_cli.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,8 @@ def keep_facts(folder: Path, settings: Mapping[str, Any], sizes: Mapping[str, in
             )
     kept = {name: known["sizes"][name] for name in there if name in known["sizes"]}
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     text = json.dumps({"settings": dict(settings), "sizes": {**kept, **sizes}}, indent=2)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, text + "\n")
 
 
 def write_scenes(
@@ -129,9 +128,8 @@ def write_scenes(
         ("labels", labels),
         ("waveforms", waveforms),
     ):
-        with (folder / f"{name}.part").open("wb") as file:
+        with replacing(folder / f"{name}.npy") as part, part.open("wb") as file:
             np.save(file, np.stack(arrays))
-        os.replace(folder / f"{name}.part", folder / f"{name}.npy")
 
 
 def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) -> None:
@@ -162,18 +160,16 @@ def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) 
         "keyframes": rigs[scenes, starts[:, None] + KEYFRAME_STEP * torch.arange(NUM_FRAMES)],
         "runs": rigs[scenes, runs[:, None] + torch.arange(RUN_FRAMES)],
     }
-    partials = {name: folder / f"{name}.part" for name in poses}
-    frames = {
-        name: np.lib.format.open_memmap(
-            partials[name], mode="w+", dtype=np.uint8, shape=(count, each.shape[1], size, size, 3)
-        )
-        for name, each in poses.items()
-    }
-    for i in range(count):
-        draw = draw_head(generator, size, cast)
-        for name, each in poses.items():
-            frames[name][i] = draw(each[i])
-        logger.info("%s: drew %d of %d scenes", folder, i + 1, count)
-    for name, partial in partials.items():
-        frames[name].flush()
-        os.replace(partial, folder / f"{name}.npy")
+    with ExitStack() as stack:  # which is left from its last file to its first
+        frames = {}
+        for name, each in reversed(poses.items()):
+            part = stack.enter_context(replacing(folder / f"{name}.npy"))
+            shape = (count, each.shape[1], size, size, 3)
+            frames[name] = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        for i in range(count):
+            draw = draw_head(generator, size, cast)
+            for name, each in poses.items():
+                frames[name][i] = draw(each[i])
+            logger.info("%s: drew %d of %d scenes", folder, i + 1, count)
+        for each_frames in frames.values():
+            each_frames.flush()
