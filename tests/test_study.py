@@ -242,6 +242,7 @@ def test_damaged_studies_are_one_line(study: Study, tmp_path: Path, main: Main) 
         open_study(study.folder)
 
 
+@pytest.mark.slow
 def test_ten_votes_in_a_browser_with_a_reload_and_a_second_rater(study: Study) -> None:
     with serving(make_page(study)) as url, open_browser() as browser:
 

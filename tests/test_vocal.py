@@ -27,6 +27,7 @@ def tracks(kind: str, seed: int) -> Tensor:
     return vocal.scene_of(kind, seed, held_out=True).rig[:, ROWS]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(synthesis.missing_engines()), reason="a synthesiser is absent")
 def test_a_classifier_names_performances_that_it_has_not_seen() -> None:
     few = vocal.train_classifier(each=10, updates=150, seed=3)

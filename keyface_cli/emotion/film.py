@@ -7,7 +7,7 @@ ImageNet is, becomes the scores of eight emotions, then valence and arousal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,12 @@ _STEADY = 2.0  # looks over which a face's box is averaged
 Box = tuple[float, float, float, float]
 
 
-def read_performance(
-    video: Path, model: Path, progress: Callable[[int], None] | None = None
-) -> NDArray[np.float64]:
+def read_performance(video: Path, model: Path) -> NDArray[np.float64]:
     """Read valence and arousal of the largest face in every frame.
 
     Args:
         video: whatever ffmpeg reads; it is resampled to 25 frames a second.
         model: enet_b0_8_va_mtl.onnx, or a network of the same inputs and outputs.
-        progress: called with the number of frames done.
 
     Returns:
         (N, 2) in [-1, 1], NaN where no face is seen.
@@ -59,8 +56,6 @@ def read_performance(
         if len(group) == _LOOK_EVERY:
             before = _read_group(session, model, group, before, values)
             group = []
-            if progress is not None:
-                progress(len(values))
     if group:
         _read_group(session, model, group, before, values)
     found = np.array(values).reshape(-1, 2)

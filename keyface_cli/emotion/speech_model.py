@@ -7,7 +7,6 @@ the transformer era in speech emotion recognition"): an input (1, samples) at 16
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +66,12 @@ def run_onnx(session: Any, path: Path, value: NDArray[np.float32]) -> list[NDArr
     return [np.asarray(output) for output in outputs]
 
 
-def estimate_with_model(
-    waveform: Waveform, path: Path, progress: Callable[[int, int], None] | None = None
-) -> EmotionTrack:
+def estimate_with_model(waveform: Waveform, path: Path) -> EmotionTrack:
     """Estimate a curve from a voice with a speech-emotion model, window by window.
 
     Args:
         waveform: (S,) at 16 kHz.
         path: the model.
-        progress: called with the windows done and all.
 
     Raises:
         EmotionError: the model cannot be used.
@@ -88,13 +84,11 @@ def estimate_with_model(
     seconds = len(waveform) / SAMPLE_RATE
     starts = np.arange(0, max(HOP_S, seconds - WINDOW_S + HOP_S), HOP_S)
     values, weights = [], []
-    for done, start in enumerate(starts.tolist(), start=1):
+    for start in starts.tolist():
         first = int(start * SAMPLE_RATE)
         part = waveform[first : first + int(WINDOW_S * SAMPLE_RATE)]
         values.append(_read(session, path, np.asarray(part, np.float32)))
         weights.append(float(speech[int(start * 25) : int((start + WINDOW_S) * 25)].mean()))
-        if progress is not None:
-            progress(done, len(starts))
     averaged = smooth(np.array(values), 0.0, np.array(weights))
     middles = np.minimum(starts + WINDOW_S / 2, seconds)
     middles = np.concatenate([[0.0], middles, [max(seconds, middles[-1] + 0.04)]])
