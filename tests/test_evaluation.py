@@ -191,7 +191,7 @@ def test_drift_is_the_growth_of_error_and_of_colour() -> None:
 
 @pytest.mark.slow
 def test_reader_learns_the_jaw_from_rendered_frames() -> None:
-    few = reader.train_reader(updates=60, seed=5, heads=24)
+    few = reader.train_reader(updates=90, seed=5, heads=24)
     found = reader.validate(few, heads=8, seed=6)
     assert set(found) == set(reader.CONTROLS)
     frames, portraits, targets = reader.rendered_examples(24, torch.Generator().manual_seed(5))
