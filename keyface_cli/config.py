@@ -26,7 +26,7 @@ _LATER = {"later": True}  # metadata of a field that models of earlier versions 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """One video UNet (paper section 3.2, SPEC 6); the defaults are the published keyframe model's.
+    """One video UNet (paper section 3.2); the defaults are the published keyframe model's.
 
     `audio_dim` is the width of the raw audio features (both encoders side by side) and
     `context_dim` that of the projected audio which every cross-attention reads. `emotion_dim` is
@@ -51,7 +51,7 @@ class UNetConfig:
 class SamplingConfig:
     """The sampling defaults that a checkpoint carries; every one can be overridden in a run."""
 
-    steps: int = 10  # 10 means the eleven sigmas of the AYS table (SPEC 8)
+    steps: int = 10  # 10 means the eleven sigmas of the AYS table
     schedule: str = "ays"  # or "karras"
     audio_guidance: float = 5.0
     identity_guidance: float = 2.0

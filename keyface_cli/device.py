@@ -43,7 +43,7 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
 
     `auto` is bfloat16 where the device computes in it (a CPU with AVX512-BF16 or AMX, a recent
     GPU), else float16 on a GPU and float32 on a CPU. Preconditioning, guidance and the Euler sums
-    are float32 whatever the format (SPEC 8).
+    are float32 whatever the format, as published.
 
     Raises:
         DeviceError: no such format.

@@ -338,7 +338,7 @@ def listen(
 
     Returns:
         For each encoder blocks (n, 2, D) float32 on the CPU, made as they are asked for, of the
-        N = ceil(S / 640) video frames in order (SPEC 3).
+        N = ceil(S / 640) video frames in order.
 
     Raises:
         WeightsError, DeviceError: see `KeyFacePipeline.load`; memory may run out in a block too.

@@ -1,6 +1,6 @@
 """Published files through the real command line: equal networks, and no fault goes by unnamed.
 
-The files are made of the parity data, in the published containers (SPEC 11): DeepSpeed's names,
+The files are made of the parity data, in the published containers: DeepSpeed's names,
 what only training needed, half precision.
 """
 

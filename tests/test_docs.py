@@ -1,4 +1,4 @@
-"""Every command explains itself and stands in README.md, and what README.md shows exists."""
+"""Every command explains itself and is listed in README.md, and what the READMEs show exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from keyface_cli.app import app
 from keyface_cli.commands import animate
 from keyface_cli.jobs.job import Job
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+READMES = [README, *sorted((ROOT / "keyface_cli").rglob("README.md"))]
+ROOMS = [str(path.relative_to(ROOT)) for path in READMES]
 
 
 Command = tuple[tuple[str, ...], Callable[..., Any]]
@@ -44,9 +47,9 @@ def help_of(words: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def shown_commands() -> list[list[str]]:
-    """Return the words after `keyface` of every command that README.md shows."""
-    lines = README.read_text("utf-8").splitlines()
+def shown_commands(readme: str) -> list[list[str]]:
+    """Return the words after `keyface` of every command that a README shows."""
+    lines = (ROOT / readme).read_text("utf-8").splitlines()
     code = [line.strip() for line in lines if line.startswith("    ") or "`keyface " in line]
     shown = [re.split(r"&&|`|\|", text)[0] for line in code for text in line.split("keyface ")[1:]]
     return [words for text in shown if (words := shlex.split(text.replace("[", " ")))]
@@ -71,10 +74,25 @@ def test_command_stands_in_the_readme(words: tuple[str, ...]) -> None:
     assert any(re.search(rf"{group}\b.*\b{name}\b", line) for line in lines)
 
 
-def test_commands_and_options_of_the_readme_exist() -> None:
-    shown = [words for words in shown_commands() if re.match(r"[a-z]", words[0])]
-    assert shown
-    for words in shown:
+def test_every_room_is_found_from_the_first_readme() -> None:
+    assert {"README.md", "keyface_cli/emotion/README.md", "keyface_cli/jobs/README.md"} < {*ROOMS}
+    linked = re.findall(r"\]\((keyface_cli/[^)#]+)\)", README.read_text("utf-8"))
+    assert sorted(linked) == ROOMS[1:]
+
+
+@pytest.mark.parametrize("readme", ROOMS)
+def test_files_that_a_readme_links_to_exist(readme: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / readme).read_text("utf-8"))
+    for link in links:
+        if not link.startswith("https://"):
+            assert ((ROOT / readme).parent / link).exists(), link
+
+
+@pytest.mark.parametrize("readme", ROOMS)
+def test_commands_and_options_of_a_readme_exist(readme: str) -> None:
+    for words in shown_commands(readme):
+        if not re.match(r"[a-z]", words[0]):
+            continue
         command = next((c for c in COMMANDS if tuple(words[: len(c)]) == c), None)
         assert command, f"no such command: keyface {' '.join(words)}"
         text = help_of(command)

@@ -1,4 +1,4 @@
-"""Equality with the published modules, on recorded cases (SPEC 16).
+"""Equality with the published modules, on recorded cases.
 
 The directory is $KEYFACE_PARITY_DIR, else ../shared/parity beside the checkout where that exists,
 else the copy in tests/data/parity. Sizes come from its manifest alone, so that a set of other
@@ -45,7 +45,7 @@ from keyface_cli.training.options import DiffusionOptions, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
-LATENT_SCALE = ModelConfig().latent_scale  # SPEC 2; the manifest names it in words only
+LATENT_SCALE = ModelConfig().latent_scale  # the manifest names it in words only
 ONE_PASS = 1e-4  # greatest difference after one pass of a network
 SAMPLED = 1e-3  # after all updates of a sampling
 LOSS, GRADIENT = 1e-5, 1e-4  # relative

@@ -1,4 +1,4 @@
-"""Equality with the official LipScore, on recorded cases (LIPSCORE.md section 9).
+"""Equality with the official LipScore, on recorded cases.
 
 The directory is $KEYFACE_PARITY_LIPSCORE_DIR, else ../shared/parity_lipscore beside the checkout
 where that exists, else the copy in tests/data/parity_lipscore. Sizes come from the tensors alone.

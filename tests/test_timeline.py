@@ -12,7 +12,7 @@ import pytest
 from keyface_cli.stages.timeline import Timeline
 
 LENGTHS = range(1, 3001)
-# lengths at which the published planner has no fault but those of its leftover segment (SPEC 5)
+# lengths at which the published planner has no fault but those of its leftover segment
 HEALTHY = {
     *range(15, 27),
     *range(28, 40),

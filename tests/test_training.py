@@ -366,7 +366,7 @@ def test_frozen_layers_along_time_stay_and_the_rest_moves(
 
 
 def test_the_published_names_of_frozen_parameters_are_ours() -> None:
-    # SPEC 12: those whose name contains "time_", but not time_embed
+    # those whose published name contains "time_", but not time_embed
     unet = VideoUNet(**dataclasses.asdict(TINY.keyframe_unet))
     freeze_temporal_layers(unet)
     frozen = {name for name, p in unet.named_parameters() if not p.requires_grad}

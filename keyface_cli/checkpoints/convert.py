@@ -1,4 +1,4 @@
-"""From the published files to one checkpoint folder (SPEC 3, 10 and 11).
+"""From the published files to one checkpoint folder.
 
 One source file is held at a time, mapped into memory where its format allows that, and goes out
 tensor by tensor. The folder appears under its name when all of it is written.
@@ -187,7 +187,7 @@ class _Conversion:
         _check_stage("interpolation_guide", tensors, path)
         with _naming(path):
             parts = split(tensors)
-        # it hears through the audio projection of the network that it guides (SPEC 11)
+        # it uses the audio projection of the network that it guides
         own = [name for name in parts["unet"] if name.startswith("conditioner.")]
         network = {n: t for n, t in parts["unet"].items() if n not in own}
         self._write_unet("interpolation_guide", network | self._projection, path)
@@ -247,7 +247,7 @@ class _Conversion:
 
 
 def wavlm_config(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Turn the `cfg` of a WavLM file into arguments of transformers' WavLMConfig (SPEC 3.2).
+    """Turn the `cfg` of a WavLM file into arguments of transformers' WavLMConfig.
 
     Raises:
         ConfigError: it lacks a number, or asks for what the published model does not have.
@@ -277,7 +277,7 @@ def wavlm_config(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def beats_config(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Turn the `cfg` of a BEATs file into arguments of `models.beats.BEATs` (SPEC 3.3).
+    """Turn the `cfg` of a BEATs file into arguments of `models.beats.BEATs`.
 
     Raises:
         ConfigError: it lacks a number, or asks for what the published model does not have.

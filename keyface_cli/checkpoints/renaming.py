@@ -1,4 +1,4 @@
-"""From the published files' tensor names to ours: one table per network (SPEC 3.2, 3.3, 6.1, 10).
+"""From the published files' tensor names to ours: one table per network.
 
 A table is a list of rules, a pattern and what takes its place, applied to a name from top to
 bottom. Nothing is guessed: a published tensor that no rule leads to one of ours, and one of ours
@@ -36,7 +36,7 @@ def split(official: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Sort the tensors of a published keyframe or interpolation file by network.
 
     Args:
-        official: the file's `module` (SPEC 11), DeepSpeed's name prefix or not.
+        official: the file's `module`, DeepSpeed's name prefix or not.
 
     Returns:
         "unet", with the audio projection and the learned missing frame, "vae", and "unused", which
@@ -196,7 +196,7 @@ _RESIDUAL_RULES: tuple[Rule, ...] = (
 
 
 def _unet_rules(layers: int) -> tuple[Rule, ...]:
-    """SPEC 6.1; the published blocks are numbered through all levels."""
+    """The published blocks are numbered through all levels."""
     kinds = {"0": "resnets", "1": "attentions"}  # by place in a published block
 
     def down(found: re.Match[str]) -> str:
@@ -237,7 +237,7 @@ def _unet_rules(layers: int) -> tuple[Rule, ...]:
 
 
 def _vae_rules(levels: int) -> tuple[Rule, ...]:
-    """SPEC 10; the published decoder numbers its levels from the finest."""
+    """The published decoder numbers its levels from the finest."""
 
     def up(found: re.Match[str]) -> str:
         return f"up_blocks.{levels - 1 - int(found[1])}."
@@ -269,7 +269,7 @@ def _vae_rules(levels: int) -> tuple[Rule, ...]:
     )
 
 
-_WAVLM_RULES: tuple[Rule, ...] = (  # SPEC 3.2
+_WAVLM_RULES: tuple[Rule, ...] = (  # to the names of transformers
     (r"^layer_norm", "feature_projection.layer_norm"),
     (r"^post_extract_proj", "feature_projection.projection"),
     (r"^mask_emb$", "masked_spec_embed"),
@@ -292,7 +292,7 @@ _WAV2VEC2_RULES: tuple[Rule, ...] = (  # files from before torch's parametrizati
     (r"pos_conv_embed\.conv\.weight_v", "pos_conv_embed.conv.parametrizations.weight.original1"),
 )
 
-_BEATS_RULES: tuple[Rule, ...] = (  # SPEC 3.3
+_BEATS_RULES: tuple[Rule, ...] = (  # to the names of `models.beats`
     (r"^layer_norm", "patch_norm"),
     (r"^post_extract_proj", "patch_projection"),
     (r"^encoder\.", ""),

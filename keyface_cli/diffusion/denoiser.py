@@ -26,7 +26,7 @@ class Preconditioning(NamedTuple):
 
 
 def precondition(sigma: Tensor) -> Preconditioning:
-    """Return the factors that surround the network at a noise level (SPEC 8).
+    """Return the factors that surround the network at a noise level.
 
     They are those of v-prediction for a data variance of 1.
 

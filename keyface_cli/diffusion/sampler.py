@@ -1,4 +1,4 @@
-"""Noise schedules and the deterministic Euler sampler (SPEC 8).
+"""Noise schedules and the deterministic Euler sampler.
 
 A schedule is a falling list of noise levels that ends in 0; each pair of neighbours is one update,
 so n levels before the 0 cost n evaluations of the denoiser.

@@ -1,4 +1,4 @@
-"""The named emotions of the published model and where they lie (SPEC 4)."""
+"""The named emotions of the published model and their valence and arousal."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class EmotionTrack:
         return self.at(np.arange(num_frames) / FPS).astype(np.float32)
 
     def heard(self, num_frames: int) -> list[Heard]:
-        """Return what a model hears: the curve at the frame of each keyframe (SPEC 5)."""
+        """Return what a model reads: the curve at the frame of each keyframe."""
         plan = Timeline(num_frames)
         frames = [plan.keyframe_audio(k) for k in range(plan.num_keyframes)]
         values = self.at(np.array(frames) / FPS)

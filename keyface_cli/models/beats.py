@@ -1,4 +1,4 @@
-"""BEATs, the audio encoder that hears what is not speech (Chen et al. 2023; SPEC 3.3).
+"""BEATs, the audio encoder for sounds that are not speech (Chen et al. 2023).
 
 A transformer over 16 x 16 patches of a log-mel spectrogram: 128 mel bins make eight patches, so
 160 ms of sound are eight tokens. Written from the specification, inference and training alike;

@@ -1,6 +1,6 @@
 """Sound to two tokens per video frame: WavLM, wav2vec 2.0 and BEATs in the paper's framing.
 
-The published system ran each encoder once over the whole recording (SPEC 3). `Hearing` does that
+The published system ran each encoder once over the whole recording. `Hearing` does that
 up to 20 s and goes through longer sound in overlapping windows, so that neither memory nor the cost
 of attention grows with it:
 
@@ -63,7 +63,7 @@ class Features(Protocol):
 
 
 def wavlm_features(model: WavLM, waveforms: Tensor) -> Tensor:
-    """Encode waveforms with WavLM as published (SPEC 3.2), in one pass.
+    """Encode waveforms with WavLM as published, in one pass.
 
     Args:
         model: any WavLM with the usual hop of 320 samples.
@@ -77,7 +77,7 @@ def wavlm_features(model: WavLM, waveforms: Tensor) -> Tensor:
 
 
 def wav2vec2_features(model: Wav2Vec2, waveforms: Tensor) -> Tensor:
-    """Encode waveforms with wav2vec 2.0 as published (SPEC 3.1), in one pass.
+    """Encode waveforms with wav2vec 2.0 as published, in one pass.
 
     Args:
         model: any wav2vec 2.0 with the usual hop of 320 samples.
@@ -310,13 +310,13 @@ def _pad(waveforms: Tensor, multiple: int) -> Tensor:
 
 
 def _frames_after_first(tokens: Tensor) -> Tensor:
-    """2 F - 1 tokens to (B, F, 2, D): the first is doubled (SPEC 3.2)."""
+    """2 F - 1 tokens to (B, F, 2, D): the first is doubled, as published."""
     B, count, D = tokens.shape
     return torch.cat([tokens[:, :1], tokens], dim=1).view(B, (count + 1) // 2, 2, D)
 
 
 def _frames_before_last(tokens: Tensor) -> Tensor:
-    """2 F - 1 tokens to (B, F, 2, D): a token of zeros is added at the end (SPEC 3.1)."""
+    """2 F - 1 tokens to (B, F, 2, D): a token of zeros is added at the end, as published."""
     B, count, D = tokens.shape
     return F.pad(tokens, (0, 0, 0, 1)).view(B, (count + 1) // 2, 2, D)
 

@@ -1,4 +1,4 @@
-"""The video UNet of both stages (paper section 3.2, SPEC 6 and 7).
+"""The video UNet of both stages (paper section 3.2).
 
 A Stable Video Diffusion UNet, assembled from the blocks of `blocks`, that listens to audio in two
 ways: every cross-attention reads the T audio tokens of the clip, and each frame's own
@@ -38,7 +38,7 @@ NORM_EPS = 1e-5  # of residual blocks and output; the transformers' input norm h
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the network listens to; zeros mean "not heard", as in training with dropout (SPEC 7)."""
+    """The conditions of the network; zeros are a dropped condition, as in training with dropout."""
 
     audio: Tensor  # (B, T, D) from `VideoUNet.project_audio`
     # (B, K, C, h, w) clean latents without `latent_scale`: the identity frame (K = 1), or the
@@ -71,7 +71,7 @@ class Conditioning:
 
 
 class VideoUNet(Network):
-    """F of either stage: c_in x, c_noise and conditions to a raw prediction per frame.
+    """The raw network F(c_in x, c_noise, conditioning) of both stages.
 
     The arguments are the fields of `config.UNetConfig`, whose defaults are the published keyframe
     network. `missing_frame_shape` makes it an interpolation network. Widths are multiples of 32;
@@ -150,7 +150,7 @@ class VideoUNet(Network):
 
     @property
     def core_parameters(self) -> int:
-        """Number of parameters as the published counts have it (SPEC 6).
+        """Number of parameters as the published counts have it.
 
         It leaves out the audio projection, which the published code keeps in the conditioner, and
         the learned missing frame, which it keeps in the wrapper.
@@ -161,7 +161,7 @@ class VideoUNet(Network):
     def zero_output_layers(self) -> None:
         """Zero the last layer of every residual branch and of the network: how training begins.
 
-        Each residual block and transformer starts as the identity and F as 0 (SPEC 6.1).
+        Each residual block and transformer starts as the identity function and F as 0.
         """
         for module in self.modules():
             if isinstance(module, ResBlock):
@@ -180,7 +180,7 @@ class VideoUNet(Network):
                 module.fused = False
 
     def project_audio(self, features: Tensor) -> Tensor:
-        """Turn raw audio features into the context that the network hears (SPEC 7).
+        """Turn raw audio features into the context that cross-attention reads.
 
         Args:
             features: (B, T, 2, A), two tokens per video frame, the encoders side by side.

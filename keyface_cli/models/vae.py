@@ -1,4 +1,4 @@
-"""Pictures to latents and back, through Stable Video Diffusion's VAE (SPEC 2 and 10)."""
+"""Pictures to latents and back, through Stable Video Diffusion's VAE."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ TEMPORAL = {
 
 
 def freeze_temporal_layers(network: nn.Module) -> None:
-    """Train all but the layers along time, as published (SPEC 12)."""
+    """Freeze the temporal layers, as published."""
     for name, parameter in network.named_parameters():
         if not TEMPORAL.isdisjoint(name.split(".")):
             parameter.requires_grad_(False)
@@ -85,7 +85,7 @@ def begin(
             run. A folder is a trained model of the same architecture: its network of this stage,
             and where it has none of the other stage; what the run has not is copied from it. Or it
             is Stable Video Diffusion's, with `unet` and `vae`: what the published model started
-            from (SPEC 11).
+            from.
         resume: the network will be filled from the run's state, so nothing is done.
 
     Raises:

@@ -250,7 +250,7 @@ class ClipSource:
         clips = _stack([window.shard.read(window) for window in windows])
         if not self.pictures:
             return clips
-        frame = draw(NUM_FRAMES)  # of all clips alike (SPEC 12)
+        frame = draw(NUM_FRAMES)  # the same of all clips, as published
         pictures = np.stack([window.shard.picture(window, frame) for window in windows])
         return clips._replace(pictures=torch.from_numpy(pictures), frame=torch.tensor(frame))
 

@@ -1,4 +1,4 @@
-"""Training of the two UNets and of the guide (paper section 3 and appendix, SPEC 12).
+"""Training of the two UNets and of the guide (paper section 3 and appendix).
 
 A batch of clips is noised, denoised under its conditions, some of which are dropped at random so
 that guidance has its unconditional branches, and scored by `losses`.

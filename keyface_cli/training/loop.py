@@ -44,7 +44,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 """Called after each update with the updates done, those wanted, and the latest logged numbers."""
 MAX_SKIPPED = 50  # updates in a row whose gradient is no number
 LAST_SHARE = 0.05  # of the peak rate, where the cosine ends
-FIRST_SHARE = 1e-6  # where the warm-up of a constant rate begins (SPEC 12)
+FIRST_SHARE = 1e-6  # where the warm-up of a constant rate begins, as published
 
 
 class Sample(NamedTuple):

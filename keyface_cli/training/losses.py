@@ -1,4 +1,4 @@
-"""The losses of the UNets (paper section 3 and appendix, SPEC 12).
+"""The losses of the UNets (paper section 3 and appendix).
 
 Noise levels are log-normal, ln sigma ~ N(1.0, 1.2^2). The squared error of the denoised latents is
 weighted by (sigma^2 + 1) / sigma^2, and the lower half of the picture, where the mouth is, counts
@@ -54,7 +54,7 @@ def latent_loss(
     eyes: float = 1.0,
     weight_limit: float = math.inf,
 ) -> Tensor:
-    """Return the weighted squared error of each frame (SPEC 12).
+    """Return the weighted squared error of each frame.
 
     Args:
         denoised: D, (B, T, C, h, w).
@@ -88,7 +88,7 @@ def picture_losses(
     distance: PictureDistance | None = None,
     weight_limit: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
-    """Compare one decoded frame of each clip with its picture (SPEC 12).
+    """Compare one decoded frame of each clip with its picture.
 
     Every clip is weighted by its own noise level. (The published code weights the perceptual
     distance of every clip by every clip's level, which differs for batches above 1.)

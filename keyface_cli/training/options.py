@@ -57,7 +57,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """What a UNet learns from; the defaults are the published ones for keyframes (SPEC 12)."""
+    """What a UNet learns from; the defaults are the published ones for keyframes."""
 
     log_sigma_mean: float = 1.0
     log_sigma_std: float = 1.2
@@ -125,7 +125,7 @@ _DECODER: dict[str, Value] = {
 }
 # recipe -> network -> what differs from the defaults above
 RECIPES: dict[str, dict[str, dict[str, Value]]] = {
-    # SPEC 12: what the published model was trained with
+    # what the published model was trained with (stages/README.md, Training)
     "paper": {
         "keyframes": _PAPER_TRAIN
         | {"pixel": 1.0, "perceptual": 1.0, "freeze_temporal": True, "held_out": 4},

@@ -1,4 +1,4 @@
-"""LipScore: do two clips of the same speech look alike to a lip reader (LIPSCORE 7)?
+"""LipScore: do two clips of the same speech look alike to a lip reader?
 
 Per frame the cosine of the two clips' features, the mean over frames, then over clips.
 """

@@ -19,7 +19,7 @@ from keyface_cli.evaluation.metrics.flow import DESCRIPTION, DenseFlow
 
 Gray = NDArray[np.float32]  # (H, W) luminance, 0 to 255
 LEAST_S = 5.0  # of which a slope a minute is worth stating
-SEGMENT = 13  # frames from one keyframe to the next (SPEC 5)
+SEGMENT = 13  # frames from one keyframe to the next (`config.KEYFRAME_STEP`)
 
 
 def luminance(frame: NDArray[np.uint8]) -> Gray:

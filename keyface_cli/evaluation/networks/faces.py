@@ -1,7 +1,7 @@
 """Five points of the face in every frame: eyes, nose and the corners of the mouth.
 
-What the detector misses is filled in from the frames beside, as LIPSCORE.md section 6 says of any
-detector.
+Frames in which the detector finds no face are interpolated in time, as LipScore's published code does
+with its own detector.
 """
 
 from __future__ import annotations

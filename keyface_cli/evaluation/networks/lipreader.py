@@ -1,4 +1,4 @@
-"""The visual encoder of Auto-AVSR: mouth pictures to lip-reading features (LIPSCORE 2 to 5).
+"""The visual encoder of Auto-AVSR: mouth pictures to lip-reading features (Ma et al. 2023).
 
 A Conv3d stem, a ResNet-18 trunk a frame, and a conformer over time with relative positions. T
 frames in, T features out; every frame sees all others.
@@ -247,7 +247,7 @@ def load_lipreader(path: Path) -> LipReader:
 
 
 def encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Pick the encoder's tensors out of a recogniser's, by our names (LIPSCORE 5)."""
+    """Pick the encoder's tensors out of a recogniser's, by our names."""
     renamed = {}
     for name, tensor in tensors.items():
         if name.startswith(("decoder.", "ctc.")) or name.endswith(".pe"):
