@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from keyface_cli.emotion import EASES, NAMED, EmotionTrack, Key, load_emotion
 from keyface_cli.errors import EmotionError
 
-# the published table, written out again: a slip in the program's table must not be one in the test's
+# published, and written out again: a slip in the program's table must not be one in the test's
 TABLE = {
     **{"happy": (0.85, 0.75), "angry": (-0.443, 0.908), "surprised": (0, 0.85)},
     **{"sad": (-0.85, -0.35), "neutral": (0, 0), "fear": (0.181, 0.949)},

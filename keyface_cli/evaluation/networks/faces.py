@@ -1,7 +1,7 @@
 """Five points of the face in every frame: eyes, nose and the corners of the mouth.
 
-Frames in which the detector finds no face are interpolated in time, as LipScore's published code does
-with its own detector.
+Frames in which the detector finds no face are interpolated in time, as LipScore's published code
+does with its own detector.
 """
 
 from __future__ import annotations

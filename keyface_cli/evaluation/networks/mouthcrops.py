@@ -1,4 +1,4 @@
-"""From landmarks to the mouth crops that the lip reader takes; the steps: `evaluation/README.md`."""
+"""From landmarks to the mouth crops that the lip reader takes, see `evaluation/README.md`."""
 
 from __future__ import annotations
 
