@@ -77,7 +77,6 @@ def make_video(
             _write_frames(writer, prepared, pipeline, job.generation, progress, folder)
     if folder is not None and not job.keep_job:
         folder.remove()
-    timings = {stage: pipeline.timings[stage] for stage in _STAGES} | {"encode": writer.waited_s}
     return {
         "output": str(job.output),
         "frames": writer.rate.count,
@@ -86,7 +85,7 @@ def make_video(
         "width": writer.finish.size[0],
         "height": writer.finish.size[1],
         "emotion": to_record(prepared.curve, len(prepared.emotion)),
-        "timings": timings,
+        "timings": {**{s: pipeline.timings[s] for s in _STAGES}, "encode": writer.waited_s},
     }
 
 
