@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -13,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from keyface_cli.credentials import certificates, library
+from keyface_cli.credentials import certificates, library, signing
 from keyface_cli.credentials.boxes import read_boxes
 from keyface_cli.credentials.certificates import Algorithm, new_key_pair
 from keyface_cli.credentials.library import BLOCK_KB
@@ -411,6 +414,42 @@ def test_a_copy_that_cannot_be_written_leaves_the_file(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.mov"]
+
+
+def test_ctrl_c_while_it_is_signed_is_heard(
+    samples: Path, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(samples / "a.mov", tmp_path))
+    before = path.read_bytes()
+    write = signing._Target.write
+    sent: list[int] = []
+
+    def interrupted(self: Any, data: Any) -> int:
+        if not sent:
+            sent.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(signing._Target, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        signer.sign(path, ".mov", STATEMENT)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mov"]
+    signer.sign(path, ".mov", STATEMENT)
+    assert read_credentials(path) is not None
+
+
+def test_info_reads_what_others_have_signed(main: Main, signer: Signer, tmp_path: Path) -> None:
+    picture, signed_copy = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "JPEG")
+    picture.seek(0)
+    signer.sign_stream(picture, signed_copy, "image/jpeg", Statement(Mark("digitalCapture", "cam")))
+    (tmp_path / "photograph.jpg").write_bytes(signed_copy.getvalue())
+    code, out, _ = main("info", tmp_path / "photograph.jpg")
+    assert code == 0
+    assert "claimed by: cam\nclaimed source: digitalCapture\n" in out
+    assert "credentials: whole" in out
+    assert "None" not in out
 
 
 _AUTHORITY = """\

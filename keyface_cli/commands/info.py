@@ -78,8 +78,10 @@ def info(
             )
         )
     else:
-        for name, value in {**found, "digital_source_type": source}.items():
+        for name, value in found.items():
             typer.echo(f"{name}: {value}")
+        if source is not None:
+            typer.echo(f"digital_source_type: {source}")
         for line in _lines(credentials, trust):
             typer.echo(line)
         if command is not None:

@@ -11,7 +11,10 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +156,8 @@ class Signer:
             for index, ingredient in enumerate(statement.ingredients):
                 if ingredient.picture is not None:
                     builder.add_resource(_picture_name(index), io.BytesIO(ingredient.picture))
-            builder.sign(self._signer, mime, source, target)
+            with _signals_held():
+                builder.sign(self._signer, mime, source, target)
         except c2pa.C2paError as error:
             if self._timestamp is not None and _OF_STAMPS.search(str(error)):
                 raise CredentialsError(
@@ -232,6 +236,24 @@ def _described(index: int, ingredient: Ingredient) -> dict[str, Any]:
 
 def _picture_name(index: int) -> str:
     return f"ingredient-{index}.jpg"
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back: what they raise in a file that the library reads is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda one, _: came.append(one)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _said(error: Exception) -> str:
