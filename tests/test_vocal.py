@@ -54,8 +54,8 @@ def test_a_file_of_something_else_is_no_classifier(tmp_path: Path) -> None:
 def result(index: int, lip_sync: float) -> ClipResult:
     nan = float("nan")
     return ClipResult(
-        index, "flite:awb", "text", lip_sync, 0, 0.5, 0.5, 0.01, nan, nan, nan,
-        25.0, 1.0, 0.5, 1.1, 2.0, {"lip_sync": 0.75, "valence": nan},
+        index, "flite:awb", "text", lip_sync, 0, 0.5, 0.5, 0.2, 0.01, nan, nan, nan,
+        12.0, 0.8, 1.5, 0.9, 25.0, 1.0, 0.5, 1.1, 2.0, {"lip_sync": 0.75, "valence": nan},
     )  # fmt: skip
 
 
@@ -70,9 +70,9 @@ def test_the_report_says_what_was_found_and_leaves_out_what_was_not(tmp_path: Pa
     ]
     report.write()
     written = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
-    assert written["lip_sync"] == {"median": 0.7, "low10": pytest.approx(0.54), "n": 3}
+    assert written["lip_sync"] == pytest.approx({"median": 0.7, "mean": 0.7, "low10": 0.54, "n": 3})
     assert "valence" not in written
-    assert written["truth"] == {"lip_sync": {"median": 0.75, "low10": 0.75, "n": 3}}
+    assert written["truth"] == {"lip_sync": {"median": 0.75, "mean": 0.75, "low10": 0.75, "n": 3}}
     assert written["clips"][0]["of_truth"] == {"lip_sync": 0.75, "valence": None}
     assert written["clips"][0]["valence"] is None
     assert written["worst"] == [1, 2, 0]

@@ -133,12 +133,15 @@ def random_scene(
     return _recorded(sound, besides, voice, duration_s, augmented, generator)
 
 
-def recorded_scene(recording: Recording, seed: int, *, augmented: bool = False) -> Scene:
+def recorded_scene(
+    recording: Recording, seed: int, *, duration_s: float | None = None, augmented: bool = False
+) -> Scene:
     """Let a recording of a real voice be acted out, with an emotion that the seed draws.
 
     Args:
         recording: one utterance.
         seed: of all chance.
+        duration_s: cut to this length where it is longer.
         augmented: shift the voice and degrade the recording at random.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -146,7 +149,7 @@ def recorded_scene(recording: Recording, seed: int, *, augmented: bool = False) 
     sound, voice = _Recording(), Voice("recording", recording.name)
     _Talk(voice, False, (), 0, (recording,), shift_seed).say(sound, generator)
     nothing = _Besides(generator, False)
-    return _recorded(sound, nothing, voice, None, augmented, generator)
+    return _recorded(sound, nothing, voice, duration_s, augmented, generator)
 
 
 def _recorded(

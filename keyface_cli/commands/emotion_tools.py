@@ -139,12 +139,12 @@ def measure(
 
     from keyface_cli.evaluation.avatars import moods
     from keyface_cli.evaluation.avatars.measure import Material
-    from keyface_cli.evaluation.avatars.reader import default_path, load_or_train
+    from keyface_cli.evaluation.avatars.reader import load
     from keyface_cli.pipeline import KeyFacePipeline
 
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")
-    reader = load_or_train(reader_file or default_path())
+    reader = load(reader_file)
     shown: dict[str, Any] = {}
 
     def keep(index: int, mood: str, frames: Any) -> None:

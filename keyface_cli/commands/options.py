@@ -146,8 +146,8 @@ ReaderOption = Annotated[
     typer.Option(
         "--reader",
         metavar="FILE",
-        help="The face reader; trained and saved there if absent.",
-        show_default="a file in keyface's data folder",
+        help="The network that reads faces, of keyface evaluate reader.",
+        show_default="the package's, or the one that was trained here",
     ),
 ]
 DeviceOption = Annotated[

@@ -20,10 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keyface_cli.avatars import identity, rig
-from keyface_cli.avatars.pictures import render_uint8
-from keyface_cli.avatars.scene import Scene, random_scene
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.heads import motion_of
+from keyface_cli.avatars.photographs.casting import Cast
+from keyface_cli.avatars.recordings import read_recording
+from keyface_cli.avatars.scene import Scene, random_scene, recorded_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP
+from keyface_cli.evaluation.avatars import face
+from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
@@ -48,11 +52,16 @@ class ClipResult:
     lag: int  # frames by which the picture is best shifted; positive: the mouth comes late
     lip_width: float  # the same correlation for the width of the lips
     lip_rounding: float  # and for their rounding
-    silence_opening: float  # mean opening where the rig's mouth is shut and still
+    opening: float  # mean opening of the mouth
+    silence_opening: float  # the same where the rig's mouth is shut and still
     bilabial_closure: float  # share of p, b and m at which the lips are seen closed
     valence: float  # correlation of the smile that is read with a curve that moves
     arousal: float  # of the brows' height with a curve that moves
-    psnr: float  # of the frames against the rendered truth, dB; blinks and nods differ freely
+    blink_rate: float  # how often the lids come half way down and more, a minute
+    lid_closure: float  # how far they close at the rig's blinks, 1 is closed
+    head_motion: float  # deviation of the face's place, percent of the picture's side
+    mouth_sharpness: float  # gradient energy in the mouth's box over that of the truth
+    psnr: float  # of the frames against the rendered truth, dB; what a model is not told differs
     drift: float  # error of the last seconds over that of the first, both against the truth
     colour_drift: float  # how far the mean colour wanders from first to last seconds, of 255
     seam_ratio: float  # frame-to-frame change at segment borders over that elsewhere
@@ -66,8 +75,8 @@ FIGURES = tuple(
     if name not in ("index", "voice", "text", "of_truth")
 )
 FOLLOWED = (
-    *("lip_sync", "lip_width", "lip_rounding", "silence_opening", "bilabial_closure"),
-    *("valence", "arousal"),
+    *("lip_sync", "lip_width", "lip_rounding", "opening", "silence_opening", "bilabial_closure"),
+    *("valence", "arousal", "blink_rate", "lid_closure", "head_motion"),
 )
 """What is read from frames; where the reader errs, the rendered truth itself falls short."""
 
@@ -82,6 +91,8 @@ class Material:
         seed: of scenes and heads; training draws its own from others.
         voices: speak with one of these, see `voices.draw_voice`; the usual ones where empty.
         sentences: say these; the held-out ones where empty.
+        recordings: play these in turn instead: sound files and their texts.
+        cast: held-out people whose photographs move; None draws heads.
     """
 
     clips: int = 20
@@ -89,32 +100,31 @@ class Material:
     seed: int = 1
     voices: Sequence[str] = ()
     sentences: Sequence[str] = ()
+    recordings: Sequence[tuple[Path, str]] = ()
+    cast: Cast | None = None
 
-    def heads(self) -> identity.Identity:
-        """Draw the heads, one a clip."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return identity.sample_identities(self.clips, generator)
+    def heads(self, size: int) -> HeldOut:
+        """Return the heads, one a clip, of pictures of `size` pixels."""
+        return HeldOut(self.clips, self.seed, size, self.cast)
 
     def scene(self, index: int) -> Scene:
         """Make one scene.
 
         Raises:
-            KeyFaceError: a synthesiser is not installed.
+            KeyFaceError: a synthesiser is not installed, or a recording cannot be read.
             ValueError: there is no such voice.
         """
+        seed = self.seed * SEED_STRIDE + index
+        if self.recordings:
+            recording = read_recording(*self.recordings[index % len(self.recordings)])
+            return recorded_scene(recording, seed, duration_s=self.seconds)
         return random_scene(
-            self.seed * SEED_STRIDE + index,
+            seed,
             held_out=True,
             duration_s=self.seconds,
             voices=self.voices,
             sentences=self.sentences,
         )
-
-
-def portrait_of(who: identity.Identity, size: int) -> Frames:
-    """Render a head at rest: uint8 (size, size, 3)."""
-    picture: Frames = render_uint8(who, torch.tensor([rig.REST]), size)[0]
-    return picture
 
 
 def animate(
@@ -124,10 +134,17 @@ def animate(
     options: GenerationOptions | None,
     features: Mapping[str, Tensor] | None = None,
 ) -> Frames:
-    """Let a portrait speak a scene's sound with its emotion: all frames."""
+    """Let a portrait speak a scene's sound with its emotion: all frames.
+
+    A model that is told how head, eyes and lids move is told what the scene's truth does.
+    """
     pixels = portrait.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     wave, emotion = (part.numpy().astype(np.float32) for part in (scene.waveform, scene.emotion))
-    return np.concatenate(list(pipeline.stream(pixels, wave, emotion, options, features=features)))
+    told: dict[str, Any] = {}
+    if pipeline.config.motion:
+        told["motion"] = motion_of(scene.rig).numpy().astype(np.float32)
+    stream = pipeline.stream(pixels, wave, emotion, options, features=features, **told)
+    return np.concatenate(list(stream))
 
 
 def evaluate(
@@ -153,15 +170,14 @@ def evaluate(
         KeyFaceError: no synthesiser is installed, or the model fails.
         ValueError: there is no such voice.
     """
-    people = material.heads()
-    size = pipeline.config.resolution
+    heads = material.heads(pipeline.config.resolution)
     for i in range(material.clips):
-        scene = material.scene(i)
-        portrait = portrait_of(identity.select(people, [i]), size)
+        scene, draw = material.scene(i), heads.head(i)
+        portrait = portrait_of(draw)
         started = time.perf_counter()
         frames = animate(pipeline, portrait, scene, options)
         spent = time.perf_counter() - started
-        truth = render_uint8(identity.select(people, [i] * len(scene.rig)), scene.rig, size)
+        truth = draw(scene.rig)
         result = compare(i, scene, frames, truth, portrait, reader, spent)
         if keep is not None:
             keep(result, frames, truth)
@@ -196,22 +212,24 @@ def compare(
         voice=f"{scene.voice.engine}:{scene.voice.name}",
         text=scene.text,
         lag=best,
-        **follow(scene, tracks),
+        **follow(scene, tracks, face.head_motion(frames, portrait)),
+        mouth_sharpness=face.mouth_sharpness(frames, truth),
         psnr=float(10 * np.log10(255**2 / max(float(error.mean()), 1e-9))),
         drift=float(np.sqrt(error[-ends:].mean() / max(float(error[:ends].mean()), 1e-9))),
         colour_drift=float(wander),
         seam_ratio=seam_ratio(frames),
         seconds_per_second=spent_s * FPS / len(frames),
-        of_truth=follow(scene, true_tracks),
+        of_truth=follow(scene, true_tracks, face.head_motion(truth, portrait)),
     )
 
 
-def follow(scene: Scene, tracks: Mapping[str, Tensor]) -> dict[str, float]:
+def follow(scene: Scene, tracks: Mapping[str, Tensor], head_motion: float) -> dict[str, float]:
     """Return the figures of `FOLLOWED`, see `ClipResult`.
 
     Args:
         scene: what is true.
         tracks: (N,) of each of the reader's controls, as read from frames.
+        head_motion: see `face.head_motion`.
     """
 
     def as_rig(name: str) -> float:
@@ -227,10 +245,14 @@ def follow(scene: Scene, tracks: Mapping[str, Tensor]) -> dict[str, float]:
         as_rig("jaw"),
         as_rig("width"),
         as_rig("round"),
+        float(tracks["jaw"].clamp(min=0).mean()),
         float(tracks["jaw"][shut].mean()) if shut.any() else float("nan"),
         closures(scene, tracks["jaw"]),
         as_curve("smile", 0),
         as_curve("brow", 1),
+        face.blinks_a_minute(tracks["lid"]),
+        face.lid_closure(scene, tracks["lid"]),
+        head_motion,
     )
     return dict(zip(FOLLOWED, values, strict=True))
 
@@ -283,7 +305,7 @@ def _shifted(read: Tensor, truth: Tensor, lag: int) -> tuple[Tensor, Tensor]:
 
 
 def summarise(results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
-    """Return median, lowest tenth and count of each figure; clips without a figure do not count."""
+    """Return the spread of each figure, see `spread`; clips without a figure do not count."""
     return {
         name: figures
         for name in FIGURES
@@ -301,12 +323,13 @@ def of_truth(results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return {median, low10, n} of the numbers among values; empty where there is none."""
+    """Return {median, mean, low10, n} of the numbers among values; empty where there is none."""
     numbers = [value for value in values if value == value]
     if not numbers:
         return {}
     low = float(np.quantile(numbers, 0.1))
-    return {"median": median(numbers), "low10": low, "n": len(numbers)}
+    mean = float(np.mean(numbers))
+    return {"median": median(numbers), "mean": mean, "low10": low, "n": len(numbers)}
 
 
 def write_csv(path: Path, results: Sequence[ClipResult]) -> None:

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import rig
 from keyface_cli.avatars.performance import perform
 from keyface_cli.avatars.scene import Scene
 from keyface_cli.config import FPS
 from keyface_cli.emotion import EmotionTrack, load_emotion
+from keyface_cli.evaluation.avatars.heldout import portrait_of
 from keyface_cli.evaluation.avatars.measure import (
     Frames,
     Material,
     animate,
     correlation,
-    portrait_of,
     strip,
 )
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
@@ -79,10 +79,10 @@ def evaluate(
     Raises:
         KeyFaceError: no synthesiser is installed, or the model fails.
     """
-    people = material.heads()
+    heads = material.heads(pipeline.config.resolution)
     for i in range(material.clips):
         scene = material.scene(i)
-        portrait = portrait_of(identity.select(people, [i]), pipeline.config.resolution)
+        portrait = portrait_of(heads.head(i))
         read, given = [], []
         lip_sync = {}
         for mood, track in curves(len(scene.rig) / FPS).items():

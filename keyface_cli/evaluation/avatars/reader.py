@@ -1,47 +1,69 @@
-"""Reads an avatar's face from pictures: a small network trained on rendered frames.
+"""Reads a head's pose from pictures: a small network trained on heads of both kinds.
 
-The renderer knows the pose of every frame that it draws. The reader learns the way back, so that
-a generated frame can be compared with the pose that the truth had at that moment. It sees the
-portrait at rest beside each frame: how wide a mouth is only tells something about its pose when it
-is known how wide that mouth is at rest.
+Who draws a head knows the pose of every frame. The reader learns the way back, so that a generated
+frame can be compared with the pose that the truth had at that moment. It sees the portrait at rest
+beside each frame: how wide a mouth is, or how open an eye, only tells something about the pose when
+it is known how it is at rest.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keyface_cli.avatars import identity, rig
-from keyface_cli.avatars.pictures import random_poses, render_uint8
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.heads import draw_head
+from keyface_cli.avatars.photographs.casting import Cast
+from keyface_cli.avatars.pictures import random_poses
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
+from keyface_cli.files import replacing
+
+logger = logging.getLogger(__name__)
 
 CONTROLS = rig.FACE
+BUNDLED = Path(__file__).parent / "reader.safetensors"
+FORMAT = "keyface face reader 1"
 # what is cut out of a picture: top, bottom, left, right, and the size it is brought to
 MOUTH_REGION, MOUTH_SIZE = (0.48, 0.98, 0.17, 0.83), (72, 96)
 EYE_REGION, EYE_SIZE = (0.12, 0.56, 0.10, 0.90), (56, 104)
-WIDTHS = (32, 64, 96, 128)
+WIDTHS = (32, 64, 96, 96)
+HIDDEN = 128
 RESOLUTION = 256  # of the pictures that it is trained on
-POSES_EACH = 4  # of every head that it is trained on
 SHIFT = 4  # pixels that its crops move by at most while it is trained
+DRAWN_POSES, PHOTO_POSES = 3, 13  # of each head: a photograph is slow to prepare, quick to move
+CHECKED = 96  # drawn heads that it is checked on
+BLINKING = 0.4  # share of the pictures that it is trained on whose lids a blink has moved
 
 Crops = tuple[Tensor, Tensor]  # of mouth and eyes, (B, 3, h, w) each
 
 
 class RigReader(nn.Module):
-    """Pictures to controls of the face."""
+    """Pictures to `CONTROLS`.
+
+    `accuracy` holds R^2 of each control on heads that were kept from its training, by their kind.
+    """
+
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.mouth, mouth_size = _tower(MOUTH_SIZE)
         self.eyes, eye_size = _tower(EYE_SIZE)
         self.head = nn.Sequential(
-            nn.Linear(mouth_size + eye_size, 160), nn.GELU(), nn.Linear(160, len(CONTROLS))
+            nn.Linear(mouth_size + eye_size, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, len(CONTROLS))
         )
+        reach = [(c.high - c.low) / 2 for name in CONTROLS for c in [rig.CONTROLS[rig.INDEX[name]]]]
+        self.register_buffer("scale", torch.tensor(reach), persistent=False)
+        self.accuracy: dict[str, dict[str, float]] = {}
 
     def forward(self, frames: Crops, portraits: Crops) -> Tensor:
         """Crops of frames and of the portraits that they show -> (B, len(CONTROLS))."""
@@ -49,7 +71,7 @@ class RigReader(nn.Module):
             tower(torch.cat(pair, 1))
             for tower, *pair in zip((self.mouth, self.eyes), frames, portraits, strict=True)
         ]
-        read: Tensor = self.head(torch.cat(seen, 1))
+        read: Tensor = self.head(torch.cat(seen, 1)) * self.scale
         return read
 
     @torch.inference_mode()
@@ -95,34 +117,106 @@ def crop(frames: Tensor) -> Crops:
     return cut[0], cut[1]
 
 
-def train_reader(updates: int = 4000, seed: int = 77, heads: int = 2000) -> RigReader:
-    """Train a reader on freshly rendered pictures, see `varied`; twenty minutes of a CPU core.
+class Examples(NamedTuple):
+    """Pictures with what is to be read from them.
 
     Args:
-        updates: of 32 pictures each.
-        seed: of identities, poses and weights.
-        heads: rendered at rest and in `POSES_EACH` poses.
+        frames: crops of M pictures, float16.
+        portraits: crops of P heads at rest, float16.
+        owner: (M,) whose head each picture shows.
+        targets: (M, len(CONTROLS)).
+    """
+
+    frames: Crops
+    portraits: Crops
+    owner: Tensor
+    targets: Tensor
+
+    def batch(self, picked: Tensor) -> tuple[Crops, Crops, Tensor]:
+        """Return frames, their portraits and targets of some of the pictures, float32."""
+        owner = self.owner[picked]
+        return (
+            (self.frames[0][picked].float(), self.frames[1][picked].float()),
+            (self.portraits[0][owner].float(), self.portraits[1][owner].float()),
+            self.targets[picked],
+        )
+
+
+def examples(
+    heads: int,
+    poses: int,
+    generator: torch.Generator,
+    cast: Cast | None = None,
+    plain: bool = False,
+) -> Examples:
+    """Draw new heads at rest and in random poses, in which many blink.
+
+    Args:
+        heads: how many, P.
+        poses: pictures of each head, M = P * poses.
+        generator: the source of chance.
+        cast: whose photographs move; None draws heads instead.
+        plain: photographs as they are, see `avatars.photographs.casting.draw_puppet`.
+    """
+    wanted = [rig.INDEX[name] for name in CONTROLS]
+    frames: list[Crops] = []
+    portraits: list[Crops] = []
+    targets = []
+    for number in range(heads):
+        drawn = random_poses(poses, generator)
+        closed, blinks = torch.rand(2, poses, generator=generator)
+        drawn[:, rig.INDEX["blink"]] = closed.sqrt() * (blinks < BLINKING)
+        draw = draw_head(generator, RESOLUTION, cast, plain=plain)
+        pictures = torch.from_numpy(draw(torch.cat([torch.tensor([rig.REST]), drawn])))
+        mouths, eyes = (part.half() for part in crop(pictures))
+        portraits.append((mouths[:1], eyes[:1]))
+        frames.append((mouths[1:], eyes[1:]))
+        targets.append(rig.as_seen(drawn)[:, wanted])
+        if number % 100 == 99:
+            logger.info("drew %d of %d heads", number + 1, heads)
+    owner = torch.arange(heads).repeat_interleave(poses)
+    return Examples(_joined(frames), _joined(portraits), owner, torch.cat(targets))
+
+
+def _joined(crops: list[Crops]) -> Crops:
+    mouths, eyes = zip(*crops, strict=True)
+    return torch.cat(mouths), torch.cat(eyes)
+
+
+def train_reader(
+    material: list[Examples], updates: int = 3000, seed: int = 77, batch: int = 32
+) -> RigReader:
+    """Train a reader, see `varied`.
+
+    Args:
+        material: examples of each kind of head, of which every batch has its share.
+        updates: of `batch` pictures each.
+        seed: of weights and batches.
+        batch: pictures at once.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    frames, portraits, targets = rendered_examples(heads, generator)
     reader = RigReader().train()
     optimiser = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=updates)
 
-    for _ in range(updates):
-        picked = torch.randint(len(targets), (32,), generator=generator)
-        head = picked // POSES_EACH
-        pairs = [
-            varied(whole[picked].float(), rest[head].float(), generator)
-            for whole, rest in zip(frames, portraits, strict=True)
-        ]
-        read = reader(tuple(frame for frame, _ in pairs), tuple(rest for _, rest in pairs))
-        loss = F.mse_loss(read, targets[picked])
+    for update in range(updates):
+        parts = []
+        for each in material:
+            size = (batch // len(material),)
+            parts.append(each.batch(torch.randint(len(each.targets), size, generator=generator)))
+        shown = _joined([frames for frames, _, _ in parts])
+        at_rest = _joined([rest for _, rest, _ in parts])
+        wanted = torch.cat([targets for _, _, targets in parts])
+        pairs = [varied(frame, rest, generator) for frame, rest in zip(shown, at_rest, strict=True)]
+        read = reader((pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1]))
+        loss = F.mse_loss(read / reader.scale, wanted / reader.scale)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
+        if update % 250 == 249:
+            logger.info("update %d of %d, error %.4f", update + 1, updates, float(loss))
     return reader.eval()
 
 
@@ -160,68 +254,86 @@ def varied(frames: Tensor, portraits: Tensor, generator: torch.Generator) -> tup
     return frames + 0.06 * normal(3, h, w), portraits + 0.06 * normal(3, h, w)
 
 
-def rendered_examples(heads: int, generator: torch.Generator) -> tuple[Crops, Crops, Tensor]:
-    """Render new heads in random poses.
+def make_reader(
+    heads: int,
+    updates: int,
+    seed: int,
+    casts: tuple[Cast, Cast] | None = None,
+    checked: int = CHECKED,
+) -> RigReader:
+    """Draw heads, train a reader on them and check it on others.
 
-    Returns:
-        Crops of `heads * POSES_EACH` pictures, crops of the `heads` portraits at rest, and the
-        controls of the pictures (heads * POSES_EACH, len(CONTROLS)). Crops are float16.
+    Args:
+        heads: drawn ones to train on; half as many are made of photographs.
+        updates: see `train_reader`.
+        seed: of everything drawn.
+        casts: people to train on, and those who are held out; None leaves photographs out.
+        checked: drawn heads that it is checked on, and three times as many as of photographs.
     """
-    wanted = [rig.INDEX[name] for name in CONTROLS]
-    frames: list[list[Tensor]] = []
-    portraits: list[list[Tensor]] = []
-    targets = []
-    for start in range(0, heads, 16):
-        n = min(16, heads - start)
-        people = identity.sample_identities(n, generator)
-        poses = random_poses(n * POSES_EACH, generator)
-        rest = torch.tensor([rig.REST]).expand(n, -1)
-        repeated = identity.select(people, [i // POSES_EACH for i in range(n * POSES_EACH)])
-        for kept, shown, posed in ((portraits, people, rest), (frames, repeated, poses)):
-            pictures = torch.from_numpy(render_uint8(shown, posed, RESOLUTION))
-            kept.append([part.half() for part in crop(pictures)])
-        targets.append(rig.as_seen(poses)[:, wanted])
-    in_poses, at_rest = (
-        (torch.cat([mouth for mouth, _ in each]), torch.cat([eyes for _, eyes in each]))
-        for each in (frames, portraits)
-    )
-    return in_poses, at_rest, torch.cat(targets)
+    generator = torch.Generator().manual_seed(seed)
+    material = [examples(heads, DRAWN_POSES, generator)]
+    if casts is not None:
+        material.append(examples(heads // 2, PHOTO_POSES, generator, casts[0]))
+    reader = train_reader(material, updates, seed)
+    others = torch.Generator().manual_seed(seed + 1)
+    reader.accuracy["drawn"] = validate(reader, examples(checked, DRAWN_POSES, others))
+    if casts is not None:
+        seen = examples(checked // 3, PHOTO_POSES, others, casts[1], plain=True)
+        reader.accuracy["photographs"] = validate(reader, seen)
+    return reader
 
 
-def validate(reader: RigReader, heads: int = 128, seed: int = 991) -> dict[str, float]:
+def validate(reader: RigReader, seen: Examples) -> dict[str, float]:
     """Return R^2 of each control on pictures of heads that its training has not seen."""
-    frames, portraits, targets = rendered_examples(heads, torch.Generator().manual_seed(seed))
+    everything = torch.arange(len(seen.targets))
     with torch.inference_mode():
-        read = reader.eval()(
-            tuple(part.float() for part in frames),
-            tuple(part.float().repeat_interleave(POSES_EACH, 0) for part in portraits),
-        )
-    unexplained = ((read - targets) ** 2).sum(0) / ((targets - targets.mean(0)) ** 2).sum(0)
+        parts = [seen.batch(picked) for picked in torch.split(everything, 64)]
+        read = torch.cat([reader.eval()(frames, rest) for frames, rest, _ in parts])
+    error = (read - seen.targets).square().sum(0)
+    unexplained = error / (seen.targets - seen.targets.mean(0)).square().sum(0)
     return dict(zip(CONTROLS, (1 - unexplained).tolist(), strict=True))
 
 
-def default_path() -> Path:
-    """Return where the reader is kept when no place is named."""
-    return home() / "readers" / "avatars.safetensors"
-
-
-def load_or_train(path: Path) -> RigReader:
-    """Load a reader that was saved here before, or train one and save it.
+def save(reader: RigReader, path: Path) -> None:
+    """Write a reader and its accuracy into one file, in half precision; it is whole or not there.
 
     Raises:
-        WeightsError: the file is not a reader of this version.
+        KeyFaceError: it cannot be written.
     """
-    reader = RigReader()
-    if path.is_file():
-        try:
-            load_model(reader, path)
-        except Exception as error:  # safetensors has no common error
-            raise WeightsError(
-                f"not a reader of this version: {path}",
-                "name another file with --reader: one is trained and saved where none is",
-            ) from error
-        return reader.eval()
-    reader = train_reader()
+    tensors = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in reader.state_dict().items()
+    }
+    facts = {"format": FORMAT, "accuracy": json.dumps(reader.accuracy)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(reader, str(path))
-    return reader
+    with replacing(path, also=(SafetensorError,)) as part:
+        save_file(tensors, part, facts)
+
+
+def own_path() -> Path:
+    """Return where a reader is kept that was trained here."""
+    return home() / "readers" / "faces.safetensors"
+
+
+def load(path: Path | None = None) -> RigReader:
+    """Load a reader that `save` wrote; where None the package's, or the one trained here.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or not a reader of this version.
+    """
+    path = path or (BUNDLED if BUNDLED.is_file() else own_path())
+    reader = RigReader()
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts.get("format") != FORMAT:
+            raise ValueError("another format")
+        reader.load_state_dict(tensors)
+        reader.accuracy = json.loads(facts["accuracy"])
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"no face reader of this version: {path}",
+            f"make one with keyface evaluate reader: {error}",
+        ) from error
+    return reader.eval()

@@ -22,6 +22,7 @@ from keyface_cli.evaluation.avatars.measure import (
     write_csv,
 )
 from keyface_cli.evaluation.avatars.vocal import Naming
+from keyface_cli.evaluation.avatars.voiceless import Heard
 from keyface_cli.plotting import new_figure
 
 SHEET_CLIPS, WORST = 12, 5
@@ -42,6 +43,7 @@ class Report:
         self.reader_accuracy = reader_accuracy
         self.results: list[ClipResult] = []
         self.namings: list[Naming] = []
+        self.heard: list[Heard] = []
         self._sheet: list[NDArray[np.uint8]] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,11 @@ class Report:
             )
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return {median, low10, n} of each figure that any clip has."""
+        """Return {median, mean, low10, n} of each figure that any clip has."""
         named = [float(naming.generated == naming.kind) for naming in self.namings]
         summary = summarise(self.results)
         if named:
-            # a clip is right or wrong: the share is the mean, not the median
+            # a clip is right or wrong: the share of all is the mean, not the median of classes
             kinds = sorted({naming.kind for naming in self.namings})
             each = [np.mean([n.generated == k for n in self.namings if n.kind == k]) for k in kinds]
             summary["nsv_accuracy"] = spread([float(share) for share in each]) | {
@@ -78,11 +80,23 @@ class Report:
             **self.summary(),
             "truth": of_truth(self.results),
             "nsv": self.naming_shares(),
+            "sounds": self.openings(),
             "reader_r2": self.reader_accuracy,
             "worst": [result.index for result in self._worst()],
             "clips": [_plain(asdict(result)) for result in self.results],
             "vocal_clips": [asdict(naming) for naming in self.namings],
         }
+
+    def openings(self) -> dict[str, dict[str, float]]:
+        """Return how far the mouth opens under each sound without a voice, and over speech."""
+        speech = np.mean([result.opening for result in self.results]) if self.results else 0.0
+        found = {}
+        for kind in dict.fromkeys(heard.kind for heard in self.heard):
+            opening = float(np.mean([h.opening for h in self.heard if h.kind == kind]))
+            over = opening / max(float(speech), 1e-6)
+            n = sum(heard.kind == kind for heard in self.heard)
+            found[kind] = {"opening": opening, "over_speech": over, "n": n}
+        return found
 
     def naming_shares(self) -> dict[str, float]:
         """Return the share of vocal clips named right: of truth, generated, and without BEATs."""
@@ -101,10 +115,11 @@ class Report:
             json.dumps(self.to_dict(), indent=1), encoding="utf-8"
         )
         rows = [
-            f"{k},{v['median']:.4f},{v['low10']:.4f},{v['n']}" for k, v in self.summary().items()
+            f"{k},{v['median']:.4f},{v['mean']:.4f},{v['low10']:.4f},{v['n']}"
+            for k, v in self.summary().items()
         ]
         (self.folder / "summary.csv").write_text(
-            "\n".join(["figure,median,low10,n", *rows, ""]), encoding="utf-8"
+            "\n".join(["figure,median,mean,low10,n", *rows, ""]), encoding="utf-8"
         )
         if self._sheet:
             Image.fromarray(np.concatenate(self._sheet)).save(self.folder / "sheet.png")

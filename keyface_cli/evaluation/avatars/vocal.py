@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from keyface_cli.avatars import identity, rig
-from keyface_cli.avatars.pictures import render_uint8
+from keyface_cli.avatars import rig
+from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.scene import Scene, random_scene
 from keyface_cli.avatars.voices import VOCALISATIONS
+from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation.avatars.measure import SEED_STRIDE, animate, portrait_of
+from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
+from keyface_cli.evaluation.avatars.measure import SEED_STRIDE, animate
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
 from keyface_cli.models.speech import encode
 from keyface_cli.options import GenerationOptions
@@ -101,6 +103,11 @@ def train_classifier(each: int = 160, updates: int = 1200, seed: int = 55) -> Vo
     return network.eval()
 
 
+def default_path() -> Path:
+    """Return where the classifier is kept."""
+    return home() / "readers" / "vocal.safetensors"
+
+
 def load_or_train(path: Path) -> VocalClassifier:
     """Load a classifier that was saved here before, or train one and save it.
 
@@ -139,6 +146,7 @@ def evaluate(
     each: int = 4,
     seed: int = 1,
     options: GenerationOptions | None = None,
+    cast: Cast | None = None,
 ) -> Iterator[Naming]:
     """Animate held-out vocalisations and speech, and name what the faces do.
 
@@ -149,19 +157,18 @@ def evaluate(
         each: clips of every class.
         seed: of scenes and heads.
         options: of the generation; None is the model's defaults.
+        cast: held-out people whose photographs move; None draws heads.
 
     Yields:
         One result a clip.
     """
     size = pipeline.config.resolution
-    people = identity.sample_identities(
-        each * len(CLASSES), torch.Generator().manual_seed(seed + SEED_STRIDE)
-    )
+    heads = HeldOut(each * len(CLASSES), seed + SEED_STRIDE, size, cast)
     for i in range(each * len(CLASSES)):
         kind = CLASSES[i % len(CLASSES)]
         scene = scene_of(kind, (seed + 500) * SEED_STRIDE + i, held_out=True)
-        portrait = portrait_of(identity.select(people, [i]), size)
-        truth = render_uint8(identity.select(people, [i] * len(scene.rig)), scene.rig, size)
+        draw = heads.head(i)
+        portrait, truth = portrait_of(draw), draw(scene.rig)
         heard = encode(pipeline.engine.encoders, scene.waveform)
         deaf = {name: f * 0 if name == "beats" else f for name, f in heard.items()}
         videos = (
