@@ -348,10 +348,17 @@ def reader(
 def encode(
     data: DataOption,
     run: RunOption,
+    sampled: Annotated[
+        bool,
+        typer.Option(
+            "--sampled",
+            help="Sample the scenes with the run's UNets too, for the portrait decoder.",
+        ),
+    ] = False,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Encode drawn avatars with the run's VAE and audio encoders, for the UNets."""
+    """Encode avatars with the run's VAE and audio encoders, for the UNets."""
     config = _config(run, None, None)
     _set_threads(threads)
     from keyface_cli.device import resolve_device
@@ -368,6 +375,14 @@ def encode(
     for shard in sorted(rendered.difference(encoded_shards(data))):
         console.say(f"encoding {shard}")
         encode_shard(shard, codec, encoders)
+    if sampled:
+        from keyface_cli.training.sampled import sample_shard
+
+        first: Any = load_trained(run, "keyframe_unet", config).to(place)
+        second: Any = load_trained(run, "interpolation_unet", config).to(place)
+        for shard in encoded_shards(data):
+            console.say(f"sampling {shard}")
+            sample_shard(shard, config, first, second, codec)
     _echo(data)
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keyface_cli.config import ModelConfig
+from keyface_cli.config import MOTION, ModelConfig
 from keyface_cli.errors import ConfigError
 from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.models.vae import LatentCodec
@@ -23,15 +23,18 @@ from keyface_cli.training import run
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import EYE_COLUMNS, EYE_ROWS, MOUTH_COLUMNS, MOUTH_ROWS
 from keyface_cli.training.options import TrainOptions
+from keyface_cli.training.sampled import FILE as SAMPLED
 
 COMPONENT = "portrait_decoder"
 EDGE_WEIGHT = 1.5
 FACE_WEIGHT = 4.0  # of the pixels around mouth and eyes
 CRITIC_WEIGHT = 0.02
+CRITIC_ROWS, CRITIC_COLUMNS = (0.52, 0.92), (0.25, 0.75)  # what it looks at: mouth and chin
 CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
 NOISE = 0.25  # greatest deviation of the noise on latents
 BACK = 0.3  # greatest share by which latents are drawn back to the portrait's
 MUON_RATE = 0.005
+SAMPLED_SHARE = 0.4  # of a batch are frames as the UNets made them, where there are any
 REFRESH = 200  # batches between looks for new shards
 
 
@@ -45,6 +48,7 @@ class Pairs(NamedTuple):
     own: Tensor  # latents of the portraits
     faces: Tensor  # of the targets' faces, head and eyes as in the portraits
     others: Tensor  # of further faces, likewise
+    sampled: Tensor  # (B,), 1 where `faces` are as a UNet made them
 
 
 @torch.inference_mode()
@@ -73,8 +77,8 @@ class PortraitDecoderTraining:
 
     Args:
         codec: whose pictures it sees; frozen.
-        data: folder of shards that `portrait_pairs.write_pairs` has made; new ones join as they
-            come.
+        data: folder of shards that `portrait_pairs.write_pairs` has made, and of scenes as
+            `sampled.sample_shard` leaves them, if any; new ones join as they come.
         options: batch size and updates.
 
     Raises:
@@ -87,7 +91,7 @@ class PortraitDecoderTraining:
         self.refresh()
         self.critic = Critic()
         self.critic_optimiser = torch.optim.AdamW(
-            self.critic.parameters(), lr=2e-4, betas=(0.5, 0.99)
+            self.critic.parameters(), lr=4e-4, betas=(0.5, 0.99)
         )
 
     def refresh(self) -> None:
@@ -107,6 +111,11 @@ class PortraitDecoderTraining:
         ]
         ends = torch.tensor([len(shard["portraits"]) for shard in shards]).cumsum(0)
         self._shards = shards, ends  # at once: other threads may be drawing
+        names = ("portraits", "decoded_portraits", "runs", "latents_portraits", "latents_sampled")
+        self._sampled = [
+            {name: np.load(path.parent / f"{name}.npy", mmap_mode="r") for name in names}
+            for path in sorted(self.data.glob(f"*/{SAMPLED}"))
+        ]
 
     def draw(self, generator: torch.Generator) -> Pairs:
         """Draw heads and faces; none is mirrored, since a motion has sides."""
@@ -116,6 +125,9 @@ class PortraitDecoderTraining:
         shards, ends = self._shards
         rows = []
         for _ in range(self.options.batch_size):
+            if self._sampled and float(torch.rand((), generator=generator)) < SAMPLED_SHARE:
+                rows.append(self._draw_sampled(generator))
+                continue
             number = int(torch.randint(int(ends[-1]), (), generator=generator))
             which = int(torch.searchsorted(ends, number, right=True))
             shard = shards[which]
@@ -126,8 +138,28 @@ class PortraitDecoderTraining:
             tensors = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures]
             motion = torch.from_numpy(np.array(shard["motions"][head, one]))
             latents = torch.from_numpy(np.array(shard["latents"][head])).float()
-            rows.append((*tensors, motion, latents[0], latents[1 + one], latents[1 + other]))
+            true = torch.tensor(0.0)
+            rows.append((*tensors, motion, latents[0], latents[1 + one], latents[1 + other], true))
         return Pairs(*(torch.stack(each) for each in zip(*rows, strict=True)))
+
+    def _draw_sampled(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw a frame of a scene as the UNets made it; no head moves in these."""
+
+        def random(stop: int) -> int:
+            return int(torch.randint(stop, (), generator=generator))
+
+        shard = self._sampled[random(len(self._sampled))]
+        scene = random(len(shard["latents_sampled"]))
+        frame = random(shard["latents_sampled"].shape[1])
+        pictures = (
+            shard["portraits"][scene, 0],
+            shard["decoded_portraits"][scene],
+            shard["runs"][scene, frame],
+        )
+        tensors = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures]
+        own = torch.from_numpy(np.array(shard["latents_portraits"][scene, 0, 0])).float()
+        face = torch.from_numpy(np.array(shard["latents_sampled"][scene, frame])).float()
+        return (*tensors, torch.zeros(len(MOTION)), own, face, face, torch.tensor(1.0))
 
     @torch.no_grad()
     def _as_sampled(self, pairs: Pairs, generator: torch.Generator) -> Tensor:
@@ -137,7 +169,7 @@ class PortraitDecoderTraining:
         def some(share: float, most: float) -> Tensor:
             drawn, amount = torch.rand(2, B, 1, 1, 1, generator=generator, device=device)
             shares: Tensor = (drawn < share).float() * amount * most
-            return shares
+            return shares * (1 - pairs.sampled.view(-1, 1, 1, 1))
 
         z = torch.lerp(pairs.faces, pairs.others, some(0.3, 0.2))
         z = torch.lerp(z, pairs.own, some(0.5, BACK))
@@ -165,7 +197,7 @@ class PortraitDecoderTraining:
         if trainer.update >= CRITIC_SHARE * self.options.updates:
             with trainer.compute.autocast():
                 values["critic"] = self._train_critic(target, made.detach())
-                fooled = -self.critic(made).float().mean()
+                fooled = -self.critic(_mouth(made)).float().mean()
             loss = loss + CRITIC_WEIGHT * fooled
         mse = (made.detach().clamp(-1, 1) - target).square()
         values["psnr"] = 10 * torch.log10(4 / mse.mean((1, 2, 3)).clamp(min=1e-6)).mean()
@@ -174,8 +206,8 @@ class PortraitDecoderTraining:
     def _train_critic(self, true: Tensor, made: Tensor) -> Tensor:
         """One step of the critic: hinge loss of true and made pictures."""
         self.critic.requires_grad_(True)
-        loss = F.relu(1 - self.critic(true).float()).mean()
-        loss = loss + F.relu(1 + self.critic(made).float()).mean()
+        loss = F.relu(1 - self.critic(_mouth(true)).float()).mean()
+        loss = loss + F.relu(1 + self.critic(_mouth(made)).float()).mean()
         self.critic_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.critic_optimiser.step()
@@ -184,22 +216,31 @@ class PortraitDecoderTraining:
 
 
 class Critic(nn.Module):
-    """Tells squares of true pictures from made ones: (B, 3, H, W) -> (B, 1, H / 8, W / 8)."""
+    """Tells squares of true mouths from made ones: (B, 3, h, w) -> (B, 1, h / 8, w / 8)."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 40) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
-        channels = 12
-        for wide, stride in ((width, 1), (2 * width, 2), (3 * width, 2)):
-            convolution = nn.Conv2d(channels, wide, 3, stride=stride, padding=1)
-            layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(0.2)]
-            channels = wide
-        layers.append(nn.utils.parametrizations.spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for factor in (2, 4):
+            wide = factor * width
+            layers.append(nn.Conv2d(wide // 2, wide, 4, stride=2, padding=1))
+            layers += [nn.GroupNorm(1, wide), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(wide, 1, 3, padding=1))
         self.body = nn.Sequential(*layers)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
         return cast(Tensor, self.body(pictures))
+
+
+def _mouth(pictures: Tensor) -> Tensor:
+    """Cut out what the critic looks at."""
+    h, w = pictures.shape[-2:]
+    rows, columns = (
+        slice(round(a * side), round(b * side))
+        for (a, b), side in ((CRITIC_ROWS, h), (CRITIC_COLUMNS, w))
+    )
+    return pictures[..., rows, columns]
 
 
 def face_weights(size: int) -> Tensor:

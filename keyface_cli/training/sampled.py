@@ -1,0 +1,109 @@
+"""What the UNets make of training scenes, for the portrait decoder to put right.
+
+Sampling leaves latents that no picture has: where a network cannot know, it shows the mean. A
+decoder that has seen them beside the true frames learns what they stand for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
+from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.models.unet import VideoUNet
+from keyface_cli.models.vae import LatentCodec
+from keyface_cli.stages.interpolation import InterpolationStage
+from keyface_cli.stages.keyframes import KeyframeStage
+
+FILE = "latents_sampled.npy"
+
+
+@torch.inference_mode()
+def sample_shard(
+    folder: Path,
+    config: ModelConfig,
+    keyframe_unet: VideoUNet,
+    interpolation_unet: VideoUNet,
+    codec: LatentCodec,
+) -> None:
+    """Sample the runs of a shard that `clips.encode_shard` has finished, as animating does.
+
+    Writes `latents_sampled.npy` float16 (n, 27, C, h, w), the frames of `runs.npy` as both stages
+    make them of the head at rest, and `decoded_portraits.npy` uint8 (n, H, W, 3), the heads at
+    rest through the VAE and back.
+
+    Args:
+        folder: of the shard.
+        config: of the model; without guidance.
+        keyframe_unet: stage one.
+        interpolation_unet: stage two.
+        codec: of the latents.
+    """
+    device, sampling = next(keyframe_unet.parameters()).device, config.sampling
+    sigmas = sigmas_for(sampling.schedule, sampling.steps)
+    scale, kind = config.latent_scale, config.parameterization
+    first = KeyframeStage(keyframe_unet, scale, kind, sigmas, 1.0, 1.0, 1.0)
+    second = InterpolationStage(interpolation_unet, None, scale, kind, sigmas, 1.0)
+    portraits = np.load(folder / "latents_portraits.npy", mmap_mode="r")[:, 0, 0]
+    starts = np.load(folder / "run_starts.npy")
+    emotions = np.load(folder / "emotions.npy")
+    names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
+    features = {name: np.load(folder / f"features_{name}.npy", mmap_mode="r") for name in names}
+
+    def audio(scene: int, encoders: tuple[str, ...]) -> Tensor:
+        rows = [features[name][scene] for name in encoders]
+        return torch.from_numpy(np.concatenate(rows, -1)).float().to(device)
+
+    generator = torch.Generator().manual_seed(0)
+    sampled = []
+    for i, start in enumerate(starts.tolist()):
+        heard = audio(i, config.keyframe_encoders)
+        identity = torch.from_numpy(np.array(portraits[i]))[None].float().to(device)
+        keyframes = _keyframes(
+            first, identity, heard, torch.from_numpy(emotions[i]), start, generator
+        )
+        pairs = torch.stack([keyframes[:2], keyframes[1:]])
+        frames = (
+            torch.tensor(start)
+            + torch.arange(NUM_FRAMES)
+            + KEYFRAME_STEP * torch.arange(2)[:, None]
+        )
+        context = interpolation_unet.project_audio(audio(i, config.interpolation_encoders)[frames])
+        noise = torch.randn(pairs.shape[0], NUM_FRAMES, *pairs.shape[2:], generator=generator)
+        noise = noise.to(device)
+        segments = second.sample(pairs, context, noise)
+        joint = (segments[0, -1:] + segments[1, :1]) / 2
+        sampled.append(torch.cat([segments[0, :-1], joint, segments[1, 1:]]).half().cpu().numpy())
+    decoded = []
+    for latent in portraits:
+        back = codec.decode(torch.from_numpy(np.array(latent))[None].float().to(device)).cpu()
+        decoded.append(((back[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    np.save(folder / "decoded_portraits.npy", np.stack(decoded))
+    partial = folder / "latents_sampled.part.npy"
+    np.save(partial, np.stack(sampled))
+    partial.replace(folder / FILE)
+
+
+def _keyframes(
+    stage: KeyframeStage,
+    identity: Tensor,
+    heard: Tensor,
+    emotion: Tensor,
+    start: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Sample a clip of keyframes that has those of a run in its midst: (3, C, h, w)."""
+    before = min(start // KEYFRAME_STEP, NUM_FRAMES - 4)
+    frames = start + KEYFRAME_STEP * (torch.arange(NUM_FRAMES - 1) - before)
+    frames = torch.cat([torch.zeros(1, dtype=torch.long), frames.clamp(max=len(heard) - 1)])
+    context = stage.network.project_audio(heard[frames][None])
+    noise = torch.randn(1, NUM_FRAMES, *identity.shape[1:], generator=generator)
+    noise = noise.to(identity.device)
+    clip = stage.sample(
+        identity, context, emotion[frames][None].float().to(identity.device), noise
+    )[0]
+    return clip[1 + before : 4 + before]

@@ -1,0 +1,122 @@
+"""The portrait decoder: what it moves, what it paints, and that it learns both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from keyface_cli.avatars.portrait_pairs import write_pairs
+from keyface_cli.checkpoints.checkpoint import build
+from keyface_cli.config import MOTION, PRESETS
+from keyface_cli.errors import ConfigError
+from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, warp
+from keyface_cli.models.vae import LatentCodec
+from keyface_cli.training.loop import Trainer
+from keyface_cli.training.options import TrainOptions
+from keyface_cli.training.portrait_decoder import PortraitDecoderTraining, face_weights
+
+SMALL = (16, 16, 24)
+
+
+@pytest.fixture
+def decoder() -> PortraitDecoder:
+    torch.manual_seed(0)
+    return PortraitDecoder(SMALL).eval()
+
+
+def pictures(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_before_training_the_portrait_stays(decoder: PortraitDecoder) -> None:
+    portrait, frames = pictures(1), pictures(3, 1)
+    with torch.inference_mode():
+        made = decoder(frames, decoder.prepare(portrait, portrait), torch.zeros(3, len(MOTION)))
+    painted = torch.sigmoid(torch.tensor(MASK_START))
+    assert torch.allclose(made, torch.lerp(portrait.expand_as(frames), frames, painted), atol=1e-5)
+    assert made.dtype == torch.float32
+
+
+def test_warp_fetches_from_where_the_flow_says() -> None:
+    shown = pictures(2)
+    flow = torch.zeros(2, 2, 64, 64)
+    assert torch.allclose(warp(shown, flow), shown, atol=1e-6)
+    flow[:, 0], flow[:, 1] = 2 * 3 / 64, -2 * 5 / 64  # from 3 pixels to the right, 5 above
+    moved = warp(shown, flow)
+    assert torch.allclose(moved[..., 5:, :-3], shown[..., :-5, 3:], atol=1e-5)
+
+
+def test_one_portrait_serves_many_frames_and_each_frame_is_its_own(
+    decoder: PortraitDecoder,
+) -> None:
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    frames, motion = pictures(4, 1), torch.randn(4, len(MOTION))
+    with torch.inference_mode():
+        portrait = decoder.prepare(pictures(1), pictures(1, 2))
+        together = decoder(frames, portrait, motion)
+        alone = [decoder(frames[i : i + 1], portrait, motion[i : i + 1]) for i in range(4)]
+        still = decoder(frames, portrait, torch.zeros_like(motion))
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    assert not torch.allclose(together, still, atol=1e-3)
+
+
+def test_faces_count_more() -> None:
+    weight = face_weights(64)[0, 0]
+    assert weight.mean() == pytest.approx(1)
+    assert weight[46, 32] == weight[24, 32] > weight[2, 2]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("data")
+    write_pairs(data / "pairs-000", 3, 1, PRESETS["tiny"].resolution)
+    return data
+
+
+def test_training_learns_to_move_and_to_paint(pairs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = PRESETS["tiny"]
+    codec = LatentCodec(build("vae", config), config.latent_scale, config.vae_patch_size)  # type: ignore[arg-type]
+    codec.requires_grad_(False)
+    options = TrainOptions(
+        updates=100, batch_size=4, warmup=4, learning_rate=3e-3, precision="float32",
+        save_every=1000, log_every=1, device="cpu", draw_threads=0,
+    )  # fmt: skip
+    training = PortraitDecoderTraining(codec, pairs, options)
+    decoder: PortraitDecoder = PortraitDecoder(SMALL)
+    trainer = Trainer("portrait_decoder", decoder, tmp_path, options, muon_rate=0.005)
+    seen: list[dict[str, float]] = []
+    trainer.fit(
+        training.draw,
+        training.losses,
+        lambda average, update: None,
+        report=lambda update, last, values: seen.append(values),
+    )
+    first, last = (np.mean([v["pixels"] for v in part]) for part in (seen[:10], seen[-20:]))
+    assert last < 0.85 * first
+    assert "critic" not in seen[0]
+    assert "critic" in seen[-1]
+    critic = next(training.critic.parameters())
+    assert critic.grad is not None  # it learns beside
+
+
+def test_pairs_are_encoded_once_and_new_ones_join(pairs: Path, tmp_path: Path) -> None:
+    config = PRESETS["tiny"]
+    codec = LatentCodec(build("vae", config), config.latent_scale, config.vae_patch_size)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no pairs of pictures in"):
+        PortraitDecoderTraining(codec, tmp_path, TrainOptions())
+    training = PortraitDecoderTraining(codec, pairs, TrainOptions(batch_size=2))
+    stored = (pairs / "pairs-000" / "latents.npy").stat().st_mtime_ns
+    batch = training.draw(torch.Generator().manual_seed(0))
+    assert batch.portraits.shape == batch.targets.shape == batch.decoded.shape == (2, 3, 64, 64)
+    assert batch.own.shape == batch.faces.shape == (2, 4, 8, 8)
+    assert batch.motions.shape == (2, len(MOTION))
+    write_pairs(pairs / "pairs-001", 1, 2, config.resolution)
+    training.refresh()
+    assert (pairs / "pairs-001" / "latents.npy").is_file()
+    assert (pairs / "pairs-000" / "latents.npy").stat().st_mtime_ns == stored
