@@ -239,7 +239,7 @@ def test_examples_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         done = CliRunner().invoke(app.app, ["examples"])
         assert done.exit_code == 0
         assert done.stdout.split() == [f"examples/{name}" for name in examples.NAMES]
-        assert "try: keyface animate examples/avatar.png examples/speech.wav" in done.stderr
+        assert "try: keyface animate examples/portrait.jpg examples/speech.wav" in done.stderr
     (tmp_path / "examples" / "speech.wav").write_text("mine")
     done = CliRunner().invoke(app.app, ["examples"])
     assert str(done.exception) == "examples/speech.wav: exists already"

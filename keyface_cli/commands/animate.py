@@ -19,7 +19,7 @@ from keyface_cli.output.formats import STDOUT
 EXAMPLES = """\
 [bold]Examples[/bold]
 
-keyface animate examples/avatar.png examples/speech.wav -o talk.mp4
+keyface animate examples/portrait.jpg examples/speech.wav -o talk.mp4
 
 keyface animate examples/avatar.png examples/speech.wav -e examples/curve.csv --duration 4 --json
 """

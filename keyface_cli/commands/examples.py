@@ -14,7 +14,10 @@ from keyface_cli.files import unwritable
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
 _PLACES = (_PACKAGE / "_examples", _PACKAGE.parent / "examples")
-NAMES = ("avatar.png", "speech.wav", "curve.csv", "wall.jpg", "note.m4a", "jobs.csv", "all.sh")
+NAMES = (
+    *("portrait.jpg", "avatar.png", "speech.wav", "curve.csv", "wall.jpg", "note.m4a"),
+    *("jobs.csv", "all.sh", "README.md"),
+)
 
 
 def find_examples() -> Path:
@@ -50,5 +53,5 @@ def examples(
             typer.echo(path)
     except OSError as error:
         raise unwritable(folder, error) from error
-    portrait, audio, *_ = contents
+    portrait, audio = (folder / name for name in ("portrait.jpg", "speech.wav"))
     console.say(f"try: keyface animate {portrait} {audio} -o talk.mp4")
