@@ -22,6 +22,7 @@ SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 NUM_FRAMES = 14  # of one clip of keyframes, and of one interpolated segment
 KEYFRAME_STEP = NUM_FRAMES - 1  # frames from one keyframe to the next
 _LATER = {"later": True}  # metadata of a field that models of earlier versions cannot have
+_GONE = {"detail"}  # fields that models of earlier versions may still have
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class SamplingConfig:
     identity_guidance: float = 2.0
     autoguidance: float = 2.0
     emotion_guidance: float = field(default=1.0, metadata=_LATER)
-    # of the portrait, put back after decoding, 0 to 1 (stages/detail.py)
-    detail: float = field(default=0.0, metadata=_LATER)
+    # of head, eyes and lids, 0 to 1, where there is a portrait decoder (stages/motion.py)
+    liveliness: float = field(default=0.0, metadata=_LATER)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def from_dict(cls: type[Any], data: dict[str, Any], where: str = "configuration"
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a mapping, found {type(data).__name__}")
     hints = typing.get_type_hints(cls)
+    data = {key: value for key, value in data.items() if key not in _GONE}
     for key in data:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
@@ -263,12 +265,14 @@ PRESETS: dict[str, ModelConfig] = {
         ),
         sampling=SamplingConfig(
             steps=1,
-            audio_guidance=1.0,
+            audio_guidance=1.4,
             identity_guidance=1.0,
-            autoguidance=1.25,
+            autoguidance=1.0,
             emotion_guidance=1.5,
-            detail=1.0,
+            liveliness=1.0,
         ),
+        portrait_decoder=_PORTRAIT_DECODER,
+        motion=MOTION,
         vae=_vae(768, [160], 1, 32),
         wavlm=_speech(192, 5, 6, 768, [48, 64, 96, 128, 192, 256, 256], 64),
         beats=_beats(128, 4, 4, 384, 64),

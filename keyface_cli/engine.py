@@ -19,13 +19,14 @@ from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
+from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder
 from keyface_cli.models.speech import Features, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
 from keyface_cli.options import GenerationOptions, Progress
-from keyface_cli.stages.detail import PortraitDetail
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
+from keyface_cli.stages.motion import Motion
 from keyface_cli.stages.noise import noise_for
 from keyface_cli.stages.timeline import Clip, Segment
 
@@ -46,6 +47,7 @@ class Engine:
         codec: pictures to latents and back.
         encoders: of the sound, by name; none where features are given.
         guide: the weaker stage two, where there is one.
+        portrait_decoder: puts decoded frames right by the portrait, where there is one.
     """
 
     config: ModelConfig
@@ -56,6 +58,7 @@ class Engine:
     codec: LatentCodec
     encoders: dict[str, nn.Module]
     guide: VideoUNet | None = None
+    portrait_decoder: PortraitDecoder | None = None
 
     def __post_init__(self) -> None:
         self.timings = dict.fromkeys(STAGES, 0.0)  # seconds spent in each stage of the last run
@@ -93,12 +96,15 @@ class Inputs:
         waveform: (S,) at 16 kHz in [-1, 1].
         emotion: (N, 2) valence and arousal of each video frame.
         features: what each encoder hears, (N, 2, D); None is to listen to the waveform.
+        motion: (N, M) movements of head, eyes and lids, as `config.motion` names them; None draws
+            them from the seed.
     """
 
     portrait: Tensor
     waveform: Samples
     emotion: Tensor
     features: Mapping[str, Features] | None
+    motion: Tensor | None = None
 
 
 class Run:
@@ -122,7 +128,7 @@ class Run:
         self.engine, self.inputs, self.progress = engine, inputs, progress
         self.num_frames = len(inputs.emotion)
         self._seed, self._updates = options.seed, len(sigmas) - 1
-        self._detail_strength = sampling.detail
+        self._motion = Motion(inputs.waveform, self.num_frames, options.seed, sampling.liveliness)
         self._keyframe_stage = KeyframeStage(
             engine.keyframe_unet,
             config.latent_scale,
@@ -232,10 +238,20 @@ class Run:
             work = partial(self._sample_segments, segments, keyframes, context)
             return self.engine.work(work, *networks)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents (T, C, h, w) to pictures (T, 3, R, R) in [0, 1]."""
+    def decode(self, latents: Tensor, first_frame: int) -> Tensor:
+        """Decode neighbouring frames.
+
+        Args:
+            latents: scaled, (T, C, h, w).
+            first_frame: where the first of them stands in the video: head, eyes and lids move
+                with the time.
+
+        Returns:
+            Pictures (T, 3, R, R) in [0, 1].
+        """
+        networks = ("vae",) if self.engine.portrait_decoder is None else ("vae", "portrait_decoder")
         with self.engine.timed("decode"):
-            return self.engine.work(partial(self._decode, latents), "vae")
+            return self.engine.work(partial(self._decode, latents, first_frame), *networks)
 
     def _sample_segments(
         self, segments: Sequence[Segment], keyframes: Tensor, context: Tensor
@@ -257,23 +273,36 @@ class Run:
         noise = self._noise("interpolation", [segment.index for segment in segments])
         return self._interpolation_stage.sample(keyframes, context, noise, report)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        codec, R = self.engine.codec, self.engine.config.resolution
-        at_once = 1 if self.engine.residency.level == "low" else max(1, DECODE_PIXELS // R**2)
-        decoded = (codec.decode(part) for part in torch.split(latents, at_once))
-        if self._detail_strength:
-            pictures = torch.cat([self._detail.restore(part) for part in decoded])
+    def _decode(self, latents: Tensor, first_frame: int) -> Tensor:
+        codec, decoder = self.engine.codec, self.engine.portrait_decoder
+        R, low = self.engine.config.resolution, self.engine.residency.level == "low"
+        at_once = 1 if low else max(1, DECODE_PIXELS // R**2)
+        motion = self._motion_of(range(first_frame, first_frame + len(latents)))
+        pictures = []
+        for part, moved in zip(
+            torch.split(latents, at_once), torch.split(motion, at_once), strict=True
+        ):
+            decoded = codec.decode(part)
+            if decoder is not None:
+                decoded = decoder(decoded, self._portrait, moved)
+            pictures.append(decoded)
+        return ((torch.cat(pictures) + 1) / 2).clamp(0, 1)
+
+    def _motion_of(self, frames: range) -> Tensor:
+        """(n, M) on the device; the last frame's past the end."""
+        if self.inputs.motion is None:
+            drawn = torch.from_numpy(self._motion.frames(frames.start, frames.stop))
         else:
-            pictures = torch.cat(list(decoded))
-        return ((pictures + 1) / 2).clamp(0, 1)
+            drawn = self.inputs.motion[torch.tensor(frames).clamp(max=self.num_frames - 1)]
+        return drawn.to(self.engine.device)
 
     @cached_property
-    def _detail(self) -> PortraitDetail:
-        """What the portrait's latent lost; the VAE is on the device when this is asked for."""
-        codec = self.engine.codec
-        portrait = self.inputs.portrait.to(self.engine.device)
-        decoded = codec.decode(codec.encode(portrait[None]))[0]
-        return PortraitDetail(portrait, decoded, self._detail_strength)
+    def _portrait(self) -> Portrait:
+        """What the portrait decoder keeps; it and the VAE are on the device by now."""
+        codec, decoder = self.engine.codec, self.engine.portrait_decoder
+        assert decoder is not None
+        picture = self.inputs.portrait[None].to(self.engine.device)
+        return decoder.prepare(picture, codec.decode(codec.encode(picture)))
 
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""

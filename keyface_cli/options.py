@@ -75,7 +75,7 @@ class GenerationOptions:
         autoguidance: scale of the interpolation's guide; 1 is none.
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
         emotion_guidance: scale of valence and arousal in the keyframes; 1 is none.
-        detail: share of the portrait's fine detail that is put back.
+        liveliness: how much head, eyes and lids move of their own; 0 is still.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -113,9 +113,9 @@ class GenerationOptions:
         "How much the keyframes heed valence and arousal; 1 is no guidance.",
         (0.0, 100.0),
     )
-    detail: float | None = of_model(
-        "detail",
-        "How much of the portrait's fine detail is put back where the face has not moved.",
+    liveliness: float | None = of_model(
+        "liveliness",
+        "How much the head moves, the eyes wander and the lids blink; 0 keeps them still.",
         (0.0, 1.0),
     )
 

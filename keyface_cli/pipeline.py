@@ -28,6 +28,7 @@ from keyface_cli.device import memory_errors, require_memory, resolve_device, re
 from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import LEVELS, Residency, choose_level
+from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import LatentCodec
@@ -68,6 +69,7 @@ class KeyFacePipeline:
             cast(VideoUNet, parts["interpolation_unet"]),
             LatentCodec(cast(Any, parts["vae"]), config.latent_scale, config.vae_patch_size),
             {name: parts[name] for name in encoder_names(config) if name in parts},
+            portrait_decoder=cast("PortraitDecoder | None", parts.get("portrait_decoder")),
         )
         self._compile = False  # whether the guide, when it comes, is to be compiled too
 
@@ -217,6 +219,7 @@ class KeyFacePipeline:
         *,
         first_frame: int = 0,
         store: KeyframeStore | None = None,
+        motion: NDArray[np.float32] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make a talking video, frame by frame.
 
@@ -230,6 +233,8 @@ class KeyFacePipeline:
                 `keyface embed`; None is to listen now.
             first_frame: leave out the frames before this one; those after it are the same bits.
             store: where keyframes are taken from and put to; None makes them anew.
+            motion: (N, M) movements of head, eyes and lids, as `config.motion` names them and
+                `stages.motion` describes them; None draws them from the seed.
 
         Returns:
             RGB frames (n, R, R, 3) as soon as they are final, N - `first_frame` in all.
@@ -240,7 +245,7 @@ class KeyFacePipeline:
             DeviceError: memory ran out, here or while frames are made.
             ValueError: an array has another shape.
         """
-        inputs = self._inputs(portrait, waveform, emotion, features)
+        inputs = self._inputs(portrait, waveform, emotion, features, motion)
         if not 0 <= first_frame < max(1, len(emotion)):
             raise ValueError(f"no frame {first_frame} in a video of {len(emotion)}")
         options = options or GenerationOptions()
@@ -279,6 +284,7 @@ class KeyFacePipeline:
         waveform: Samples,
         emotion: NDArray[np.float32],
         features: Mapping[str, Features] | None,
+        motion: NDArray[np.float32] | None = None,
     ) -> Inputs:
         """Check the shapes of what was given."""
         R, N = self.config.resolution, math.ceil(len(waveform) / SAMPLES_PER_FRAME)
@@ -287,8 +293,9 @@ class KeyFacePipeline:
         for name, array, shape in (
             ("portrait", portrait, (3, R, R)),
             ("emotion", emotion, (N, 2)),
+            ("motion", motion, (N, len(self.config.motion))),
         ):
-            if array.shape != shape:
+            if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
         for name in encoder_names(self.config):
             if features is None and name not in self.engine.encoders:
@@ -296,8 +303,9 @@ class KeyFacePipeline:
             if features is not None and features[name].shape[:2] != (N, 2):
                 raise ValueError(f"features of {name} have shape {tuple(features[name].shape)}")
         # copied, so that read-only and reversed arrays serve too
-        given = [torch.tensor(np.array(a, np.float32)) for a in (portrait, emotion)]
-        return Inputs(given[0], waveform, given[1], features)
+        picture, curve = (torch.tensor(np.array(a, np.float32)) for a in (portrait, emotion))
+        moved = None if motion is None else torch.tensor(np.array(motion, np.float32))
+        return Inputs(picture, waveform, curve, features, moved)
 
     def _begin(self, inputs: Inputs, options: GenerationOptions, progress: Progress | None) -> Run:
         self.engine.timings |= dict.fromkeys(STAGES[1:], 0.0)
@@ -366,7 +374,8 @@ def _formats(
     network = resolve_dtype(dtype, device)
     vae_dtype = vae_dtype or config.vae_dtype
     formats = dict.fromkeys(COMPONENTS, network) | dict.fromkeys(AUDIO_ENCODERS, torch.float32)
-    return formats | {"vae": network if vae_dtype == "auto" else resolve_dtype(vae_dtype, device)}
+    decoding = network if vae_dtype == "auto" else resolve_dtype(vae_dtype, device)
+    return formats | {"vae": decoding, "portrait_decoder": decoding}
 
 
 def level_that_fits(

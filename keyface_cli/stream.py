@@ -57,7 +57,8 @@ def keyframe_pictures(
     """Yield where each keyframe stands in the video, in frames, and its picture (R, R, 3)."""
     run.progress("audio", 0, plan.num_frames)
     for index, latent in enumerate(keyframes(run, plan, 0, store)):
-        yield KEYFRAME_STEP * index, to_uint8(run.decode(latent[None]))[0]
+        frame = KEYFRAME_STEP * index
+        yield frame, to_uint8(run.decode(latent[None], frame))[0]
 
 
 def keyframes(
@@ -99,7 +100,8 @@ def segments(
             if segment.index < begin:
                 continue
             # the last one may reach past the end
-            pictures = run.decode(sampled[: plan.num_frames - segment.first_frame])
+            shown = sampled[: plan.num_frames - segment.first_frame]
+            pictures = run.decode(shown, segment.first_frame)
             done = min(segment.first_frame + len(pictures), plan.num_frames)
             run.progress("decode", done, plan.num_frames)
             yield pictures

@@ -59,6 +59,35 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lively_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a portrait decoder, which moves head, eyes and lids."""
+    import dataclasses
+    import shutil
+
+    import torch
+
+    from keyface_cli.checkpoints.checkpoint import build
+    from keyface_cli.checkpoints.writing import save_component, write_manifest
+    from keyface_cli.config import MOTION, PRESETS
+
+    config = dataclasses.replace(
+        PRESETS["tiny"],
+        portrait_decoder={"widths": [16, 16, 16]},
+        motion=MOTION,
+        sampling=dataclasses.replace(PRESETS["tiny"].sampling, liveliness=1.0),
+    )
+    folder = tmp_path_factory.mktemp("models") / "lively"
+    shutil.copytree(tiny_checkpoint, folder)
+    torch.manual_seed(1)
+    decoder = build("portrait_decoder", config)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_component(folder, "portrait_decoder", decoder, dtype=torch.float16)
+    write_manifest(folder, config, source="random weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tone_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One second of 440 Hz at 16 kHz, mono: 25 video frames."""
     import soundfile

@@ -144,7 +144,7 @@ def test_json_object_and_metadata_say_how_it_was_made(
         "identity_guidance": 1.0,
         "autoguidance": 2.0,
         "emotion_guidance": 1.0,
-        "detail": 0.0,
+        "liveliness": 0.0,
         "emotion": "Happy:0.8@0:hold",
         "emotion_curve": "0.34,0.3@0:hold",
     }

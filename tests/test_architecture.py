@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"device"},
     "options": {"config", "errors"},
     "engine": {
-        *("options", "memory", "stages", "stages.timeline", "diffusion", "models", "device"),
+        *("options", "memory", "stages", "stages.motion", "stages.timeline", "diffusion"),
+        *("models", "device"),
         "config",
     },
     "stream": {"engine", "options", "stages", "stages.timeline", "config"},

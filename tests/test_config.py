@@ -90,10 +90,11 @@ def test_missing_keys_are_named() -> None:
 
 def test_a_key_that_came_later_may_be_absent() -> None:
     data = plain()
-    data["sampling"]["detail"] = 0.5
-    assert from_dict(ModelConfig, data).sampling.detail == 0.5
-    del data["sampling"]["detail"]
-    assert from_dict(ModelConfig, data).sampling.detail == 0
+    data["sampling"]["liveliness"] = 0.5
+    assert from_dict(ModelConfig, data).sampling.liveliness == 0.5
+    del data["sampling"]["liveliness"]
+    data["sampling"]["detail"] = 1.0  # which earlier versions had
+    assert from_dict(ModelConfig, data).sampling.liveliness == 0
     del data["sampling"]["steps"]
     with pytest.raises(ConfigError, match=r"sampling: missing key: steps$"):
         from_dict(ModelConfig, data)

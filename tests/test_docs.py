@@ -108,7 +108,7 @@ def test_animate_shows_defaults_and_panels() -> None:
         *("emotion", "model", "seed", "steps", "audio-guidance", "identity-guidance", "start"),
         *(
             "autoguidance",
-            "detail",
+            "liveliness",
             "emotion-guidance",
             "duration",
             "device",

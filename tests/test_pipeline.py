@@ -16,13 +16,14 @@ from keyface_cli import KeyFacePipeline, device
 from keyface_cli import pipeline as pipelines
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_components
 from keyface_cli.checkpoints.writing import save_component, write_manifest
-from keyface_cli.config import SamplingConfig
+from keyface_cli.config import MOTION, SamplingConfig
 from keyface_cli.errors import ConfigError, DeviceError, WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
+from keyface_cli.stages.motion import Motion
 
 FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autoguidance=1)
 
@@ -30,6 +31,11 @@ FAST = GenerationOptions(steps=1, audio_guidance=1, identity_guidance=1, autogui
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint: Path) -> KeyFacePipeline:
     return KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def lively(lively_checkpoint: Path) -> KeyFacePipeline:
+    return KeyFacePipeline.load(lively_checkpoint, "cpu", "float32")
 
 
 def inputs(num_frames: int) -> tuple[NDArray[np.float32], ...]:
@@ -99,11 +105,12 @@ class Store:
 
 @pytest.mark.parametrize("first", [1, 13, 26, 27, 51, 52, 53, 64, 65])
 def test_stream_that_begins_in_the_middle_gives_the_same_bits(
-    tiny: KeyFacePipeline, first: int
+    tiny: KeyFacePipeline, lively: KeyFacePipeline, first: int
 ) -> None:
-    options = dataclasses.replace(FAST, chunk=2, detail=1.0)
-    whole = make(tiny, 66, options)
-    assert np.array_equal(make(tiny, 66, options, first_frame=first), whole[first:])
+    options = dataclasses.replace(FAST, chunk=2)
+    for pipeline in (tiny, lively):
+        whole = make(pipeline, 66, options)
+        assert np.array_equal(make(pipeline, 66, options, first_frame=first), whole[first:])
     with pytest.raises(ValueError, match="no frame 66 in a video of 66"):
         make(tiny, 66, options, first_frame=66)
 
@@ -231,8 +238,8 @@ def test_pixels_are_cut_and_not_rounded(
         ("audio_guidance", -1.0),
         ("identity_guidance", float("nan")),
         ("autoguidance", float("inf")),
-        ("detail", -0.1),
-        ("detail", 1.5),
+        ("liveliness", -0.1),
+        ("liveliness", 1.5),
         ("emotion_guidance", -1.0),
     ],
 )
@@ -257,20 +264,41 @@ def test_emotion_guidance_magnifies_an_emotion_and_leaves_a_neutral_face(
     assert psnr(frames(emotion, off), frames(0 * emotion, FAST)) >= 55
 
 
-def test_a_frame_that_decodes_like_the_portrait_gets_its_detail_back(
-    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = inputs(2)
-    grey = torch.zeros(1, 3, 64, 64)
-    codec = tiny.engine.codec
-    monkeypatch.setattr(codec, "decode", lambda latents: grey.expand(len(latents), -1, -1, -1))
-    portrait = torch.from_numpy(given[0]).permute(1, 2, 0)
-    for strength, expected in ((None, 0 * portrait), (0.0, 0 * portrait), (1.0, portrait)):
-        options = dataclasses.replace(FAST, detail=strength)
-        frames = make(tiny, 2, options)
-        assert np.abs(frames / 127.5 - 1 - expected.numpy()).max() < 1 / 127
-        (_, keyframe), *_ = tiny.keyframes(*given, options)
-        assert np.array_equal(keyframe, frames[0])
+def test_head_and_lids_move_as_the_seed_or_the_caller_says(lively: KeyFacePipeline) -> None:
+    given = inputs(30)
+
+    def frames(
+        options: GenerationOptions, motion: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        return np.concatenate(list(lively.stream(*given, options, motion=motion)))
+
+    still = dataclasses.replace(FAST, liveliness=0.0)
+    unmoved = np.zeros((30, len(MOTION)), np.float32)
+    assert np.array_equal(frames(still), frames(FAST, unmoved))
+    assert not np.array_equal(frames(FAST), frames(still))
+    drawn = Motion(given[1], 30, FAST.seed).frames(0, 30)
+    assert np.array_equal(frames(FAST), frames(FAST, drawn))
+    turned = unmoved.copy()
+    turned[20:, MOTION.index("yaw")] = 0.5
+    changed = (frames(FAST, turned) != frames(still)).any((1, 2, 3))
+    assert changed[20:].all()
+    assert not changed[:20].any()
+
+
+def test_a_keyframe_moves_as_its_frame_of_the_video(lively: KeyFacePipeline) -> None:
+    given = inputs(40)
+    moved = dict(lively.keyframes(*given, FAST))
+    still = dict(lively.keyframes(*given, dataclasses.replace(FAST, liveliness=0.0)))
+    drawn = Motion(given[1], 40, FAST.seed).frames(0, 40)
+    for frame in (0, 13, 26, 39):
+        assert np.array_equal(moved[frame], still[frame]) == (not drawn[frame].any())
+
+
+def test_a_portrait_decoder_runs_at_every_level_of_memory(lively_checkpoint: Path) -> None:
+    expected = make(KeyFacePipeline.load(lively_checkpoint, "cpu", "float32"), 30, FAST)
+    for memory in ("balanced", "low"):
+        loaded = KeyFacePipeline.load(lively_checkpoint, "cpu", "float32", memory=memory)
+        assert psnr(make(loaded, 30, FAST), expected) >= 55
 
 
 def test_arrays_of_other_shapes(tiny: KeyFacePipeline) -> None:
@@ -283,6 +311,8 @@ def test_arrays_of_other_shapes(tiny: KeyFacePipeline) -> None:
         tiny.stream(portrait, waveform, emotion[1:])
     with pytest.raises(ValueError, match="at least one frame"):
         tiny.stream(portrait, waveform[:0], emotion[:0])
+    with pytest.raises(ValueError, match=r"motion has shape \(2, 8\), not \(2, 0\)"):
+        tiny.stream(portrait, waveform, emotion, motion=np.zeros((2, 8), np.float32))
 
 
 def test_guide_is_loaded_only_when_it_guides(tiny_checkpoint: Path) -> None:

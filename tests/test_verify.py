@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,8 @@ def test_a_picture_that_comes_back_has_no_error() -> None:
     picture = np.zeros((3, 8, 8), np.float32)
     codec: Any = Same()
     assert verify.reconstruction_psnr(codec, picture) == pytest.approx(40, abs=1e-3)
+
+
+def test_a_portrait_decoder_is_tried_too(lively_checkpoint: Path) -> None:
+    lines = list(verify.verify(Checkpoint.open(lively_checkpoint)))
+    assert any(re.match(r"portrait_decoder: [\d,]+ parameters fit", line) for line in lines)

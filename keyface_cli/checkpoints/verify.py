@@ -14,6 +14,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_compone
 from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.errors import WeightsError
+from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.models.unet import Conditioning, VideoUNet
 from keyface_cli.models.vae import LatentCodec
 
@@ -123,6 +124,10 @@ def _try(module: nn.Module, component: str, config: ModelConfig) -> list[Tensor]
         picture = noise(1, config.vae["in_channels"], side, side).to(dtype)
         latent = vae.encode(picture).mean
         return [latent, vae.decode(latent)]
+    if component == "portrait_decoder":
+        decoder = cast(PortraitDecoder, module)
+        pictures, motion = noise(2, 3, 64, 64), noise(2, len(config.motion))
+        return [decoder(pictures, decoder.prepare(pictures[:1], pictures[1:]), motion)]
     return [_try_unet(cast(VideoUNet, module), component, config, noise)]
 
 
