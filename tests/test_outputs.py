@@ -259,7 +259,7 @@ def test_info_prints_how_it_was_made(
     assert code == 0
     assert re.search("^seed: 0$", out, re.MULTILINE)
     assert out.splitlines()[-1] == (
-        "keyface animate portrait.png tone.wav --model tiny --size 96 --fps 30 --crop center "
+        "keyface animate portrait.png tone.wav --model tiny --crop center --size 96 --fps 30 "
         "--emotion happy --duration 0.2 --steps 1 -o 'a b.mp4'"
     )
     described = json.loads(main("info", path, "--json")[1])

@@ -109,17 +109,18 @@ def avatars(
         "photographs": None if photographs is None else str(photographs),
         "photo_share": None if photographs is None else photo_share,
     }
-    keep_facts(folder, settings, {"pictures.npy": pictures, **sizes})
-    recordings = []
-    if speech is not None:
-        files = list_recordings(speech)
-        with console.waiting(f"finding the phones of {len(files)} recordings"):
-            recordings = training_phrases(files)
+    # what is named is looked at before the folder is made
+    files = [] if speech is None else list_recordings(speech)
     cast = None
     if photographs is not None:
         from keyface_cli.avatars.photographs.casting import read_cast
 
         cast = read_cast(photographs)
+    keep_facts(folder, settings, {"pictures.npy": pictures, **sizes})
+    recordings = []
+    if files:
+        with console.waiting(f"finding the phones of {len(files)} recordings"):
+            recordings = training_phrases(files)
 
     def whose(index: int) -> Any:
         """Photographs for their share of the shards, evenly spread; None for drawn heads."""
