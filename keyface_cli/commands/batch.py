@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,6 +120,17 @@ def batch(
             rich_help_panel="Machine",
         ),
     ] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local",
+            help="Share the rows out over a Ray cluster, whose machines see the same files under "
+            "the same paths: one worker for each GPU, without any for each machine, or --jobs in "
+            "all. local: over processes of this machine.",
+            show_default=False,
+            rich_help_panel="Machine",
+        ),
+    ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     vae_dtype: options.VaeDtypeOption = None,
@@ -138,7 +151,9 @@ def batch(
     machine = Machine(device, dtype, vae_dtype, memory, False)
     desk = Desk(rows, book, as_json)
     try:
-        if processes == 1:
+        if cluster is not None:
+            _on_cluster(desk, checkpoint, machine, skip_existing, cluster, processes)
+        elif processes == 1:
             worker = Worker(checkpoint, machine, skip_existing, is_default=model is None)
             for row in desk.take():
                 desk.give(worker.make(row))
@@ -284,6 +299,38 @@ def _share_out(
         ended.set()
         for lead in leads:
             lead.join()
+
+
+def _on_cluster(
+    desk: Desk,
+    checkpoint: Checkpoint,
+    machine: Machine,
+    skip_existing: bool,
+    address: str,
+    processes: int,
+) -> None:
+    """Let the workers of a cluster make the rows; a row whose workers die fails alone."""
+    from keyface_cli.jobs.cluster import share_out
+
+    def lose(row: Row) -> None:
+        row.fail(KeyFaceError("every worker that tried it was lost", "see the memory it needs"))
+        desk.give(row)
+
+    share_out(
+        desk.take(),
+        partial(_set_up, checkpoint, machine, skip_existing),
+        desk.give,
+        lose,
+        address=address,
+        workers=processes if processes > 1 else None,
+    )
+
+
+def _set_up(checkpoint: Checkpoint, machine: Machine, skip_existing: bool) -> Callable[[Row], Row]:
+    """What a worker of a cluster makes rows with."""
+    console.set_up(verbose=False, debug=False)
+    console.hush()
+    return Worker(checkpoint, machine, skip_existing, is_default=False).make
 
 
 def _lead(
