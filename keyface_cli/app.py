@@ -12,6 +12,7 @@ import typer
 from keyface_cli.commands import (
     animate,
     batch,
+    bench,
     compare,
     console,
     credentials,
@@ -40,6 +41,7 @@ app = typer.Typer(
 # one line for each command or group of commands; their modules import nothing heavy
 app.command(epilog=animate.EXAMPLES)(animate.animate)
 app.command(epilog=batch.EXAMPLES)(batch.batch)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=crop.EXAMPLES)(crop.crop)
 app.command(epilog=embed.EXAMPLES)(embed.embed)
 app.command()(examples.examples)

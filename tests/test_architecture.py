@@ -51,6 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("version", "device", "files", "config", "errors"),
     },
     "api": {"jobs", "options", "checkpoints"},
+    "benchmark": {
+        *("pipeline", "options", "stages.timeline", "diffusion", "checkpoints", "models"),
+        "config",
+    },
     "": {"api", "pipeline", "options", "version"},  # what is public, when it is asked for
     "training": {
         *("avatars", "emotion", "media", "checkpoints", "stages", "diffusion", "models"),
@@ -73,7 +77,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands": {
         *("evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
-        *("training", "avatars", "jobs", "pipeline", "options", "output", "credentials"),
+        *("training", "avatars", "jobs", "benchmark", "pipeline", "options", "output"),
+        "credentials",
         *("emotion", "media", "checkpoints", "models", "plotting", "device", "files", "config"),
         *("version", "errors"),
     },

@@ -69,6 +69,7 @@ def doctor(
         _ffmpeg,
         lambda: _models(model),
         lambda: _memory(model, device),
+        _published,
         lambda: _self_test(model, device) if self_test else iter(()),
     ):
         for finding in _safely(check):
@@ -175,6 +176,24 @@ def _memory(model: str | None, device: str) -> Iterator[Finding]:
     else:
         level = level_that_fits(checkpoint, place)
         yield Finding("memory", None, f"{checkpoint.name} fits with --memory {level}")
+
+
+def _published() -> Iterator[Finding]:
+    """What the published model would take, where it is not there yet; counted from its sizes."""
+    if "keyface" in installed_models():
+        return
+    from keyface_cli.benchmark import Unfetched
+    from keyface_cli.config import PRESETS
+
+    model = Unfetched.of(PRESETS["keyface"])
+    half = ("keyframe_unet", "interpolation_unet", "interpolation_guide")
+    size = sum(model.count(name) * (2 if name in half else 4) for name in model.components)
+    yield Finding(
+        "published model",
+        None,
+        f"not installed; its networks hold {size / 1e9:.1f} GB, the UNets in half precision",
+        "keyface weights pull --dry-run lists the files, keyface bench --model keyface times it",
+    )
 
 
 def _self_test(model: str | None, device: str) -> Iterator[Finding]:

@@ -1,0 +1,219 @@
+"""What a video costs: passes and FLOPs of the networks, counted; seconds and memory, measured."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build, encoder_names, needed_components
+from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig, SamplingConfig
+from keyface_cli.diffusion.guidance import keyframe_guidance
+from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.models.speech import CORE_FRAMES, WINDOW_FRAMES
+from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.options import GenerationOptions
+from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.stages.timeline import Timeline
+
+WEIGHT_STD = 0.02  # of weights that stand for those of a model which is not installed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network does for a video.
+
+    Args:
+        passes: of clips of 14 frames (UNets), of pictures (VAE) or of windows of sound (encoders).
+        tflops: of all of them, in 10^12; a multiplication and an addition count as two.
+    """
+
+    passes: int
+    tflops: float
+
+
+def count(config: ModelConfig, sampling: SamplingConfig, seconds: float) -> dict[str, Cost]:
+    """Count what each network does for a video, without weights and without computing.
+
+    Args:
+        config: the model.
+        sampling: steps and scales.
+        seconds: of the video.
+    """
+    N = max(1, round(seconds * FPS))
+    plan = Timeline(N)
+    clips, segments = list(plan.clips()), list(plan.segments())
+    updates = len(sigmas_for(sampling.schedule, sampling.steps)) - 1
+    window, windows = (N, 1) if N <= WINDOW_FRAMES else (WINDOW_FRAMES, -(-N // CORE_FRAMES))
+    between = updates * len(segments)
+    decoded = sum(min(NUM_FRAMES, N - segment.first_frame) for segment in segments)
+    passes = {
+        "keyframe_unet": updates * len(clips) * _branches(sampling),
+        "interpolation_unet": between if sampling.autoguidance != 0 else 0,
+        "interpolation_guide": between if sampling.autoguidance != 1 else 0,
+        "vae": decoded,
+        **dict.fromkeys(encoder_names(config), windows),
+    }
+    return {
+        name: Cost(n, n * _flops(name, config, window) / 1e12) for name, n in passes.items() if n
+    }
+
+
+def _branches(sampling: SamplingConfig) -> int:
+    """How often the keyframe network is evaluated in an update."""
+    asked: list[int] = []
+
+    def evaluate(x: Any, sigma: Any, branches: Any) -> Any:
+        asked.append(len(branches))
+        return [x] * len(branches)
+
+    guided = keyframe_guidance(
+        evaluate,
+        audio=sampling.audio_guidance,
+        identity=sampling.identity_guidance,
+        emotion=sampling.emotion_guidance,
+    )
+    guided(torch.zeros(()), torch.ones(()))
+    return asked[0]
+
+
+@torch.inference_mode()
+def _flops(name: str, config: ModelConfig, frames: int) -> int:
+    """FLOPs of one pass; `frames` are those of a window of sound."""
+    network = build(name, config, empty=True).eval()
+    C, size = config.latent_channels, config.latent_size
+    with FlopCounterMode(display=False) as counter:
+        if name == "vae":
+            cast(Any, network).decode(_shape(1, C, size, size))
+        elif name in encoder_names(config):
+            network(_shape(1, frames * SAMPLES_PER_FRAME))
+        else:
+            unet = cast(VideoUNet, network)
+            unet(_shape(1, NUM_FRAMES, C, size, size), _shape(1), _given(unet, config))
+    return int(counter.get_total_flops())
+
+
+def _given(unet: VideoUNet, config: ModelConfig) -> Conditioning:
+    C, size = config.latent_channels, config.latent_size
+    between = unet.missing_frame is not None
+    anchored = between and config.parameterization == "anchored"
+    return Conditioning(
+        audio=_shape(1, NUM_FRAMES, unet.audio_projection.out_features),
+        latents=_shape(1, 2 if between else 1, C, size, size),
+        emotion=_shape(1, NUM_FRAMES, 2),
+        anchor=_shape(1, NUM_FRAMES, C, size, size) if anchored else None,
+    )
+
+
+def _shape(*sizes: int) -> torch.Tensor:
+    # not by torch.device("meta"), under which constants that networks keep would be made there too
+    return torch.empty(sizes, device="meta")
+
+
+class Unfetched(Checkpoint):
+    """A model that is not installed: its networks, with random weights. For time, not pictures."""
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Unfetched:
+        """Return the model of a configuration."""
+        return cls(Path(f"{config.preset}, random weights"), config, {"files": {}})
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the networks."""
+        return needed_components(self.config, guide=True)
+
+    def count(self, component: str) -> int:
+        """Return how many numbers a network holds."""
+        return sum(p.numel() for p in build(component, self.config, empty=True).parameters())
+
+    def load(
+        self,
+        component: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """Build a network with weights that are small and random."""
+        network = build(component, self.config, empty=True).to(dtype).to_empty(device=device)
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                # norms scale by one, so that no number runs away
+                plain = tensor.dim() == 1 and name.endswith("weight")
+                tensor.fill_(1.0) if plain else tensor.normal_(std=WEIGHT_STD)
+        return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a video is made: see `KeyFacePipeline.load` and `GenerationOptions`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    memory: str = "auto"
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[str, Any]:
+    """Make a video of noise and throw it away.
+
+    Args:
+        checkpoint: the model.
+        setting: how.
+        seconds: of the video.
+
+    Returns:
+        "load_s"; "stages", seconds per second of video of each; "total", their sum; "memory", the
+        level in the end; "peak_gb" of the process, and on a GPU "gpu_peak_gb"; "device", "dtype".
+
+    Raises:
+        KeyFaceError: of any kind that `KeyFacePipeline` raises.
+    """
+    pipeline = KeyFacePipeline.load(
+        checkpoint, setting.device, setting.dtype, memory=setting.memory
+    )
+    cuda = pipeline.device.type == "cuda"
+    N, R = max(1, round(seconds * FPS)), pipeline.config.resolution
+    draw = np.random.default_rng(0)
+    sound = draw.normal(0, 0.1, N * SAMPLES_PER_FRAME).astype(np.float32)
+    portrait = draw.uniform(-1, 1, (3, R, R)).astype(np.float32)
+    still = np.zeros((N, 2), np.float32)
+
+    def make(frames: int) -> None:
+        part = sound[: frames * SAMPLES_PER_FRAME]
+        for _ in pipeline.stream(portrait, part, still[:frames], setting.options):
+            pass
+
+    if cuda:  # the first pass chooses kernels
+        make(1)
+        torch.cuda.reset_peak_memory_stats(pipeline.device)
+    started = time.perf_counter()
+    make(N)
+    total = time.perf_counter() - started
+    timings = dict(pipeline.timings)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    report = {
+        "load_s": timings.pop("load"),
+        "stages": {stage: spent * FPS / N for stage, spent in timings.items()},
+        "total": total * FPS / N,
+        "memory": pipeline.memory,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9,
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+    if cuda:
+        report["gpu_peak_gb"] = torch.cuda.max_memory_allocated(pipeline.device) / 1e9
+    return report
+
+
+def with_chunk(setting: Setting, chunk: int) -> Setting:
+    """Return a setting with another number of segments made together."""
+    return replace(setting, options=replace(setting.options, chunk=chunk))

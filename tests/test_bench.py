@@ -1,0 +1,98 @@
+"""Counting what a video costs, and timing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from keyface_cli import benchmark
+from keyface_cli.checkpoints.checkpoint import Checkpoint
+from keyface_cli.config import PRESETS
+from keyface_cli.models.unet import VideoUNet
+from keyface_cli.pipeline import KeyFacePipeline
+
+Main = Callable[..., tuple[int, str, str]]
+TINY = PRESETS["tiny"]
+
+
+def test_what_is_counted_is_what_is_done(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes and FLOPs of a stream, counted while it runs; the video ends inside a segment."""
+    calls: list[int] = []
+    forward = VideoUNet.forward
+
+    def counted(unet: VideoUNet, x: torch.Tensor, *more: Any) -> torch.Tensor:
+        calls.append(len(x))
+        return forward(unet, x, *more)
+
+    setting = benchmark.Setting("cpu", "float32")
+    seconds = 30 / 25
+    costs = benchmark.count(TINY, TINY.sampling, seconds)
+    monkeypatch.setattr(VideoUNet, "forward", counted)
+    # torch counts no FLOPs of the CPU's own kernel of attention
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        benchmark.measure(Checkpoint.open(tiny_checkpoint), setting, seconds)
+    unets = [cost for name, cost in costs.items() if "unet" in name or "guide" in name]
+    assert sum(calls) == sum(cost.passes for cost in unets)
+    assert costs["vae"].passes == 30 + 3 - 1  # where two segments meet both have a picture
+    total = sum(cost.tflops for cost in costs.values())
+    # the portrait's encoding and the projections of the sound are left out
+    assert total == pytest.approx(counter.get_total_flops() / 1e12, rel=0.03)
+
+
+def test_scales_of_one_cost_nothing() -> None:
+    plain = dataclasses.replace(
+        TINY.sampling, audio_guidance=1.0, identity_guidance=1.0, autoguidance=1.0
+    )
+    guided, alone = (benchmark.count(TINY, sampling, 2) for sampling in (TINY.sampling, plain))
+    assert "interpolation_guide" not in alone
+    assert guided["keyframe_unet"].passes == 3 * alone["keyframe_unet"].passes
+    assert guided["interpolation_unet"] == alone["interpolation_unet"]
+
+
+@pytest.mark.slow
+def test_the_published_model_is_counted_without_its_weights(main: Main) -> None:
+    code, out, err = main("bench", "--model", "keyface", "--count", "--json", "--seconds", "60")
+    assert code == 0, err
+    counted = json.loads(out)["counted"]
+    assert counted["interpolation_unet"]["passes"] == pytest.approx(42.3 / 2, rel=0.01)
+    assert counted["interpolation_guide"] == counted["interpolation_unet"]
+    assert counted["interpolation_unet"]["tflops"] / counted["interpolation_unet"][
+        "passes"
+    ] == pytest.approx(17.74, rel=0.01)
+
+
+def test_a_model_that_is_not_installed_is_timed_all_the_same() -> None:
+    unfetched = benchmark.Unfetched.of(TINY)
+    found = benchmark.measure(unfetched, benchmark.Setting("cpu", "float32"), 0.2)
+    assert found["total"] > 0
+    assert found["stages"].keys() == {"audio", "keyframes", "interpolation", "decode"}
+    pipeline = KeyFacePipeline.load(unfetched, "cpu", "float32")
+    assert all(p.isfinite().all() for p in pipeline.engine.keyframe_unet.parameters())
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared(main: Main, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    given = ("bench", "-m", tiny_checkpoint, "--seconds", "0.2", "--device", "cpu")
+    code, out, err = main(*given, "--json", "--chunk", "1", "--chunk", "2")
+    assert code == 0, err
+    assert [row["chunk"] for row in json.loads(out)["measured"]] == [1, 2]
+    (tmp_path / "before.json").write_text(out)
+    code, out, err = main(*given, "--steps", "1", "--against", tmp_path / "before.json")
+    assert code == 0, err
+    assert "interpolation_unet: " in out
+    assert "FLOPs: 0." in err
+    assert "chunk 2" not in err
+    assert "of the other's time" in err
+    (tmp_path / "bad.json").write_text("[]")
+    code, _, err = main(*given, "--against", tmp_path / "bad.json")
+    assert (code, "not a report of keyface bench" in err) == (1, True)
