@@ -114,7 +114,7 @@ def wrong(kind: str, embedded: Path, tone_wav: Path, tmp_path: Path) -> list[obj
         ("another --start", "was made with another --start"),
         ("another model", "was made with another model's encoders"),
         ("truncated", "cannot read"),
-        ("missing", "tone.safetensors: cannot be read: No such file"),
+        ("missing", "file not found"),
         ("no features", "is no file of keyface embed"),
         ("NaN", "holds NaN"),
     ],
