@@ -244,7 +244,7 @@ def assert_refused(outcome: tuple[int, str, str], message: str) -> None:
         (("--emotion", "hapy"), "unknown emotion: hapy"),
         (("--emotion", "no.csv"), r"no\.csv: no such emotion file"),
         (("--emotion", "sad@2 happy@1"), r"key 2 \(happy@1\): 1 s comes after 2 s"),
-        (("--voice-model", "no.onnx"), "a voice model estimates a curve, and one is given"),
+        (("--voice-model", "no.onnx"), "--voice-model works only with --emotion auto"),
         (("--emotion", "auto", "--voice-model", "no.onnx"), r"no\.onnx: no such voice model"),
         (("--start", 1), "a start at 1 s is beyond its end"),
         (("--device", "cuda:99"), "this machine has no cuda:99 device"),

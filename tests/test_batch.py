@@ -248,7 +248,7 @@ def test_several_processes_share_the_rows_and_one_may_die(
         ((), "holds no rows"),
         (("portrait,output",), "the column audio is missing"),
         (("portrait,audio,colour",), "no such column: colour"),
-        (("portrait,audio,seed,Seed",), "a column stands twice"),
+        (("portrait,audio,seed,Seed",), "duplicate column: seed"),
     ],
 )
 def test_a_list_that_is_none_is_wrong_usage(

@@ -265,7 +265,7 @@ def test_info_prints_how_it_was_made(
     described = json.loads(main("info", path, "--json")[1])
     assert described["command"] == out.splitlines()[-1]
     code, _, err = main("info", tone_wav)
-    assert (code, "does not say that keyface made it" in err) == (1, True)
+    assert (code, "no keyface metadata found" in err) == (1, True)
     assert "no such file" in main("info", tmp_path / "absent")[2]
     assert "96x96" in streams(path)
     assert len(brightness(path, 96)) == 6

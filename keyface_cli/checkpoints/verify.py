@@ -39,8 +39,8 @@ def verify(
 
     Raises:
         WeightsError: a network is missing, a file differs from its recorded hash, a tensor is
-            missing, superfluous or of another shape, a number is none, a network answers
-            something that is no number, or the VAE's encoder does not fit its decoder.
+            missing, superfluous or of another shape, a tensor or an output contains NaN or
+            infinity, or the VAE's encoder does not fit its decoder.
         DeviceError: the memory does not suffice to try a network.
     """
     guided = checkpoint.config.sampling.autoguidance != 1
@@ -56,9 +56,9 @@ def verify(
             _check_numbers(module, name)
             answers = _try(module, name, checkpoint.config)
         if not all(bool(answer.isfinite().all()) for answer in answers):
-            raise WeightsError(f"{name} answers NaN or infinity: {checkpoint.folder}")
+            raise WeightsError(f"{name} outputs NaN or infinity: {checkpoint.folder}")
         count = sum(p.numel() for p in build(name, checkpoint.config, empty=True).parameters())
-        yield f"{name}: {count:,} parameters fit, are numbers and answer in numbers"
+        yield f"{name}: {count:,} parameters fit; they and the output are finite"
     if pictures:
         yield from check_codec(checkpoint, pictures)
 
@@ -105,7 +105,7 @@ def reconstruction_psnr(codec: LatentCodec, picture: NDArray[np.float32]) -> flo
 def _check_numbers(module: nn.Module, component: str) -> None:
     for name, tensor in module.state_dict().items():
         if not bool(tensor.isfinite().all()):
-            raise WeightsError(f"{component}: tensor {name} holds NaN or infinity")
+            raise WeightsError(f"{component}: tensor {name} contains NaN or infinity")
 
 
 def _try(module: nn.Module, component: str, config: ModelConfig) -> list[Tensor]:

@@ -180,7 +180,7 @@ def vae(
     ] = False,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train the VAE: the code of pictures that the UNets work in. The first stage."""
+    """Train the VAE, in whose latents the UNets work; the first stage."""
     _check_new(run, "vae", resume, force)
     config = _config(run, None, preset)
     _set_threads(threads)
@@ -325,7 +325,7 @@ def reader(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train what reads faces from latents, for --set reading=0.05 of the UNets, after encode."""
+    """Train a reader of faces from latents, for --set reading=0.05 of the UNets; after encode."""
     _set_threads(threads)
     from keyface_cli.training.latent_reader import FILE, RECIPE, train_reader
     from keyface_cli.training.options import TrainOptions, choose

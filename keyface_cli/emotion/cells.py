@@ -170,12 +170,12 @@ def check_order(key: Key, before: Key | None, place: str) -> None:
     """Refuse a key that is not after the one before it.
 
     Raises:
-        EmotionError: the same time stands twice, or the rows are not sorted.
+        EmotionError: duplicate times, or the rows are not sorted.
     """
     if before is None or key.time_s > before.time_s:
         return
     if key.time_s == before.time_s:
-        raise EmotionError(f"{place}: the time stands twice: {key.time_s:g} s")
+        raise EmotionError(f"{place}: duplicate time: {key.time_s:g} s")
     raise EmotionError(
         f"{place}: {key.time_s:g} s comes after {before.time_s:g} s", "sort the rows by time"
     )

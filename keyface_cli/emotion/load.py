@@ -25,7 +25,7 @@ def load_emotion(text: str) -> EmotionTrack:
     """Return the curve that a text means: a name, a curve in one line, or a CSV or JSON file.
 
     Raises:
-        EmotionError: it is none of them, or the file is not a curve.
+        EmotionError: it is not one of them, or the file is not a curve.
     """
     name = text.strip().lower()
     if name in NAMED:
@@ -53,13 +53,12 @@ def check_emotion(text: str, voice_model: Path | None = None) -> EmotionTrack | 
         The curve; None for AUTO, which `estimate_curve` makes from the voice.
 
     Raises:
-        EmotionError: the curve cannot be read, or the model is no file, or nobody asks it.
+        EmotionError: the curve cannot be read, or the voice model is not a file or given without
+            AUTO.
     """
     if text.strip().lower() != AUTO:
         if voice_model is not None:
-            raise EmotionError(
-                "a voice model estimates a curve, and one is given", "--emotion auto"
-            )
+            raise EmotionError("--voice-model works only with --emotion auto")
         return load_emotion(text)
     if voice_model is not None and not voice_model.is_file():
         raise EmotionError(f"{voice_model}: no such voice model")

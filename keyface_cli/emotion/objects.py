@@ -61,7 +61,7 @@ def _load(text: str, where: str) -> Any:
         names = [name for name, _ in pairs]
         for name in names:
             if names.count(name) > 1:
-                raise EmotionError(f"{where}: a field stands twice in one object: {short(name)}")
+                raise EmotionError(f"{where}: duplicate field in one object: {short(name)}")
         return dict(pairs)
 
     try:
@@ -97,7 +97,7 @@ def _cells(item: Any, place: str) -> dict[str, str]:
                 logger.warning("%s: field ignored: %s%s", place, short(given), hint)
             continue
         if name in cells:
-            raise EmotionError(f"{place}: the field stands twice: {name}")
+            raise EmotionError(f"{place}: duplicate field: {name}")
         if isinstance(value, bool | list | dict):
             raise EmotionError(f"{place}: {name} is neither a number nor text")
         cells[name] = "" if value is None else " ".join(str(value).split())

@@ -174,7 +174,7 @@ def _parse_header(header: list[str], where: str) -> dict[str, int]:
     for index, cell in enumerate(header):
         name = ALIASES.get(cell.lower(), cell.lower())
         if name in columns:
-            raise EmotionError(f"{where}:{index + 1}: the column stands twice: {name}")
+            raise EmotionError(f"{where}:{index + 1}: duplicate column: {name}")
         if name in FIELDS:
             columns[name] = index
         elif name and not name.startswith(NOTES):

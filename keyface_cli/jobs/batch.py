@@ -80,8 +80,9 @@ def read_jobs(path: Path, common: Mapping[str, str], folder: Path | None) -> lis
     if not rows:
         raise JobError(f"{path}: holds no rows", "the first line is: portrait,audio,output")
     header = [_column(path, name) for name in rows[0][1]]
-    if len(set(filter(None, header))) < len([name for name in header if name]):
-        raise JobError(f"{path}: a column stands twice")
+    for name in header:
+        if name and header.count(name) > 1:
+            raise JobError(f"{path}: duplicate column: {name}")
     for needed in ("portrait", "audio"):
         if needed not in header and needed not in common:
             raise JobError(f"{path}: the column {needed} is missing")

@@ -66,7 +66,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict) or not str(found.get("tool", "")).startswith("keyface"):
-        raise VideoError(f"{path}: does not say that keyface made it")
+        raise VideoError(f"{path}: no keyface metadata found")
     return found
 
 

@@ -295,8 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _unknown(self, name: str, others: Mapping[str, Any]) -> _Refused:
         if name in others:
-            return _Refused(HTTPStatus.METHOD_NOT_ALLOWED, "not to be asked for in this way")
-        return _Refused(HTTPStatus.NOT_FOUND, "there is nothing of this name")
+            return _Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed")
+        return _Refused(HTTPStatus.NOT_FOUND, "not found")
 
     def _read_json(self) -> Any:
         # a form of another site can send no such type without asking first
