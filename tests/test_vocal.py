@@ -1,4 +1,4 @@
-"""Naming the vocalisation that a face makes, and the report that says how often that is right."""
+"""Recognising vocalisations on faces, and the report that says how often that is right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyface_cli.evaluation.avatars import vocal
 from keyface_cli.evaluation.avatars.measure import ClipResult
 from keyface_cli.evaluation.avatars.reader import CONTROLS
 from keyface_cli.evaluation.avatars.report import Report
-from keyface_cli.evaluation.avatars.vocal import CLASSES, SPEECH, Naming, VocalClassifier
+from keyface_cli.evaluation.avatars.vocal import CLASSES, SPEECH, Recognition, VocalClassifier
 
 ROWS = [rig.INDEX[name] for name in CONTROLS]
 
@@ -64,9 +64,9 @@ def test_the_report_says_what_was_found_and_leaves_out_what_was_not(tmp_path: Pa
     frames = np.zeros((20, 16, 16, 3), np.uint8)
     for index, lip_sync in enumerate((0.9, 0.5, 0.7)):
         report.keep(result(index, lip_sync), frames, frames + 50)
-    report.namings += [
-        Naming("laugh", "laugh", "laugh", "speech"),
-        Naming("cough", "cough", "sigh", "sigh"),
+    report.recognitions += [
+        Recognition("laugh", "laugh", "laugh", "speech"),
+        Recognition("cough", "cough", "sigh", "sigh"),
     ]
     report.write()
     written = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def test_the_report_says_what_was_found_and_leaves_out_what_was_not(tmp_path: Pa
     assert written["clips"][0]["of_truth"] == {"lip_sync": 0.75, "valence": None}
     assert written["clips"][0]["valence"] is None
     assert written["worst"] == [1, 2, 0]
-    assert written["nsv"] == {"truth": 1.0, "generated": 0.5, "deaf": 0.0}
+    assert written["nsv"] == {"truth": 1.0, "generated": 0.5, "without_beats": 0.0}
     assert written["nsv_accuracy"]["mean"] == 0.5
     table = (tmp_path / "report" / "vocal.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(table.splitlines()))

@@ -170,13 +170,13 @@ def _measure(
             console.say(f"{heard.kind}: the mouth opens by {heard.opening:.3f}")
     if vocal_clips:
         classifier = vocal.load_or_train(vocal.default_path())
-        for naming in vocal.evaluate(
+        for recognition in vocal.evaluate(
             pipeline, reader, classifier, vocal_clips, seed, choices, cast
         ):
-            report.namings.append(naming)
+            report.recognitions.append(recognition)
             console.say(
-                f"{naming.kind}: the truth looks like {naming.truth}, generated like"
-                f" {naming.generated}, without BEATs like {naming.deaf}"
+                f"{recognition.kind}: the truth looks like {recognition.truth}, generated like"
+                f" {recognition.generated}, without BEATs like {recognition.without_beats}"
             )
 
 

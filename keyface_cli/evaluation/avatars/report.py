@@ -21,7 +21,7 @@ from keyface_cli.evaluation.avatars.measure import (
     summarise,
     write_csv,
 )
-from keyface_cli.evaluation.avatars.vocal import Naming
+from keyface_cli.evaluation.avatars.vocal import Recognition
 from keyface_cli.evaluation.avatars.voiceless import Heard
 from keyface_cli.plotting import new_figure
 
@@ -42,7 +42,7 @@ class Report:
         self.folder = folder
         self.reader_accuracy = reader_accuracy
         self.results: list[ClipResult] = []
-        self.namings: list[Naming] = []
+        self.recognitions: list[Recognition] = []
         self.heard: list[Heard] = []
         self._sheet: list[NDArray[np.uint8]] = []
         if folder is not None:
@@ -62,12 +62,16 @@ class Report:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return {median, mean, low10, n} of each figure that any clip has."""
-        named = [float(naming.generated == naming.kind) for naming in self.namings]
+        named = [
+            float(recognition.generated == recognition.kind) for recognition in self.recognitions
+        ]
         summary = summarise(self.results)
         if named:
             # a clip is right or wrong: the share of all is the mean, not the median of classes
-            kinds = sorted({naming.kind for naming in self.namings})
-            each = [np.mean([n.generated == k for n in self.namings if n.kind == k]) for k in kinds]
+            kinds = sorted({recognition.kind for recognition in self.recognitions})
+            each = [
+                np.mean([n.generated == k for n in self.recognitions if n.kind == k]) for k in kinds
+            ]
             summary["nsv_accuracy"] = spread([float(share) for share in each]) | {
                 "mean": float(np.mean(named)),
                 "n": len(named),
@@ -79,12 +83,12 @@ class Report:
         return {
             **self.summary(),
             "truth": of_truth(self.results),
-            "nsv": self.naming_shares(),
+            "nsv": self.recognition_shares(),
             "sounds": self.openings(),
             "reader_r2": self.reader_accuracy,
             "worst": [result.index for result in self._worst()],
             "clips": [_plain(asdict(result)) for result in self.results],
-            "vocal_clips": [asdict(naming) for naming in self.namings],
+            "vocal_clips": [asdict(recognition) for recognition in self.recognitions],
         }
 
     def openings(self) -> dict[str, dict[str, float]]:
@@ -98,12 +102,12 @@ class Report:
             found[kind] = {"opening": opening, "over_speech": over, "n": n}
         return found
 
-    def naming_shares(self) -> dict[str, float]:
+    def recognition_shares(self) -> dict[str, float]:
         """Return the share of vocal clips named right: of truth, generated, and without BEATs."""
         return {
-            which: float(np.mean([getattr(n, which) == n.kind for n in self.namings]))
-            for which in ("truth", "generated", "deaf")
-            if self.namings
+            which: float(np.mean([getattr(n, which) == n.kind for n in self.recognitions]))
+            for which in ("truth", "generated", "without_beats")
+            if self.recognitions
         }
 
     def write(self) -> None:
@@ -124,8 +128,8 @@ class Report:
         if self._sheet:
             Image.fromarray(np.concatenate(self._sheet)).save(self.folder / "sheet.png")
         _plot(self.folder / "spread.png", self.results)
-        if self.namings:
-            pairs = Counter((n.kind, n.generated) for n in self.namings)
+        if self.recognitions:
+            pairs = Counter((n.kind, n.generated) for n in self.recognitions)
             lines = [f"{kind},{named},{count}" for (kind, named), count in sorted(pairs.items())]
             (self.folder / "vocal.csv").write_text(
                 "\n".join(["kind,named,clips", *lines, ""]), encoding="utf-8"

@@ -130,13 +130,13 @@ def load_or_train(path: Path) -> VocalClassifier:
 
 
 @dataclass(frozen=True)
-class Naming:
-    """What a classifier made of one clip: of the truth, the model, and the model without BEATs."""
+class Recognition:
+    """The classes seen in one clip: in the truth, the model's video, and that without BEATs."""
 
     kind: str
     truth: str
     generated: str
-    deaf: str
+    without_beats: str
 
 
 def evaluate(
@@ -147,7 +147,7 @@ def evaluate(
     seed: int = 1,
     options: GenerationOptions | None = None,
     cast: Cast | None = None,
-) -> Iterator[Naming]:
+) -> Iterator[Recognition]:
     """Animate held-out vocalisations and speech, and name what the faces do.
 
     Args:
@@ -170,11 +170,11 @@ def evaluate(
         draw = heads.head(i)
         portrait, truth = portrait_of(draw), draw(scene.rig)
         heard = encode(pipeline.engine.encoders, scene.waveform)
-        deaf = {name: f * 0 if name == "beats" else f for name, f in heard.items()}
+        without_beats = {name: f * 0 if name == "beats" else f for name, f in heard.items()}
         videos = (
             truth,
             animate(pipeline, portrait, scene, options, heard),
-            animate(pipeline, portrait, scene, options, deaf),
+            animate(pipeline, portrait, scene, options, without_beats),
         )
         read = (reader.read(torch.from_numpy(v), torch.from_numpy(portrait)) for v in videos)
-        yield Naming(kind, *(classifier.name(tracks) for tracks in read))
+        yield Recognition(kind, *(classifier.name(tracks) for tracks in read))
