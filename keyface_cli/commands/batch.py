@@ -149,18 +149,18 @@ def batch(
             console.report("hint", error.hint)
         raise typer.Exit(2) from error
     machine = Machine(device, dtype, vae_dtype, memory, False)
-    desk = Desk(rows, book, as_json)
+    queue = RowQueue(rows, book, as_json)
     try:
         if cluster is not None:
-            _on_cluster(desk, checkpoint, machine, skip_existing, cluster, processes)
+            _on_cluster(queue, checkpoint, machine, skip_existing, cluster, processes)
         elif processes == 1:
             worker = Worker(checkpoint, machine, skip_existing, is_default=model is None)
-            for row in desk.take():
-                desk.give(worker.make(row))
+            for row in queue.take():
+                queue.give(worker.make(row))
         else:
-            _share_out(desk, checkpoint, machine, skip_existing, processes)
+            _share_out(queue, checkpoint, machine, skip_existing, processes)
     finally:
-        desk.close()
+        queue.close()
     failed = sum(row.status == "failed" for row in rows)
     console.say(f"{len(rows) - failed} of {len(rows)} made, {failed} failed; report: {book.path}")
     if failed:
@@ -190,7 +190,7 @@ def _rows(
     raise KeyFaceError("give a CSV, or --portrait and --audio-dir", "keyface batch --help")
 
 
-class Desk:
+class RowQueue:
     """Where workers take rows and give them back; may be used from several threads."""
 
     def __init__(self, rows: list[Row], report: Report, as_json: bool) -> None:
@@ -268,7 +268,7 @@ class Worker:
 
 
 def _share_out(
-    desk: Desk, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, count: int
+    queue: RowQueue, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, count: int
 ) -> None:
     """Let `count` processes, one a GPU, work on the rows; each is led by a thread."""
     import torch
@@ -284,7 +284,7 @@ def _share_out(
     leads = [
         threading.Thread(
             target=_lead,
-            args=(desk, checkpoint, machine._replace(device=name), skip_existing, threads, ended),
+            args=(queue, checkpoint, machine._replace(device=name), skip_existing, threads, ended),
             daemon=True,
         )
         for name in devices
@@ -302,7 +302,7 @@ def _share_out(
 
 
 def _on_cluster(
-    desk: Desk,
+    queue: RowQueue,
     checkpoint: Checkpoint,
     machine: Machine,
     skip_existing: bool,
@@ -314,12 +314,12 @@ def _on_cluster(
 
     def lose(row: Row) -> None:
         row.fail(KeyFaceError("every worker that tried it was lost", "see the memory it needs"))
-        desk.give(row)
+        queue.give(row)
 
     share_out(
-        desk.take(),
+        queue.take(),
         partial(_set_up, checkpoint, machine, skip_existing),
-        desk.give,
+        queue.give,
         lose,
         address=address,
         workers=processes if processes > 1 else None,
@@ -334,7 +334,7 @@ def _set_up(checkpoint: Checkpoint, machine: Machine, skip_existing: bool) -> Ca
 
 
 def _lead(
-    desk: Desk,
+    queue: RowQueue,
     checkpoint: Checkpoint,
     machine: Machine,
     skip: bool,
@@ -346,7 +346,7 @@ def _lead(
     process: Any = None
     ours: Connection | None = None
     try:
-        for row in desk.take():
+        for row in queue.take():
             if process is None or not process.is_alive():
                 ours, theirs = context.Pipe()
                 process = context.Process(
@@ -360,11 +360,11 @@ def _lead(
                 while not ours.poll(0.2):
                     if ended.is_set():
                         return
-                desk.give(ours.recv())
+                queue.give(ours.recv())
             except (EOFError, OSError):
                 process.join()
                 row.fail(KeyFaceError(f"its process ended with code {process.exitcode}"))
-                desk.give(row)
+                queue.give(row)
     finally:
         if process is not None:
             process.terminate()
