@@ -204,7 +204,7 @@ def test_other_rates_last_as_long(tmp_path: Path, sound: Path, fps: int, name: s
 
 
 def test_size_of_the_result(tmp_path: Path, sound: Path) -> None:
-    path = write(tmp_path / "a.mp4", sound, make_frames(10), finish=Resize((128, 128)))
+    path = write(tmp_path / "a.mp4", sound, make_frames(10), composer=Resize((128, 128)))
     assert "128x128" in streams(path)
     assert len(brightness(path, 128)) == 10
 

@@ -18,7 +18,7 @@ from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import Plan, Prepared, digest
 from keyface_cli.jobs.signing import mark_of, statement_of
 from keyface_cli.options import GenerationOptions, Progress
-from keyface_cli.output.compose import Finish, PasteBack, Resize, output_size
+from keyface_cli.output.compose import Composer, PasteBack, Resize, output_size
 from keyface_cli.output.writer import VideoWriter
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.version import __version__
@@ -67,7 +67,7 @@ def make_video(
         seal=_seal(plan, prepared, metadata),
         force=job.force,
         fps=job.fps,
-        finish=_finish(plan, prepared, R),
+        composer=_composer(plan, prepared, R),
         ledger=None if folder is None else folder.ledger,
         piece_frames=KEYFRAME_STEP * job.chunk,
     )
@@ -82,8 +82,8 @@ def make_video(
         "frames": writer.rate.count,
         "fps": job.fps,
         "seconds": len(prepared.emotion) / FPS,
-        "width": writer.finish.size[0],
-        "height": writer.finish.size[1],
+        "width": writer.composer.size[0],
+        "height": writer.composer.size[1],
         "emotion": to_record(prepared.curve, len(prepared.emotion)),
         "timings": {**{s: pipeline.timings[s] for s in _STAGES}, "encode": writer.waited_s},
     }
@@ -155,7 +155,7 @@ def _in_video(
         yield min(frame, num_frames - 1), pixels
 
 
-def _finish(plan: Plan, prepared: Prepared, resolution: int) -> Finish:
+def _composer(plan: Plan, prepared: Prepared, resolution: int) -> Composer:
     if plan.job.paste_back:
         even = plan.kind.even
         return PasteBack(prepared.picture, prepared.crop, resolution, plan.box, even)

@@ -24,7 +24,7 @@ _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
 
-class Finish(Protocol):
+class Composer(Protocol):
     """Turns a frame of the model, (R, R, 3), into one of the result, (H, W, 3)."""
 
     @property
@@ -32,7 +32,7 @@ class Finish(Protocol):
         """W and H."""
 
     def __call__(self, frame: Frame) -> Frame:
-        """Return the finished frame; the same for the same frame."""
+        """Return the composed frame; the same for the same frame."""
 
 
 def parse_size(text: str) -> tuple[int, int]:

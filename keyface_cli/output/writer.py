@@ -25,7 +25,7 @@ from keyface_cli.credentials.marks import Mark
 from keyface_cli.errors import VideoError
 from keyface_cli.files import is_full, unwritable
 from keyface_cli.media.ffmpeg import find_ffmpeg, last_words
-from keyface_cli.output.compose import Finish, Resize
+from keyface_cli.output.compose import Composer, Resize
 from keyface_cli.output.formats import (
     DEFAULT_CRF,
     SoundTrack,
@@ -63,7 +63,7 @@ class VideoWriter:
             given the temporary file, or folder, and may raise any error of ours, or `OSError`.
         force: replace an existing output.
         fps: of the result, see `framerate`.
-        finish: makes the result's pictures of the model's; None leaves them as they are.
+        composer: makes the result's pictures of the model's; None leaves them as they are.
         ledger: where finished pieces are kept; None is a temporary folder.
         piece_frames: frames of the model in each piece.
 
@@ -84,14 +84,14 @@ class VideoWriter:
         seal: Callable[[Path], None] | None = None,
         force: bool = False,
         fps: int = FPS,
-        finish: Finish | None = None,
+        composer: Composer | None = None,
         ledger: Ledger | None = None,
         piece_frames: int = PIECE_FRAMES,
     ) -> None:
         self.kind = format_of(path)
-        self.finish = finish or Resize(size)
-        if self.kind.even and (self.finish.size[0] % 2 or self.finish.size[1] % 2):
-            width, height = self.finish.size
+        self.composer = composer or Resize(size)
+        if self.kind.even and (self.composer.size[0] % 2 or self.composer.size[1] % 2):
+            width, height = self.composer.size
             raise ValueError(f"yuv420p needs even sizes, not {width}x{height}")
         self.path = path
         self.waited_s = 0.0  # seconds that `write` and the end of the file waited for ffmpeg
@@ -255,14 +255,14 @@ class VideoWriter:
 
     def _encode_piece(self, index: int, frames: NDArray[np.uint8]) -> None:
         assert self._ledger is not None
-        shown = map(self.finish, self.rate.convert(*self._bounds(index), frames))
+        shown = map(self.composer, self.rate.convert(*self._bounds(index), frames))
         if self.kind.name == "pipe":
             for frame in shown:
                 _write_out(frame)
             return
         name = self._name(index)
         part = self._ledger.part(name)
-        command = piece_command(self.kind, part, self.finish.size, self.rate.fps, self._crf)
+        command = piece_command(self.kind, part, self.composer.size, self.rate.fps, self._crf)
         self._run(command, part, shown)
         self._add(name)
 
