@@ -129,11 +129,11 @@ def _begin_from_base(network: VideoUNet, folder: Path, base: Path, config: Model
     with open_tensors(base / "unet", f"{stem}.fp16" if half else stem) as reader:
         dropped = "add_embedding.linear_1.weight"  # its input is another one here
         names = reader.names - {dropped}
-        foreign = names - set(network.state_dict())
-        if foreign:
+        unexpected = names - set(network.state_dict())
+        if unexpected:
             raise WeightsError(
                 f"the model to start from is of another architecture: {base}",
-                f"unexpected tensor: {min(foreign)}",
+                f"unexpected tensor: {min(unexpected)}",
             )
         transfer({name: reader.get(name).float() for name in names}, network)
     if not (folder / "vae").is_dir():
