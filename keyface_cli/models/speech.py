@@ -1,6 +1,6 @@
 """Sound to two tokens per video frame: WavLM, wav2vec 2.0 and BEATs in the paper's framing.
 
-The published system ran each encoder once over the whole recording. `Hearing` does that
+The published system ran each encoder once over the whole recording. `AudioFeatures` does that
 up to 20 s and goes through longer sound in overlapping windows, so that neither memory nor the cost
 of attention grows with it:
 
@@ -117,7 +117,7 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Samples) -> dict[str, Te
 
 def hearing(
     name: str, model: nn.Module, samples: Samples, attempt: Attempt | None = None
-) -> Hearing:
+) -> AudioFeatures:
     """Return what an encoder hears in a recording, computed when it is asked for.
 
     Args:
@@ -132,7 +132,7 @@ def hearing(
     return _KINDS[name](model, samples, attempt or _run)
 
 
-class Hearing(ABC):
+class AudioFeatures(ABC):
     """What one encoder hears in a recording: any of its frames, a window at a time."""
 
     multiple = 2  # of video frames, that the recording is filled up to with zeros
@@ -199,7 +199,7 @@ class Hearing(ABC):
             yield self._slice(start, start + length + overlap)
 
 
-class _WavLM(Hearing):
+class _WavLM(AudioFeatures):
     """WavLM; the first norm of a long recording takes the statistics of all of it."""
 
     _norm: nn.Module | None = None
@@ -272,7 +272,7 @@ class _Wav2Vec2(_WavLM):
         return (waveform - mean) / scale
 
 
-class _Beats(Hearing):
+class _Beats(AudioFeatures):
     """BEATs, whose tokens are spread over the frames of the whole recording."""
 
     _source: Tensor | None = None
@@ -292,7 +292,7 @@ class _Beats(Hearing):
         return cast(Tensor, window[:, wanted.clamp(0, window.shape[1] - 1).to(window.device)])
 
 
-_KINDS: dict[str, type[Hearing]] = {"wavlm": _WavLM, "wav2vec2": _Wav2Vec2, "beats": _Beats}
+_KINDS: dict[str, type[AudioFeatures]] = {"wavlm": _WavLM, "wav2vec2": _Wav2Vec2, "beats": _Beats}
 
 
 def _run(work: Callable[[], Tensor]) -> Tensor:
