@@ -42,7 +42,7 @@ class JobFolder:
 
     Args:
         output: the video.
-        identity: everything that the frames depend on, by the name that a user knows it under;
+        dependencies: everything that the frames depend on, by the name that a user knows it under;
             what JSON can hold. A folder that was begun with another one is not used.
         restart: begin anew, whatever is there.
 
@@ -50,9 +50,11 @@ class JobFolder:
         JobError: the folder was begun with something else, is in use, or cannot be written.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any], restart: bool = False) -> None:
+    def __init__(
+        self, output: Path, dependencies: Mapping[str, Any], restart: bool = False
+    ) -> None:
         self.path = folder_for(output)
-        self._identity = json.loads(json.dumps(dict(identity)))
+        self._dependencies = json.loads(json.dumps(dict(dependencies)))
         self._restart = restart
         self.notes: dict[str, Any] = {}
         self.resumed = False
@@ -139,16 +141,16 @@ class JobFolder:
         self.ledger = Ledger(self.path)
         if begun is None:
             self._describe()
-        elif begun != self._identity:
+        elif begun != self._dependencies:
             raise JobError(
-                f"{self.path} was begun with {_differences(begun, self._identity)}",
+                f"{self.path} was begun with {_differences(begun, self._dependencies)}",
                 "give the same again to go on, or --restart to begin anew",
             )
         self.resumed = begun is not None and self.finished
 
     def _describe(self) -> None:
         described = self.path / _DESCRIPTION
-        content = {"format": FORMAT, "identity": self._identity, "notes": self.notes}
+        content = {"format": FORMAT, "identity": self._dependencies, "notes": self.notes}
         write_text(described, json.dumps(content, indent=1) + "\n", JobError)
 
 

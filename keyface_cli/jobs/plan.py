@@ -92,7 +92,7 @@ class Plan:
             "version of keyface": __version__,
         }
 
-    def identity(
+    def dependencies(
         self, checkpoint: Checkpoint, device: str, dtype: str, vae_dtype: str | None
     ) -> dict[str, Any]:
         """Return everything that the video's bits depend on: its recipe, and what computes it."""

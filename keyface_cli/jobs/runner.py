@@ -124,7 +124,7 @@ class Runner:
 
         device, dtype = self._place
         name = str(dtype).removeprefix("torch.")
-        belongs = plan.identity(self.checkpoint, str(device), name, self.machine.vae_dtype)
+        belongs = plan.dependencies(self.checkpoint, str(device), name, self.machine.vae_dtype)
         with JobFolder(job.output, belongs, job.restart) as folder:
             if folder.resumed:
                 self._listener.say(f"going on with what is finished in {folder.path}")
