@@ -229,8 +229,8 @@ class KeyFacePipeline:
             emotion: (N, 2) valence and arousal in [-1, 1] of each video frame, N = ceil(S / 640).
             options: the choices of this run.
             progress: told how far each stage is.
-            features: what each encoder hears in the sound, (N, 2, D), in memory or in a file of
-                `keyface embed`; None is to listen now.
+            features: the audio features of each encoder, (N, 2, D), in memory or in a file of
+                `keyface embed`; None computes them now.
             first_frame: leave out the frames before this one; those after it are the same bits.
             store: where keyframes are taken from and put to; None makes them anew.
             motion: (N, M) movements of head, eyes and lids, as `config.motion` names them and

@@ -156,7 +156,7 @@ def test_curve_that_hardly_means_what_it_says_is_told(animate: Animate) -> None:
     assert code == 0
     assert load_emotion("a.mp4.keyface/emotion.csv") == load_emotion(line)
     assert "1 of 5 keys lie after the end of the sound (0:01), the last at 1:30" in err
-    assert "2 places that the model may not hear" in err
+    assert "2 places that the model may miss" in err
 
 
 def test_same_command_gives_the_same_frames_and_another_seed_others(animate: Animate) -> None:

@@ -308,7 +308,7 @@ def damaged(kind: str, files: Path, path: Path) -> dict[str, Path | None]:
         ("empty", r"damaged or not a checkpoint: \S*bad.pt"),
         ("a web page", r"not a checkpoint: \S*bad.pt"),
         ("no tensors", r"no weights in \S*bad.pt"),
-        ("NaN", r"bad.pt: tensor time_embedding.linear_1.bias holds NaN"),
+        ("NaN", r"bad.pt: tensor time_embedding.linear_1.bias contains NaN"),
         ("too large", r"bad.pt: tensor time_embedding.linear_1.bias .* too large for float16"),
         ("shape", r"bad.pt: tensor \S*time_embed.0.bias has shape \(3,\), not \(\d+,\)"),
         ("extra", r"bad.pt: unexpected tensor: \S*diffusion_model.extra"),

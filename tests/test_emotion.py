@@ -1,4 +1,4 @@
-"""Named emotions and curves: what lies between the keys, and what a model hears of it."""
+"""Named emotions and curves: what lies between the keys, and what a model reads of it."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_check_says_what_is_hardly_meant(main: Main, talk: Path) -> None:
     assert out.endswith("4 keys, the last at 0:09, 2 warnings\n")
     assert "warning: 1 of 4 keys lie after the end of the sound (0:06), the last at 0:09" in err
     assert (
-        "between 0:00.52 and 0:01.04 valence goes to 0.97, but the model hears 0.74 and 0.00" in err
+        "between 0:00.52 and 0:01.04 valence goes to 0.97, but the model reads 0.74 and 0.00" in err
     )
     report = json.loads(main("emotion", "check", "calm", "--json")[1])
     assert report == {"curve": "calm", "keys": 1, "end_s": 0.0, "warnings": []}

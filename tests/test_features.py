@@ -116,7 +116,7 @@ def wrong(kind: str, embedded: Path, tone_wav: Path, tmp_path: Path) -> list[obj
         ("truncated", "cannot read"),
         ("missing", "file not found"),
         ("no features", "is no file of keyface embed"),
-        ("NaN", "holds NaN"),
+        ("NaN", "contains NaN"),
     ],
 )
 def test_what_does_not_belong_is_refused(

@@ -207,7 +207,7 @@ def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
 
 
 def encoder_names(config: ModelConfig) -> tuple[str, ...]:
-    """Name the audio encoders that a model hears through, each once."""
+    """Name the audio encoders of a model, each once."""
     return tuple(dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders)))
 
 

@@ -60,7 +60,7 @@ def check_numbers(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype) ->
             continue
         low, high = (float(end) for end in torch.aminmax(tensor.float()))
         if not (low > -torch.inf and high < torch.inf):
-            raise WeightsError(f"{path}: tensor {name} holds NaN or infinity", "fetch it again")
+            raise WeightsError(f"{path}: tensor {name} contains NaN or infinity", "fetch it again")
         if max(-low, high) > torch.finfo(dtype).max:
             raise WeightsError(
                 f"{path}: tensor {name} holds a number too large for {dtype}".replace("torch.", ""),

@@ -136,7 +136,7 @@ def batch(
     vae_dtype: options.VaeDtypeOption = None,
     memory: options.MemoryOption = "auto",
 ) -> None:
-    """Make many videos from a list; a row that fails is reported and the rest go on."""
+    """Make many videos from a list; a row that fails is reported and the rest continue."""
     if quiet:
         console.hush()
     try:

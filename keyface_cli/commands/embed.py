@@ -1,4 +1,4 @@
-"""`keyface embed`: what a model hears in a recording, kept for many portraits."""
+"""`keyface embed`: a recording's audio features, kept for many portraits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def embed(
     *,
     choices: dict[str, Any],
 ) -> None:
-    """Write what a model's encoders hear in a recording, for `animate --features`."""
+    """Write the audio features of a recording, for `animate --features`."""
     if output.exists() and audio.exists() and output.samefile(audio):
         raise FeaturesError(f"{output}: is the recording, and would be replaced")
     if output.exists() and not force:

@@ -179,7 +179,7 @@ def plot(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Draw a curve over the sound, with what the model hears at its keyframes."""
+    """Draw a curve over the sound, with its values at the keyframes."""
     from keyface_cli.emotion import plot as drawing
     from keyface_cli.emotion.write import check_free, to_record
 

@@ -155,7 +155,9 @@ def videos(
             min=0, help="Of that of FID and FVD; 0: no interval.", rich_help_panel=_METRICS
         ),
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of both.", rich_help_panel=_METRICS)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of both.", rich_help_panel=_METRICS)
+    ] = 0,
     published: Annotated[
         Path | None,
         typer.Option(

@@ -55,7 +55,7 @@ def new(
         int | None, typer.Option(min=1, help="How many pairs.", show_default="all")
     ] = None,
     checks: Annotated[int, typer.Option(min=0, help="Attention checks among them.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of sides and order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of sides and order.")] = 0,
 ) -> None:
     """Make a study: pairs of clips with the same name, random sides, attention checks."""
     from keyface_cli.evaluation.study.study import new_study
@@ -105,7 +105,7 @@ def score(
     start: Annotated[float, typer.Option(help="Everybody's first Elo rating.")] = 1000.0,
     shuffles: Annotated[int, typer.Option(min=1, help="Orders that Elo is averaged over.")] = 100,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of both.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of both.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the ratings.")] = None,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -33,7 +33,7 @@ def nsv(
     held_out: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of clips that are only measured.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, order and split.")] = 0,
     device: options.DeviceOption = "auto",
 ) -> None:
     """Train a classifier of non-speech vocalisations, for the metric of that name."""

@@ -55,7 +55,7 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on exactly where the run stopped, with its options.",
+        help="Continue exactly where the run stopped, with its options.",
         rich_help_panel=_WHERE,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Valence and arousal over time: names, curves, their files, and what a model hears of them."""
+"""Valence and arousal over time: names, curves, their files, and what a model reads of them."""
 
 from keyface_cli.emotion.checks import warn_of_curve
 from keyface_cli.emotion.load import (

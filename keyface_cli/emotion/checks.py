@@ -14,7 +14,7 @@ from keyface_cli.emotion.write import format_time
 logger = logging.getLogger(__name__)
 
 CHANNELS = ("valence", "arousal")
-UNHEARD = 0.2  # by how much a curve leaves, between two keyframes, what is heard at them
+UNREAD = 0.2  # by how much a curve leaves, between two keyframes, what is read at them
 JUMP = 1.0  # from one keyframe to the next: half of the whole range in 0.52 s
 EARLY_S = 5.0  # the curve ends so long before the sound
 _MOST = 5  # remarks of one kind
@@ -35,7 +35,7 @@ def remarks(track: EmotionTrack, num_frames: int | None = None) -> list[str]:
     frames = num_frames or int(track.end_s * FPS) + 1
     found = [] if num_frames is None else against_sound(track, num_frames / FPS)
     heard = track.heard(frames)
-    unheard, jumps = [], []
+    missed, jumps = [], []
     for one, other in pairwise(heard):
         times = np.arange(one.frame, other.frame + 1) / FPS
         values = track.at(times)
@@ -44,10 +44,10 @@ def remarks(track: EmotionTrack, num_frames: int | None = None) -> list[str]:
             ends = (getattr(one, channel), getattr(other, channel))
             track_part = values[:, column]
             over, under = track_part.max() - max(ends), min(ends) - track_part.min()
-            if max(over, under) > UNHEARD:
+            if max(over, under) > UNREAD:
                 far = track_part.max() if over > under else track_part.min()
-                unheard.append(
-                    f"{span} {channel} goes to {far:.2f}, but the model hears "
+                missed.append(
+                    f"{span} {channel} goes to {far:.2f}, but the model reads "
                     f"{ends[0]:.2f} and {ends[1]:.2f}: shorter than a keyframe's 0.52 s"
                 )
             if abs(ends[1] - ends[0]) > JUMP:
@@ -55,7 +55,7 @@ def remarks(track: EmotionTrack, num_frames: int | None = None) -> list[str]:
                     f"{span} {channel} jumps from {ends[0]:.2f} to {ends[1]:.2f}: "
                     "a face takes longer"
                 )
-    return found + _few(unheard) + _few(jumps)
+    return found + _few(missed) + _few(jumps)
 
 
 def against_sound(track: EmotionTrack, seconds: float) -> list[str]:
@@ -87,7 +87,7 @@ def warn_of_curve(track: EmotionTrack, num_frames: int) -> None:
     others = len(remarks(track, num_frames)) - len(against_sound(track, num_frames / FPS))
     if others:
         logger.warning(
-            "emotion curve: %d places that the model may not hear or a face may not follow; "
+            "emotion curve: %d places that the model may miss or a face may not follow; "
             "see keyface emotion check",
             others,
         )

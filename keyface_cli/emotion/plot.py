@@ -1,4 +1,4 @@
-"""Pictures of curves: over the sound, with what a model hears of them; and of the named emotions.
+"""Pictures of curves, with their values at the keyframes, and of the named emotions.
 
 Each is written as a PNG or SVG file.
 """
@@ -56,7 +56,7 @@ def _clock(seconds: float, _: object = None) -> str:
 def draw_curve(
     track: EmotionTrack, num_frames: int, waveform: NDArray[np.float32] | None = None
 ) -> Figure:
-    """Draw valence and arousal over the sound, and dots where a model hears them.
+    """Draw valence and arousal over the sound, and dots at the keyframes.
 
     Args:
         track: the curve.
@@ -78,7 +78,7 @@ def draw_curve(
         axes.plot(times, values[:, column], color=colour, label=name, linewidth=1.8)
         dots = [(h.time_s, getattr(h, name)) for h in heard]
         axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=4)
-    axes.plot([], [], "o", color="black", markersize=4, label="what the model hears")
+    axes.plot([], [], "o", color="black", markersize=4, label="at keyframes")
     keys = [key.time_s for key in track.keys if key.time_s <= seconds]
     axes.plot(keys, [-1.06] * len(keys), "|", color="black", markersize=8, label="keys")
     axes.axhline(0, color="black", linewidth=0.5)

@@ -1,4 +1,4 @@
-"""A curve of valence and arousal: keys, what lies between them, and what a model hears of it."""
+"""A curve of valence and arousal: keys, what lies between them, and what a model reads of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a model hears of a curve at one keyframe."""
+    """What a model reads of a curve at one keyframe."""
 
     frame: int
     valence: float

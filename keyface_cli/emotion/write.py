@@ -78,7 +78,7 @@ def to_object(key: Key) -> dict[str, Any]:
 
 
 def to_record(track: EmotionTrack, num_frames: int) -> dict[str, Any]:
-    """Return a curve and what a model hears of it, as JSON can hold them."""
+    """Return a curve and what a model reads of it, as JSON can hold them."""
     keys = [{"time": key.time_s, **to_object(key)} for key in track.keys]
     heard = [
         {

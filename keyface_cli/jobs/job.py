@@ -100,7 +100,7 @@ class Job(GenerationOptions):
     emotion_strength: float = option(
         1.0,
         "Sound",
-        "How many times as far from neutral as the curve says, up to the full range.",
+        "Multiply valence and arousal by this, clipped to [-1, 1].",
         limits=(0.0, 10.0),
     )
     voice_model: Path | None = option(
@@ -135,11 +135,13 @@ class Job(GenerationOptions):
     features: Path | None = option(
         None,
         "Sound",
-        "What the model hears in this recording, from keyface embed.",
+        "Audio features of this recording, from keyface embed.",
         metavar="FILE",
-        shown="to listen now",
+        shown="computed now",
     )
-    restart: bool = option(False, "Output", "Begin anew, whatever an earlier run has finished.")
+    restart: bool = option(
+        False, "Output", "Start over, discarding what an earlier run has finished."
+    )
     keep_job: bool = option(
         False, "Output", "Keep the job folder, OUTPUT.keyface, when the video is complete."
     )

@@ -112,8 +112,8 @@ class Prepared(NamedTuple):
     """What a job's files hold.
 
     `portrait` is (3, R, R) in [-1, 1], cut out of `picture` at `crop`; `emotion` (N, 2) valence and
-    arousal of each frame, sampled from `curve`; `features` what each encoder hears, where a file
-    says so.
+    arousal of each frame, sampled from `curve`; `features` those of each audio encoder, where they
+    come from a file.
     """
 
     picture: Image.Image

@@ -1,4 +1,4 @@
-"""Read any recording as the 16 kHz mono waveform that the networks hear.
+"""Read any recording as the 16 kHz mono waveform that the audio encoders read.
 
 The sound that the video carries is the user's own: `video` encodes it from the same file. Files are
 read in blocks; `store_waveform` keeps the result in a file too, so that memory does not grow with
@@ -153,7 +153,7 @@ def _copy(path: Path, file: IO[bytes], start_s: float, duration_s: float | None)
 
 @dataclass
 class _Levels:
-    """How loud the samples are that the network hears; 1.0 is full scale."""
+    """How loud the samples are that the encoders read; 1.0 is full scale."""
 
     count: int = 0
     peak: float = 0.0

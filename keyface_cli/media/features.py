@@ -43,7 +43,7 @@ def origin(
         sound: SHA-256 of the recording.
         start_s: seconds left out at its beginning.
         duration_s: seconds used; None is to its end.
-        checkpoint: the model that hears it.
+        checkpoint: the model whose encoders made them.
         encoders: names of its encoders.
     """
     recorded = checkpoint.manifest["files"]
@@ -170,7 +170,7 @@ def load_features(
         for first in range(0, num_frames, _BLOCK_FRAMES):
             block = found[name].read(first, min(first + _BLOCK_FRAMES, num_frames))
             if not np.isfinite(block).all():
-                raise FeaturesError(f"{path} is damaged: {name} holds NaN", "make it anew")
+                raise FeaturesError(f"{path} is damaged: {name} contains NaN", "make it anew")
     return found
 
 
