@@ -1,6 +1,6 @@
 """Stage two: sample the frames between two keyframes, and join the segments.
 
-Paper section 3.3 and equation 5; SPEC 7 to 9. A segment has T = 14 frames, of which the first and
+Paper section 3.3 and equation 5. A segment has T = 14 frames, of which the first and
 the last are keyframes that the network sees clean; it samples all 14 again.
 """
 
@@ -56,7 +56,7 @@ class InterpolationStage:
         """Sample all frames of B segments together.
 
         Segments do not see each other: the published code means to average their shared latents
-        in every step, which never runs (SPEC 9), and `merge_segments` averages pixels instead.
+        in every step, which never runs, and `merge_segments` averages pixels instead.
 
         Args:
             keyframes: scaled latents at the start and the end of each segment, (B, 2, C, h, w).

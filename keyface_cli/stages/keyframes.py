@@ -1,6 +1,6 @@
 """Stage one: sample a clip of keyframes, 0.52 s apart, from a portrait, its sound and its emotion.
 
-Paper section 3.2 and equation 4; SPEC 7 and 8. A clip has T = 14 slots. Slot 0 is the identity
+Paper section 3.2 and equation 4. A clip has T = 14 slots. Slot 0 is the identity
 frame itself, as in training; what is sampled there is dropped by the pipeline.
 """
 
@@ -25,7 +25,7 @@ class KeyframeStage:
 
     Args:
         network: the keyframe UNet.
-        latent_scale: VAE latents times this are what is diffused (SPEC 7: the identity latent
+        latent_scale: VAE latents times this are what is diffused (the identity latent
             beside the noisy frames is not scaled).
         parameterization: "v" or "anchored", as the network was trained.
         sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.

@@ -1,6 +1,6 @@
 """Which frames are keyframes, which sound each one hears, and how segments join: pure integers.
 
-A video of N frames is made in two passes (paper section 3.1; SPEC 5, "correct plan"):
+A video of N frames is made in two passes (paper section 3.1; see README.md here):
 
     frame       0         13        26        39   ...        every 13th frame is a keyframe
     keyframe    0 ------- 1 ------- 2 ------- 3    ...
