@@ -84,22 +84,22 @@ class GenerationOptions:
     seed: int = option(
         0,
         "Model",
-        "Another number gives another performance, the same one the same.",
+        "Random seed; the same seed reproduces the same video.",
         limits=(0, 2**32 - 1),
         metavar="NUMBER",
     )
     steps: int | None = of_model("steps", "Steps of each sampling: fewer is faster.", (1, 1000))
     audio_guidance: float | None = of_model(
-        "audio_guidance", "How much the keyframes heed the sound; 1 is no guidance.", (0.0, 100.0)
+        "audio_guidance", "Audio guidance scale for keyframes; 1 turns it off.", (0.0, 100.0)
     )
     identity_guidance: float | None = of_model(
         "identity_guidance",
-        "How much the keyframes heed the portrait; 1 is no guidance.",
+        "Identity guidance scale for keyframes; 1 turns it off.",
         (0.0, 100.0),
     )
     autoguidance: float | None = of_model(
         "autoguidance",
-        "How far the frames between keep from those of a weaker model; 1 is no guidance.",
+        "Autoguidance scale for the interpolated frames; 1 turns it off.",
         (0.0, 100.0),
     )
     chunk: int = option(
@@ -110,7 +110,7 @@ class GenerationOptions:
     )
     emotion_guidance: float | None = of_model(
         "emotion_guidance",
-        "How much the keyframes heed valence and arousal; 1 is no guidance.",
+        "Emotion guidance scale for keyframes; 1 turns it off.",
         (0.0, 100.0),
     )
     liveliness: float | None = of_model(
