@@ -1,7 +1,7 @@
 """Every number of an architecture in one place: frozen dataclasses and the three presets.
 
 The defaults are the published model (KeyFace, arXiv 2503.01715). What may change from run to run
-(steps, scales, seed) is `SamplingConfig` and `pipeline.GenerationOptions`, apart from the
+(steps, scales, seed) is `SamplingConfig` and `options.GenerationOptions`, apart from the
 architecture.
 """
 

@@ -144,7 +144,7 @@ class Trainer:
         A signal is obeyed when the update is done and the state is saved.
 
         Args:
-            draw: makes a batch, in this process or another (see `batches`).
+            draw: makes a batch, in any thread (see `batches`).
             losses: of a batch on the device.
             save: writes the averaged module.
             sample: makes held-out clips, by the module it is given.
