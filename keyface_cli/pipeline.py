@@ -79,7 +79,7 @@ class KeyFacePipeline:
         return self.engine.device
 
     @property
-    def listens(self) -> bool:
+    def has_encoders(self) -> bool:
         """Whether it has the audio encoders; without them every stream needs `features`."""
         return bool(self.engine.encoders)
 
@@ -103,7 +103,7 @@ class KeyFacePipeline:
         vae_dtype: str | None = None,
         memory: str = "auto",
         compile: bool = False,
-        listen: bool = True,
+        encoders: bool = True,
     ) -> KeyFacePipeline:
         """Load a model.
 
@@ -119,7 +119,7 @@ class KeyFacePipeline:
                 runs out all the same, the next lower one is taken.
             compile: have torch.compile translate the UNets at their first call, which takes minutes
                 and makes every further one faster.
-            listen: load the audio encoders too; without them every stream needs `features`.
+            encoders: load the audio encoders too; without them every stream needs `features`.
 
         Raises:
             WeightsError: the folder or a file in it is missing or damaged.
@@ -131,7 +131,7 @@ class KeyFacePipeline:
         where = resolve_device(device)
         formats = _formats(checkpoint.config, where, dtype, vae_dtype)
         names = needed_components(checkpoint.config, guide=False)
-        if not listen:
+        if not encoders:
             names = tuple(name for name in names if name not in AUDIO_ENCODERS)
         if memory == "auto":
             memory = level_that_fits(checkpoint, where, formats)
@@ -334,7 +334,7 @@ class KeyFacePipeline:
         self.timings["load"] += time.perf_counter() - started
 
 
-def listen(
+def encode_audio(
     checkpoint: Checkpoint, waveform: Samples, device: str = "auto"
 ) -> dict[str, Iterator[Tensor]]:
     """Encode a recording with a model's audio encoders alone, to be used with many portraits.

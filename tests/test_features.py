@@ -17,7 +17,7 @@ from keyface_cli.checkpoints.writing import save_component, write_manifest
 from keyface_cli.config import PRESETS
 from keyface_cli.media.features import StoredFeatures, _open
 from keyface_cli.models.speech import encode
-from keyface_cli.pipeline import KeyFacePipeline, listen
+from keyface_cli.pipeline import KeyFacePipeline, encode_audio
 from keyface_cli.stages.timeline import Timeline
 
 Main = Callable[..., tuple[int, str, str]]
@@ -59,15 +59,15 @@ def test_a_pipeline_that_does_not_hear_loads_no_encoder(tiny_checkpoint: Path) -
     checkpoint = Checkpoint.open(tiny_checkpoint)
     waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     portrait, emotion = np.zeros((3, 64, 64), np.float32), np.zeros((25, 2), np.float32)
-    heard = listen(checkpoint, waveform, "cpu")
+    heard = encode_audio(checkpoint, waveform, "cpu")
     features = {name: torch.cat(list(blocks)) for name, blocks in heard.items()}
-    deaf = KeyFacePipeline.load(checkpoint, "cpu", "float32", listen=False)
-    assert deaf.engine.encoders == {}
+    without = KeyFacePipeline.load(checkpoint, "cpu", "float32", encoders=False)
+    assert without.engine.encoders == {}
     whole = KeyFacePipeline.load(checkpoint, "cpu", "float32")
-    found = np.concatenate(list(deaf.stream(portrait, waveform, emotion, features=features)))
+    found = np.concatenate(list(without.stream(portrait, waveform, emotion, features=features)))
     assert np.array_equal(found, np.concatenate(list(whole.stream(portrait, waveform, emotion))))
     with pytest.raises(ValueError, match="features are needed"):
-        deaf.stream(portrait, waveform, emotion)
+        without.stream(portrait, waveform, emotion)
     short = {name: tensor[:-1] for name, tensor in features.items()}
     with pytest.raises(ValueError, match="have shape"):
         whole.stream(portrait, waveform, emotion, features=short)

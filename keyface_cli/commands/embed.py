@@ -52,9 +52,9 @@ def embed(
 
     waveform = store_waveform(audio, output.absolute().parent, start, duration)
     with console.waiting("listening"):
-        from keyface_cli.pipeline import listen
+        from keyface_cli.pipeline import encode_audio
 
-        heard = listen(checkpoint, waveform, device)
+        heard = encode_audio(checkpoint, waveform, device)
         belongs = origin(file_hash(audio), start, duration, checkpoint, list(heard))
         shapes = save_features(output, heard, count_frames(len(waveform)), belongs)
     for name, shape in shapes.items():

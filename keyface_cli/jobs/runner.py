@@ -84,7 +84,7 @@ class Runner:
         started, job = time.perf_counter(), plan.job
         prepared = read(plan, self.checkpoint)
         with self._folder(plan) as folder:
-            pipeline = self._load(folder, listen=prepared.features is None)
+            pipeline = self._load(folder, encoders=prepared.features is None)
             from keyface_cli.jobs.make_video import make_keyframes, make_video
 
             with self._listener.progress() as progress:
@@ -137,7 +137,7 @@ class Runner:
                     )
                 raise
 
-    def _load(self, folder: JobFolder | None, *, listen: bool) -> KeyFacePipeline:
+    def _load(self, folder: JobFolder | None, *, encoders: bool) -> KeyFacePipeline:
         """Load the model, unless the one that is loaded will do.
 
         A video goes on at the level of memory that it was begun with: another gives other bits.
@@ -147,7 +147,7 @@ class Runner:
             level = folder.notes.get("memory")
         loaded = self._pipeline
         if loaded is not None and (
-            level not in (None, loaded.memory) or (listen and not loaded.listens)
+            level not in (None, loaded.memory) or (encoders and not loaded.has_encoders)
         ):
             self._pipeline = loaded = None  # its memory is needed
         pipeline = self._pipeline
@@ -158,7 +158,7 @@ class Runner:
                 self.machine._replace(memory=level or self.machine.memory),
                 self._listener,
                 is_default=self._is_default,
-                listen=listen,
+                encoders=encoders,
             )
         if folder is not None:
             folder.note(memory=pipeline.memory)
@@ -172,7 +172,7 @@ def load_pipeline(
     listener: Listener,
     *,
     is_default: bool,
-    listen: bool,
+    encoders: bool,
 ) -> KeyFacePipeline:
     """Load a model and say which.
 
@@ -198,7 +198,7 @@ def load_pipeline(
             vae_dtype=machine.vae_dtype,
             memory=machine.memory,
             compile=machine.compile,
-            listen=listen,
+            encoders=encoders,
         )
     if device.type != "cpu":
         listener.say(f"memory: {pipeline.memory}")
