@@ -18,8 +18,9 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint, build, encoder_names,
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig, SamplingConfig
 from keyface_cli.diffusion.guidance import keyframe_guidance
 from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.models.speech import CORE_FRAMES, WINDOW_FRAMES
-from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stages.timeline import Timeline

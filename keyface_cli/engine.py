@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,18 @@ from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
-from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import Features, Samples, hearing
-from keyface_cli.models.unet import VideoUNet
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.stages.motion import Motion
 from keyface_cli.stages.noise import noise_for
 from keyface_cli.stages.timeline import Clip, Segment
+
+if TYPE_CHECKING:
+    from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder
+    from keyface_cli.models.unet import VideoUNet
+    from keyface_cli.stages.motion import Motion
 
 STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
 DECODE_PIXELS = 2**19  # decoded at once: 8 pictures of 256 x 256, 2 of 512 x 512
@@ -128,7 +131,7 @@ class Run:
         self.engine, self.inputs, self.progress = engine, inputs, progress
         self.num_frames = len(inputs.emotion)
         self._seed, self._updates = options.seed, len(sigmas) - 1
-        self._motion = Motion(inputs.waveform, self.num_frames, options.seed, sampling.liveliness)
+        self._liveliness = sampling.liveliness
         self._keyframe_stage = KeyframeStage(
             engine.keyframe_unet,
             config.latent_scale,
@@ -276,15 +279,13 @@ class Run:
     def _decode(self, latents: Tensor, first_frame: int) -> Tensor:
         codec, decoder = self.engine.codec, self.engine.portrait_decoder
         R, low = self.engine.config.resolution, self.engine.residency.level == "low"
-        at_once = 1 if low else max(1, DECODE_PIXELS // R**2)
-        motion = self._motion_of(range(first_frame, first_frame + len(latents)))
         pictures = []
-        for part, moved in zip(
-            torch.split(latents, at_once), torch.split(motion, at_once), strict=True
-        ):
+        for part in torch.split(latents, 1 if low else max(1, DECODE_PIXELS // R**2)):
             decoded = codec.decode(part)
             if decoder is not None:
+                moved = self._motion_of(range(first_frame, first_frame + len(part)))
                 decoded = decoder(decoded, self._portrait, moved)
+            first_frame += len(part)
             pictures.append(decoded)
         return ((torch.cat(pictures) + 1) / 2).clamp(0, 1)
 
@@ -295,6 +296,13 @@ class Run:
         else:
             drawn = self.inputs.motion[torch.tensor(frames).clamp(max=self.num_frames - 1)]
         return drawn.to(self.engine.device)
+
+    @cached_property
+    def _motion(self) -> Motion:
+        from keyface_cli.stages.motion import Motion  # of models with a portrait decoder
+
+        waveform, N = self.inputs.waveform, self.num_frames
+        return Motion(waveform, N, self._seed, self._liveliness)
 
     @cached_property
     def _portrait(self) -> Portrait:

@@ -28,10 +28,8 @@ from keyface_cli.device import memory_errors, require_memory, resolve_device, re
 from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import LEVELS, Residency, choose_level
-from keyface_cli.models.portrait_decoder import PortraitDecoder
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
-from keyface_cli.models.unet import VideoUNet
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from keyface_cli.emotion import EmotionTrack
+    from keyface_cli.models.portrait_decoder import PortraitDecoder
+    from keyface_cli.models.unet import VideoUNet
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ class KeyFacePipeline:
             config,
             device,
             Residency(parts, device, memory),
-            cast(VideoUNet, parts["keyframe_unet"]),
-            cast(VideoUNet, parts["interpolation_unet"]),
+            cast("VideoUNet", parts["keyframe_unet"]),
+            cast("VideoUNet", parts["interpolation_unet"]),
             LatentCodec(cast(Any, parts["vae"]), config.latent_scale, config.vae_patch_size),
             {name: parts[name] for name in encoder_names(config) if name in parts},
             portrait_decoder=cast("PortraitDecoder | None", parts.get("portrait_decoder")),
@@ -327,7 +327,7 @@ class KeyFacePipeline:
                 raise
             logger.warning("out of memory, going on with --memory %s", self.memory)
             loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
-        self.engine.guide = cast(VideoUNet, loaded[name])
+        self.engine.guide = cast("VideoUNet", loaded[name])
         self.engine.residency.add(name, self.engine.guide)
         if self._compile:
             self.engine.guide.compile()

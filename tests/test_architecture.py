@@ -179,6 +179,15 @@ def test_inference_imports_neither_training_nor_what_breaks_an_install() -> None
     )
 
 
+def test_the_method_is_read_in_one_sitting() -> None:
+    # the networks come with the model that has them (`checkpoints.checkpoint.build`)
+    run(
+        "import sys, keyface_cli.pipeline\n"
+        "ours = [m.__file__ for n, m in sys.modules.items() if n.startswith('keyface_cli')]\n"
+        "assert sum(len(open(f, encoding='utf-8').readlines()) for f in ours) <= 3600\n"
+    )
+
+
 def test_help_and_the_bare_package_import_no_torch() -> None:
     run(
         "import sys, keyface_cli\n"

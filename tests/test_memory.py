@@ -151,7 +151,7 @@ def test_networks_take_turns_on_the_device(streamed: list[nn.Module]) -> None:
 
 def test_group_offload_takes_our_network_and_changes_nothing() -> None:
     """On a CPU its hooks move nothing, but they are all there and in the way of every layer."""
-    from keyface_cli.models.unet import Conditioning
+    from keyface_cli.models.conditioning import Conditioning
 
     torch.manual_seed(0)
     unet: Any = build("interpolation_unet", PRESETS["tiny"]).eval()

@@ -22,8 +22,10 @@ from keyface_cli.config import PRESETS, UNetConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.beats import BEATs, fbank, stretch
-from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec, Posterior, VideoVAE
+from keyface_cli.models.codec import LatentCodec
+from keyface_cli.models.conditioning import Conditioning
+from keyface_cli.models.unet import VideoUNet
+from keyface_cli.models.vae import Posterior, VideoVAE
 from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
 
 KEYFRAMES = PRESETS["tiny"].keyframe_unet

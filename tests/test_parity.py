@@ -32,9 +32,11 @@ from keyface_cli.checkpoints.renaming import (
 from keyface_cli.config import ModelConfig, UNetConfig
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.beats import BEATs, fbank
+from keyface_cli.models.codec import LatentCodec
+from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.models.speech import encode, wav2vec2_features, wavlm_features
-from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec, VideoVAE
+from keyface_cli.models.unet import VideoUNet
+from keyface_cli.models.vae import VideoVAE
 from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage

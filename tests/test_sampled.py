@@ -11,8 +11,8 @@ import torch
 from keyface_cli.avatars.shards import RUN_FRAMES, SCENE_FRAMES
 from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import PRESETS
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training.sampled import FILE, sample_shard
 
 CONFIG = dataclasses.replace(PRESETS["tiny"], parameterization="anchored")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.sampler import sigmas_for
-from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.conditioning import Conditioning
+from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.stages.noise import anchor_for, noise_for

@@ -14,7 +14,7 @@ from keyface_cli.checkpoints import verify
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.commands.weights import _pictures
 from keyface_cli.errors import WeightsError
-from keyface_cli.models.vae import LatentCodec
+from keyface_cli.models.codec import LatentCodec
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "mini"
 

@@ -14,9 +14,10 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint, build, needed_compone
 from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.errors import WeightsError
+from keyface_cli.models.codec import LatentCodec
+from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.models.portrait_decoder import PortraitDecoder
-from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec
+from keyface_cli.models.unet import VideoUNet
 
 LATENT_SIZE = 16  # at most, of the clip that a UNet is tried on
 BIG = 5e8  # parameters; networks beyond are tried in bfloat16, which takes half the memory

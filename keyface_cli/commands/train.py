@@ -362,7 +362,7 @@ def encode(
     config = _config(run, None, None)
     _set_threads(threads)
     from keyface_cli.device import resolve_device
-    from keyface_cli.models.vae import LatentCodec
+    from keyface_cli.models.codec import LatentCodec
     from keyface_cli.training.clips import encode_shard, encoded_shards
     from keyface_cli.training.run import load_trained
 

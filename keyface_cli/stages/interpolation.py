@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from torch import Tensor
 from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.diffusion.guidance import autoguidance
 from keyface_cli.diffusion.sampler import Denoiser, sample_euler
-from keyface_cli.models.unet import Conditioning, VideoUNet
+from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.stages.noise import anchor_for
+
+if TYPE_CHECKING:
+    from keyface_cli.models.unet import VideoUNet
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES
 from keyface_cli.files import replacing
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training.shards import PreparedShard, prepared_shards
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from keyface_cli.config import ModelConfig
 from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.errors import ConfigError
-from keyface_cli.models.unet import Conditioning, VideoUNet
-from keyface_cli.models.vae import LatentCodec
+from keyface_cli.models.codec import LatentCodec
+from keyface_cli.models.conditioning import Conditioning
+from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.noise import anchor_for
 from keyface_cli.training import run
 from keyface_cli.training.beginning import begin, freeze_temporal_layers

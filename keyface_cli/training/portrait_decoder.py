@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from keyface_cli.config import MOTION, ModelConfig
 from keyface_cli.errors import ConfigError
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import PortraitDecoder
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training import run
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import EYE_COLUMNS, EYE_ROWS, MOUTH_COLUMNS, MOUTH_ROWS

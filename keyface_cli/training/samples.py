@@ -17,8 +17,8 @@ from PIL import Image
 
 from keyface_cli.config import NUM_FRAMES, ModelConfig
 from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.stages.noise import noise_for

@@ -29,8 +29,8 @@ from keyface_cli.device import resolve_device
 from keyface_cli.errors import VideoError
 from keyface_cli.files import file_hash, write_text
 from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
+from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
-from keyface_cli.models.vae import LatentCodec
 from keyface_cli.training import shards
 from keyface_cli.training.preparation import checks, media, tracking
 from keyface_cli.training.preparation.affect import AffectReader
