@@ -51,6 +51,9 @@ def test_training_goes_on_from_another_run(tmp_path: Path, shard: Path) -> None:
     )
     for name, tensor in first.items():
         torch.testing.assert_close(following[name], tensor)
+    train_audio("wavlm", TINY, [shard], tmp_path / "on", options, start_from=tmp_path / "first")
+    trained = Checkpoint.open(tmp_path / "on").load("wavlm").state_dict()
+    assert any(not torch.equal(trained[name], tensor) for name, tensor in first.items())
     with pytest.raises(WeightsError, match="no beats yet"):
         train_audio("beats", TINY, [shard], tmp_path / "x", still, start_from=tmp_path / "first")
 

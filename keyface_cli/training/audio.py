@@ -154,7 +154,7 @@ def train_audio(
     if start_from is None:
         encoder = build(name, config)
     else:
-        encoder = run.load_trained(start_from, name, config)
+        encoder = run.load_trained(start_from, name, config).requires_grad_(True)
     settings = cast(Network, encoder).config
     width = settings["encoder_embed_dim" if name == "beats" else "hidden_size"]
     model = AudioEncoderTraining(name, encoder, width)
