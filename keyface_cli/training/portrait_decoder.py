@@ -2,7 +2,8 @@
 
 What it gets to see is what sampling leaves: latents that are noisy, blurred, half-way between two
 faces or too near to the portrait. It is scored by pixels and edges, and, after a while, by a
-critic that tells squares of its pictures from true ones.
+critic that tells squares of its pictures from true ones: by its answer, and by how far apart its
+features of the two are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ COMPONENT = "portrait_decoder"
 EDGE_WEIGHT = 1.5
 FACE_WEIGHT = 4.0  # of the pixels around mouth and eyes
 CRITIC_WEIGHT = 0.02
+FEATURE_WEIGHT = 0.05  # of the distance between the critic's features of made and true pictures
 CRITIC_ROWS, CRITIC_COLUMNS = (0.52, 0.92), (0.25, 0.75)  # what it looks at: mouth and chin
 CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
 NOISE = 0.25  # greatest deviation of the noise on latents
@@ -197,8 +199,15 @@ class PortraitDecoderTraining:
         if trainer.update >= CRITIC_SHARE * self.options.updates:
             with trainer.compute.autocast():
                 values["critic"] = self._train_critic(target, made.detach())
-                fooled = -self.critic(_mouth(made)).float().mean()
-            loss = loss + CRITIC_WEIGHT * fooled
+                seen = self.critic.features(_mouth(made))
+                with torch.no_grad():
+                    true = self.critic.features(_mouth(target))
+                fooled = -self.critic.answer(seen[-1]).float().mean()
+            distances = [
+                (a.float() - b.float()).abs().mean() for a, b in zip(seen, true, strict=True)
+            ]
+            values["features"] = torch.stack(distances).mean()
+            loss = loss + CRITIC_WEIGHT * fooled + FEATURE_WEIGHT * values["features"]
         mse = (made.detach().clamp(-1, 1) - target).square()
         values["psnr"] = 10 * torch.log10(4 / mse.mean((1, 2, 3)).clamp(min=1e-6)).mean()
         return {"loss": loss} | values
@@ -220,17 +229,24 @@ class Critic(nn.Module):
 
     def __init__(self, width: int = 40) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for factor in (2, 4):
-            wide = factor * width
-            layers.append(nn.Conv2d(wide // 2, wide, 4, stride=2, padding=1))
-            layers += [nn.GroupNorm(1, wide), nn.LeakyReLU(0.2)]
-        layers.append(nn.Conv2d(wide, 1, 3, padding=1))
-        self.body = nn.Sequential(*layers)
+        first = nn.Sequential(nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+        self.levels = nn.ModuleList([first])
+        for wide in (2 * width, 4 * width):
+            convolution = nn.Conv2d(wide // 2, wide, 4, stride=2, padding=1)
+            self.levels.append(nn.Sequential(convolution, nn.GroupNorm(1, wide), nn.LeakyReLU(0.2)))
+        self.answer = nn.Conv2d(wide, 1, 3, padding=1)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """Return what each level sees, at a half, a fourth and an eighth of the resolution."""
+        seen = []
+        for level in self.levels:
+            pictures = level(pictures)
+            seen.append(pictures)
+        return seen
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        return cast(Tensor, self.body(pictures))
+        return cast(Tensor, self.answer(self.features(pictures)[-1]))
 
 
 def _mouth(pictures: Tensor) -> Tensor:
