@@ -12,7 +12,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.jobs.plan import make_plan
-from keyface_cli.jobs.runner import Listener, Machine, Runner
+from keyface_cli.jobs.runner import ComputeOptions, Listener, Runner
 from keyface_cli.options import Progress
 
 
@@ -65,8 +65,8 @@ def animate(
     sources = Path(portrait), Path(audio)
     target = default_output(*sources) if output is None else Path(output)
     plan = make_plan(Job(portrait=sources[0], audio=sources[1], output=target, **given))
-    machine = Machine(device, dtype, vae_dtype, memory, compile)
-    runner = Runner(Checkpoint.open(resolve_model(model)), machine, _Caller(progress))
+    compute = ComputeOptions(device, dtype, vae_dtype, memory, compile)
+    runner = Runner(Checkpoint.open(resolve_model(model)), compute, _Caller(progress))
     return runner.run(plan)
 
 

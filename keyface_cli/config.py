@@ -17,7 +17,7 @@ from typing import Any
 from keyface_cli.errors import ConfigError
 
 FPS = 25  # of every video that the model makes; its audio features have the same rate
-SAMPLE_RATE = 16_000  # Hz, of the sound that the networks hear
+SAMPLE_RATE = 16_000  # Hz, of the sound that the networks take
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 NUM_FRAMES = 14  # of one clip of keyframes, and of one interpolated segment
 KEYFRAME_STEP = NUM_FRAMES - 1  # frames from one keyframe to the next
@@ -31,7 +31,7 @@ class UNetConfig:
 
     `audio_dim` is the width of the raw audio features (both encoders side by side) and
     `context_dim` that of the projected audio which every cross-attention reads. `emotion_dim` is
-    the width of the sinusoid of each of valence and arousal, 0 where the network hears neither.
+    the width of the sinusoid of each of valence and arousal, 0 where the network has neither.
     """
 
     in_channels: int = 8  # noisy latent and identity latent; interpolation adds the frame mask

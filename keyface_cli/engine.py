@@ -21,7 +21,7 @@ from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import Features, Samples, hearing
+from keyface_cli.models.speech import Features, Samples, audio_features
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
@@ -98,7 +98,7 @@ class Inputs:
         portrait: (3, R, R) in [-1, 1].
         waveform: (S,) at 16 kHz in [-1, 1].
         emotion: (N, 2) valence and arousal of each video frame.
-        features: what each encoder hears, (N, 2, D); None is to listen to the waveform.
+        features: of each audio encoder, (N, 2, D); None encodes the waveform.
         motion: (N, M) movements of head, eyes and lids, as `config.motion` names them; None draws
             them from the seed.
     """
@@ -150,9 +150,9 @@ class Run:
             sampling.autoguidance,
         )
         encoders = {} if inputs.features is not None else engine.encoders
-        self._hearings = {
+        self._encoded = {
             # of the engine, not of this run: a circle would keep the waveform's file open
-            name: hearing(name, encoder, inputs.waveform, partial(_work_with, engine, name))
+            name: audio_features(name, encoder, inputs.waveform, partial(_work_with, engine, name))
             for name, encoder in encoders.items()
         }
 
@@ -175,11 +175,11 @@ class Run:
         with engine.timed("audio"):
             features = self.inputs.features
             if features is None:
-                heard = [self._hearings[name].frames(frames) for name in names]
-                until = min(N, max(one.heard_until for one in self._hearings.values()))
+                found = [self._encoded[name].frames(frames) for name in names]
+                until = min(N, max(one.encoded_until for one in self._encoded.values()))
             else:
-                heard, until = [features[name][torch.tensor(frames)] for name in names], N
-            joined = torch.cat([one.to(engine.device) for one in heard], dim=-1)
+                found, until = [features[name][torch.tensor(frames)] for name in names], N
+            joined = torch.cat([one.to(engine.device) for one in found], dim=-1)
             context = engine.work(partial(unet.project_audio, joined[None]), network)[0]
         self.progress("audio", until, N)
         return context
@@ -263,8 +263,8 @@ class Run:
             one_by_one = zip(segments, keyframes, context, strict=True)
             return torch.cat(
                 [
-                    self._sample_segments([s], pair[None], heard[None])
-                    for s, pair, heard in one_by_one
+                    self._sample_segments([s], pair[None], tokens[None])
+                    for s, pair, tokens in one_by_one
                 ]
             )
 

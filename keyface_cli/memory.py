@@ -103,7 +103,7 @@ class Residency:
             # only here, with the exception gone, is what the work had made let go
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            logger.warning("out of memory, going on with --memory %s", self.level)
+            logger.warning("out of memory, continuing with --memory %s", self.level)
 
     def step_down(self) -> bool:
         """Go to the next lower level; False at the lowest."""

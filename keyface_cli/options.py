@@ -70,11 +70,11 @@ class GenerationOptions:
     Args:
         seed: of all noise.
         steps: of each sampling.
-        audio_guidance: scale of the sound in the keyframes; 1 is none.
-        identity_guidance: scale of the portrait in the keyframes; 1 is none.
-        autoguidance: scale of the interpolation's guide; 1 is none.
+        audio_guidance: scale of the sound in the keyframes; 1 turns it off.
+        identity_guidance: scale of the portrait in the keyframes; 1 turns it off.
+        autoguidance: scale of the interpolation's guide; 1 turns it off.
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
-        emotion_guidance: scale of valence and arousal in the keyframes; 1 is none.
+        emotion_guidance: scale of valence and arousal in the keyframes; 1 turns it off.
         liveliness: how much head, eyes and lids move of their own; 0 is still.
 
     Raises:

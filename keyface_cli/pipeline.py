@@ -29,7 +29,7 @@ from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import LEVELS, Residency, choose_level
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, hearing
+from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, audio_features
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
@@ -325,7 +325,7 @@ class KeyFacePipeline:
             # from the next lower level on, networks wait in main memory
             if place.type == "cpu" or not self.engine.residency.step_down():
                 raise
-            logger.warning("out of memory, going on with --memory %s", self.memory)
+            logger.warning("out of memory, continuing with --memory %s", self.memory)
             loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
         self.engine.guide = cast("VideoUNet", loaded[name])
         self.engine.residency.add(name, self.engine.guide)
@@ -358,10 +358,10 @@ def encode_audio(
 
     def blocks(name: str) -> Iterator[Tensor]:
         with memory_errors(place), torch.inference_mode():
-            heard = hearing(name, encoders[name], waveform)
+            features = audio_features(name, encoders[name], waveform)
         for first in range(0, N, CORE_FRAMES):
             with memory_errors(place), torch.inference_mode():
-                block = heard.frames(range(first, min(first + CORE_FRAMES, N))).cpu()
+                block = features.frames(range(first, min(first + CORE_FRAMES, N))).cpu()
             yield block
 
     return {name: blocks(name) for name in names}

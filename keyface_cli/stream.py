@@ -94,8 +94,8 @@ def segments(
         ends = list(islice(latents_of_keyframes, len(group)))
         pairs = torch.stack([torch.stack(pair) for pair in pairwise([start, *ends])])
         start = ends[-1]
-        heard = [frame for segment in group for frame in segment.audio]
-        context = run.audio_context("interpolation", heard).view(len(group), NUM_FRAMES, -1)
+        wanted = [frame for segment in group for frame in segment.audio]
+        context = run.audio_context("interpolation", wanted).view(len(group), NUM_FRAMES, -1)
         for segment, sampled in zip(group, run.sample_segments(group, pairs, context), strict=True):
             if segment.index < begin:
                 continue

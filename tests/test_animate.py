@@ -110,7 +110,7 @@ def test_json_object_and_metadata_say_how_it_was_made(
     assert timings["total"] >= sum(timings.values()) / 2 > 0
     emotion = result.pop("emotion")
     assert emotion["keys"] == [{"time": 0, "valence": 0.34, "arousal": 0.3, "ease": "hold"}]
-    assert [h["frame"] for h in emotion["heard"]] == [0, 12]
+    assert [h["frame"] for h in emotion["at_keyframes"]] == [0, 12]
     assert result == {
         "output": "a.mp4",
         "frames": 13,
@@ -356,5 +356,5 @@ def test_program_that_is_ended_while_it_works_leaves_its_folder_alone(
     assert process.returncode == 143
     assert out == b""
     assert b"Traceback" not in err
-    assert b"the same command goes on from there" in err
+    assert b"the same command resumes from there" in err
     assert os.listdir(tmp_path / "work") == ["a.mp4.keyface"]

@@ -20,7 +20,7 @@ from keyface_cli.jobs import make_video
 from keyface_cli.jobs.batch import jobs_of_folder, parse_choice, read_jobs
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.plan import Plan
-from keyface_cli.jobs.runner import Machine
+from keyface_cli.jobs.runner import ComputeOptions
 from keyface_cli.media.ffmpeg import find_ffmpeg
 from keyface_cli.pipeline import KeyFacePipeline
 
@@ -211,7 +211,7 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(batches, "_lead", lead)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    batches._share_out(None, None, Machine("cpu"), False, 2)  # type: ignore[arg-type]
+    batches._share_out(None, None, ComputeOptions("cpu"), False, 2)  # type: ignore[arg-type]
     assert given == [4, 4]
 
 

@@ -215,8 +215,8 @@ def test_page_draws_the_curve_that_the_program_makes(opened: Chrome) -> None:
             times.tolist(),
         )
         assert_allclose(drawn, EmotionTrack(keys).at(times), atol=1e-9)
-    assert opened.execute_script("return heard()") == [
-        h.frame for h in EmotionTrack(keys).heard(200)
+    assert opened.execute_script("return keyframes()") == [
+        h.frame for h in EmotionTrack(keys).at_keyframes(200)
     ]
 
 

@@ -188,11 +188,11 @@ def test_a_key_rules_from_its_own_frame_on() -> None:
 
 def test_model_hears_the_keyframes_own_frames() -> None:
     track = load_emotion("0,0@0 1,-0.5@1")
-    heard = track.heard(30)
+    heard = track.at_keyframes(30)
     assert [(h.frame, h.time_s) for h in heard] == [(0, 0), (13, 0.52), (26, 1.04), (29, 1.16)]
     assert_allclose([h.valence for h in heard], [0, 0.52, 1, 1])
     assert_allclose([h.arousal for h in heard], [0, -0.26, -0.5, -0.5])
-    assert [h.frame for h in track.heard(1)] == [0, 0]
+    assert [h.frame for h in track.at_keyframes(1)] == [0, 0]
 
 
 def test_strength_scales_and_clips_once() -> None:

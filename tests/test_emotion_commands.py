@@ -121,7 +121,7 @@ def test_remarks_tell_features_jumps_and_ends() -> None:
     (remark,) = said("-0.8,0@0:hold 0.8,0@10 0.8,0@19")
     assert "valence jumps from -0.80 to 0.80" in remark
     (remark,) = said("sad@0 happy@3")
-    assert remark.startswith("the last key is at 0:03, the sound goes on to 0:20")
+    assert remark.startswith("the last key is at 0:03, the sound lasts to 0:20")
     assert said("sad@0 happy@3", None) == []
     (remark,) = said("sad@0 happy@20")
     assert remark.startswith("1 of 2 keys lie after the end")
@@ -175,7 +175,7 @@ def test_plot_tells_what_the_model_hears(main: Main, talk: Path) -> None:
     report = json.loads(out)
     assert report["output"] is None
     assert report["keys"][1] == {"time": 1.0, "valence": 0.5, "arousal": -0.25}
-    heard = [(h["frame"], h["valence"], h["arousal"]) for h in report["heard"]]
+    heard = [(h["frame"], h["valence"], h["arousal"]) for h in report["at_keyframes"]]
     assert heard[:3] == [(0, 0, 0), (13, 0.26, -0.13), (26, 0.5, -0.25)]
     assert heard[-1][0] == 149
 

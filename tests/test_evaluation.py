@@ -407,7 +407,7 @@ def test_sounds_without_a_voice_are_compared_with_speech() -> None:
     assert {len(given["motion"]) for given in pipeline.told} == {frames}
     report = Report(None, {})
     assert report.openings() == {}
-    report.heard += heard
+    report.sounds += heard
     speech = ScriptedReader(jaw=torch.full((FRAMES,), 0.4))
     report.keep(score(0, scene(opening()), pictures(), pictures(), speech), *[pictures()] * 2)
     found = report.to_dict()["sounds"]

@@ -290,7 +290,7 @@ def test_a_finished_training_is_begun_anew_by_force_only(tmp_path: Path) -> None
     before = state.read_bytes(), log.read_bytes()
     with pytest.raises(WeightsError, match="has trained x already") as refused:
         Trainer("x", linear(1), tmp_path, OPTIONS)
-    assert refused.value.hint == "go on with --resume, or replace it with --force"
+    assert refused.value.hint == "continue with --resume, or replace it with --force"
     assert (state.read_bytes(), log.read_bytes()) == before
     assert Trainer("x", linear(1), tmp_path, OPTIONS, force=True).update == 0
     assert not state.exists()

@@ -82,8 +82,8 @@ def test_a_run_that_runs_out_goes_on_a_level_lower(
         found = frames(pipeline)
     assert abs(found.astype(int) - expected).max() <= 1
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory, going on with --memory balanced",
-        "out of memory, going on with --memory low",
+        "out of memory, continuing with --memory balanced",
+        "out of memory, continuing with --memory low",
     ]
 
 

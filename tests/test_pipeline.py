@@ -341,7 +341,7 @@ def test_a_guide_that_does_not_fit_waits_in_main_memory(
     loaded._load_guide()
     assert loaded.memory == "balanced"
     assert loaded.engine.residency.networks["interpolation_guide"] is loaded.engine.guide
-    assert "out of memory, going on with --memory balanced" in caplog.text
+    assert "out of memory, continuing with --memory balanced" in caplog.text
 
 
 def test_model_without_a_guide(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keyface_cli.avatars import canvas, identity, renderer, rig
+from keyface_cli.avatars import appearance, canvas, renderer, rig
 from keyface_cli.avatars.pictures import random_poses, render_uint8
 
 
-def people(count: int, seed: int = 3) -> identity.Identity:
-    return identity.sample_identities(count, torch.Generator().manual_seed(seed))
+def people(count: int, seed: int = 3) -> appearance.Appearance:
+    return appearance.sample_appearances(count, torch.Generator().manual_seed(seed))
 
 
 def pose(**controls: float) -> Tensor:
@@ -38,7 +38,7 @@ def test_same_seed_draws_the_same_head_and_others_differ() -> None:
 def test_a_batch_draws_each_head_as_alone() -> None:
     heads, poses = people(3), random_poses(3, torch.Generator().manual_seed(2))
     together = renderer.render(heads, poses, 64)
-    alone = renderer.render(identity.select(heads, [1]), poses[1:2], 64)
+    alone = renderer.render(appearance.select(heads, [1]), poses[1:2], 64)
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
 
 
@@ -62,13 +62,13 @@ def test_jaw_moves_the_mouth_and_spares_the_hair() -> None:
 def test_uint8_pictures_do_not_depend_on_the_batch() -> None:
     heads, poses = people(6), random_poses(6, torch.Generator().manual_seed(5))
     whole = render_uint8(heads, poses, 48)
-    part = render_uint8(identity.select(heads, slice(4, 6)), poses[4:6], 48)
+    part = render_uint8(appearance.select(heads, slice(4, 6)), poses[4:6], 48)
     assert whole.shape == (6, 48, 48, 3)
     assert abs(whole[4:6].astype(int) - part.astype(int)).max() <= 1
 
 
 def test_a_camera_moves_and_scales_the_whole_head() -> None:
-    head = identity.select(people(40), [_plain(people(40))])
+    head = appearance.select(people(40), [_plain(people(40))])
     head = head | {"camera_x": torch.zeros(1), "camera_y": torch.zeros(1), "zoom": torch.ones(1)}
     mouth = (renderer.render(head, pose(jaw=1.0), 128) - renderer.render(head, pose(), 128)).abs()
 
@@ -87,7 +87,7 @@ def test_a_camera_moves_and_scales_the_whole_head() -> None:
     assert abs((to_y - 64) - 1.08 * (y - 64)) < 1
 
 
-def _plain(heads: identity.Identity) -> int:
+def _plain(heads: appearance.Appearance) -> int:
     """A head with nothing in front of its face."""
     extras = ("painted", "hat_scarf", "beard", "glasses")
     covered = sum(heads[name] for name in extras)
@@ -96,7 +96,7 @@ def _plain(heads: identity.Identity) -> int:
 
 
 def test_hats_age_and_brushwork_change_what_they_name() -> None:
-    head = identity.select(people(40), [_plain(people(40))])
+    head = appearance.select(people(40), [_plain(people(40))])
     for name in ("hat_cap", "hat_beanie", "hat_scarf", "age", "painted", "pattern"):
         without, within = (head | {name: torch.full((1,), value)} for value in (0.0, 1.0))
         change = (

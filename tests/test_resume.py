@@ -212,7 +212,7 @@ def test_failure_before_anything_is_finished_leaves_no_folder(
 def test_two_runs_do_not_share_a_folder(animate: Main, tmp_path: Path) -> None:
     assert animate("--keep-job")[0] == 0
     folder = tmp_path / "out" / "a.mp4.keyface"
-    dependencies = json.loads((folder / "job.json").read_text())["identity"]
+    dependencies = json.loads((folder / "job.json").read_text())["dependencies"]
     with JobFolder(tmp_path / "out" / "a.mp4", dependencies):
         code, _, err = animate("--force")
     assert (code, "another run is making this video" in err) == (1, True)

@@ -15,7 +15,7 @@ from keyface_cli.jobs import runner
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import make_plan
-from keyface_cli.jobs.runner import Machine, Runner
+from keyface_cli.jobs.runner import ComputeOptions, Runner
 
 FAST: dict[str, Any] = {
     "steps": 1,
@@ -43,7 +43,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def make(tiny_checkpoint: Path, portrait_png: Path, tone_wav: Path, tmp_path: Path) -> Any:
     """A function that runs a job with one runner."""
-    one = Runner(Checkpoint.open(tiny_checkpoint), Machine("cpu", "float32"))
+    one = Runner(Checkpoint.open(tiny_checkpoint), ComputeOptions("cpu", "float32"))
 
     def run(name: str, **more: Any) -> dict[str, Any]:
         output = tmp_path / name

@@ -59,12 +59,12 @@ def align(waveform: Tensor, text: str, pronounce: Callable[[str], list[str]]) ->
             decoder.add_word(word, " ".join(names).upper(), True)
         known.add(word)
     sound = (waveform.clamp(-1, 1) * 32767).numpy().astype("<i2").tobytes()
-    decoder.reinit_feat()  # or the result depends on what it heard before
+    decoder.reinit_feat()  # or the result depends on what came before
     try:
         decoder.set_align_text(" ".join(words))
-        _hear(decoder, sound)
+        _recognise(decoder, sound)
         decoder.set_alignment()
-        _hear(decoder, sound)
+        _recognise(decoder, sound)
         # read at once, for its parts live only as long as it does
         found = [
             (word.name, [(part.name.lower(), part.start, part.duration) for part in word])
@@ -76,7 +76,7 @@ def align(waveform: Tensor, text: str, pronounce: Callable[[str], list[str]]) ->
     return _with_pauses(phones, waveform)
 
 
-def _hear(decoder: Any, sound: bytes) -> None:
+def _recognise(decoder: Any, sound: bytes) -> None:
     decoder.start_utt()
     decoder.process_raw(sound, full_utt=True)
     decoder.end_utt()

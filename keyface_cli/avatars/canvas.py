@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.avatars import rig
-from keyface_cli.avatars.identity import CAMERA_X, CAMERA_Y, ZOOMS, Identity
+from keyface_cli.avatars.appearance import CAMERA_X, CAMERA_Y, ZOOMS, Appearance
 
 ZOOM = 1.50  # the head fills the picture as a portrait crop does
 CENTRE_Y = 0.045  # what lies in the middle of the picture, half-pictures below the origin
@@ -25,14 +25,14 @@ class Canvas:
     """A batch of pictures in the making: where the head's coordinates lie, and how colour is laid.
 
     Args:
-        identity: the parameters of `identity.sample_identities`, (B,) and (B, 3).
+        appearance: the parameters of `appearance.sample_appearances`, (B,) and (B, 3).
         poses: (B, R) in the order of `rig.CONTROLS`.
         size: height and width in pixels.
         extras: those of `renderer.EXTRAS` to spend time on.
     """
 
     def __init__(
-        self, identity: Identity, poses: Tensor, size: int, extras: frozenset[str]
+        self, appearance: Appearance, poses: Tensor, size: int, extras: frozenset[str]
     ) -> None:
         device = poses.device
         self.extras = extras
@@ -40,7 +40,7 @@ class Canvas:
         self.count = poses.shape[0]
         self.p = {
             name: (v[:, None, None] if v.dim() == 1 else v[:, :, None, None]).to(device)
-            for name, v in identity.items()
+            for name, v in appearance.items()
         }
         self.r = {name: poses[:, i, None, None] for i, name in enumerate(rig.NAMES)}
         line = ((torch.arange(size, device=device) + 0.5) / size * 2 - 1)[None] / ZOOM

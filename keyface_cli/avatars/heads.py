@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import appearance, rig
 from keyface_cli.avatars.photographs.casting import Cast, draw_puppet
 from keyface_cli.avatars.photographs.puppet import render
 from keyface_cli.avatars.pictures import render_uint8
@@ -31,8 +31,8 @@ def draw_head(
         plain: a photograph as it is, see `photographs.casting.draw_puppet`.
     """
     if cast is None:
-        people = identity.sample_identities(1, generator)
-        return lambda poses: render_uint8(identity.select(people, [0] * len(poses)), poses, size)
+        people = appearance.sample_appearances(1, generator)
+        return lambda poses: render_uint8(appearance.select(people, [0] * len(poses)), poses, size)
     seed = int(torch.randint(2**62, (), generator=generator))
     puppet = draw_puppet(cast, np.random.default_rng(seed), plain=plain)
     return lambda poses: render(puppet, poses.numpy(), size)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keyface_cli.avatars import identity, renderer, rig
+from keyface_cli.avatars import appearance, renderer, rig
 from keyface_cli.avatars.photographs.casting import Cast, draw_puppet
 from keyface_cli.avatars.photographs.puppet import render
 
@@ -51,12 +51,12 @@ def random_poses(count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def render_uint8(people: identity.Identity, poses: Tensor, size: int) -> np.ndarray:
-    """Render poses (B, R) of B identities in small batches: uint8 (B, size, size, 3)."""
+def render_uint8(people: appearance.Appearance, poses: Tensor, size: int) -> np.ndarray:
+    """Render poses (B, R) of B appearances in small batches: uint8 (B, size, size, 3)."""
     parts = []
     for start in range(0, len(poses), RENDER_BATCH):
         window = slice(start, start + RENDER_BATCH)
-        image = renderer.render(identity.select(people, window), poses[window], size)
+        image = renderer.render(appearance.select(people, window), poses[window], size)
         parts.append((image * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(parts)
 
@@ -84,7 +84,7 @@ def render_pool(
     for start in range(0, count, 64):
         n = min(64, count - start)
         poses = random_poses(n, generator)
-        people = identity.sample_identities(n, generator)
+        people = appearance.sample_appearances(n, generator)
         pool[start : start + n] = render_uint8(people, poses, size)
         if cast is not None:
             for i in np.flatnonzero(torch.rand(n, generator=generator).numpy() < photo_share):

@@ -22,7 +22,7 @@ from keyface_cli.avatars.voices import SILENCE, Phone
 from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.errors import KeyFaceError
 
-HELD_OUT = 20  # the first recordings of a folder, by name, which training never hears
+HELD_OUT = 20  # the first recordings of a folder, by name, which training leaves out
 _PAUSE_S = 0.09  # of silence, at which a recording may be divided
 _SHORTEST_S, _LONGEST_S = 1.0, 5.0  # of a phrase, where its pauses allow
 _MARGIN_S = 0.06  # of silence that a phrase keeps

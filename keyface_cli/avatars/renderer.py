@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from keyface_cli.avatars.appearance import Appearance
 from keyface_cli.avatars.canvas import Canvas
-from keyface_cli.avatars.identity import Identity
 
 TOOTH = (0.97, 0.96, 0.92)
 TONGUE = (0.74, 0.36, 0.37)
@@ -20,12 +20,12 @@ EXTRAS = ("age", "glasses", "hat_cap", "hat_beanie", "hat_scarf", "painted", "pa
 
 
 def render(
-    identity: Identity, poses: Tensor, size: int = 256, extras: Collection[str] | None = None
+    appearance: Appearance, poses: Tensor, size: int = 256, extras: Collection[str] | None = None
 ) -> Tensor:
     """Draw one picture per pose.
 
     Args:
-        identity: the parameters of `identity.sample_identities`, (B,) and (B, 3).
+        appearance: the parameters of `appearance.sample_appearances`, (B,) and (B, 3).
         poses: (B, R) in the order of `rig.CONTROLS`.
         size: height and width in pixels.
         extras: those of `EXTRAS` to spend time on; None looks which of them the heads have.
@@ -34,8 +34,8 @@ def render(
         (B, 3, size, size) RGB in 0..1, on the device of `poses`.
     """
     if extras is None:
-        extras = [name for name in EXTRAS if bool((identity[name] > 0).any())]
-    return _Painter(identity, poses, size, frozenset(extras)).paint()
+        extras = [name for name in EXTRAS if bool((appearance[name] > 0).any())]
+    return _Painter(appearance, poses, size, frozenset(extras)).paint()
 
 
 def _bump(distance_squared: Tensor) -> Tensor:

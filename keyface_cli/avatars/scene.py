@@ -1,4 +1,4 @@
-"""Whole scenes: what is said and heard, the emotion, and the performance that goes with it."""
+"""Whole scenes: speech and other sounds, the emotion, and the performance that goes with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TRIES = 5  # sentences, until one is found in the sound of a voice that tells n
 class Scene(NamedTuple):
     """A recording of a voice and the performance that goes with it; N = ceil(S / 640) frames."""
 
-    waveform: Tensor  # (S,) float32, 16 kHz, as a microphone heard it
+    waveform: Tensor  # (S,) float32, 16 kHz, as a microphone recorded it
     phones: list[Phone]  # in the time of the waveform, without gaps
     emotion: Tensor  # (N, 2) valence and arousal in [-1, 1]
     rig: Tensor  # (N, R) in the order of rig.CONTROLS
@@ -89,8 +89,8 @@ def random_scene(
         sentences: say these in turn, from a place that the seed draws; drawn ones where empty.
         augmented: shift the voice and degrade the recording at random.
         vocal: how likely a vocalisation follows a pause; a third as likely there is no speech.
-        only: a vocalisation that is all there is to hear, again and again.
-        voiceless: how likely a sound that is no voice is heard alone, see `sounds`, with the mouth
+        only: a vocalisation that is the only sound, again and again.
+        voiceless: how likely a sound that is no voice is played alone, see `sounds`, with the mouth
             at rest: in half of these scenes throughout, in the others around the first sentence.
         beneath: how likely such a sound lies beneath a whole scene, 2 to 25 dB below speech.
         natural: how likely a natural voice speaks, see `voices.draw_voice`.
@@ -114,9 +114,9 @@ def random_scene(
     talk = _Talk(voice, held_out, sentences, place, recordings, shift_seed if augmented else None)
     speaker = draw_speaker(generator)
     wordless = float(torch.rand((), generator=generator)) < vocal / 3
-    # chance of its own, so that a seed says the same words whatever else there is to hear
+    # chance of its own, so that a seed says the same words whatever other sounds there are
     background = torch.Generator().manual_seed(seed ^ 0x5EED)
-    besides = _Besides(background, held_out, voiceless, beneath, transmitted)
+    besides = _OtherSounds(background, held_out, voiceless, beneath, transmitted)
     sound = _Recording()
     besides.before(sound, duration_s or 3.0 * wanted)
     sound.pause(generator)
@@ -148,19 +148,19 @@ def recorded_scene(
     shift_seed = int(torch.randint(2**31, (), generator=generator)) if augmented else None
     sound, voice = _Recording(), Voice("recording", recording.name)
     _Talk(voice, False, (), 0, (recording,), shift_seed).say(sound, generator)
-    nothing = _Besides(generator, False)
+    nothing = _OtherSounds(generator, False)
     return _recorded(sound, nothing, voice, duration_s, augmented, generator)
 
 
 def _recorded(
     sound: _Recording,
-    besides: _Besides,
+    besides: _OtherSounds,
     voice: Voice,
     duration_s: float | None,
     augmented: bool,
     generator: torch.Generator,
 ) -> Scene:
-    """Cut a recording to its length, act it out and let a microphone hear it."""
+    """Cut a recording to its length, act it out and record it by a microphone."""
     waveform = torch.cat(sound.pieces)
     if duration_s is not None:
         waveform = waveform[: round(duration_s * SAMPLE_RATE)]
@@ -186,7 +186,7 @@ class _Recording:
         self.phones: list[Phone] = []
         self.acts: list[Act] = []
         self.texts: list[str] = []
-        self.sounds: list[tuple[int, Tensor]] = []  # no voice: first sample, and what is heard
+        self.sounds: list[tuple[int, Tensor]] = []  # no voice: first sample, and sound
         self.seconds = 0.0
         self.turns = 0  # pieces of speech, vocalisations and pauses
 
@@ -205,10 +205,10 @@ class _Recording:
         silence = torch.zeros(round(silent_s * SAMPLE_RATE))
         self.add(silence, [Phone(SILENCE, 0.0, len(silence) / SAMPLE_RATE)])
 
-    def stretch(self, heard: Tensor) -> None:
+    def stretch(self, sound: Tensor) -> None:
         """Add a sound that is no voice; the voice is silent meanwhile."""
-        self.sounds.append((sum(map(len, self.pieces)), heard))
-        self._extend(torch.zeros(len(heard)), [Phone(SILENCE, 0.0, len(heard) / SAMPLE_RATE)])
+        self.sounds.append((sum(map(len, self.pieces)), sound))
+        self._extend(torch.zeros(len(sound)), [Phone(SILENCE, 0.0, len(sound) / SAMPLE_RATE)])
 
     def act(self, vocalisation: Vocalisation) -> None:
         name, waveform, _, start_s, end_s = vocalisation
@@ -258,8 +258,8 @@ class _Talk(NamedTuple):
                     raise
 
 
-class _Besides:
-    """What else than the voice there is to hear in a scene, see `random_scene`."""
+class _OtherSounds:
+    """The sounds of a scene besides the voice, see `random_scene`."""
 
     def __init__(
         self,
@@ -278,7 +278,7 @@ class _Besides:
         self.under = under < beneath and not self.throughout
 
     def before(self, sound: _Recording, whole_s: float) -> None:
-        """Begin with a sound, of the length of the scene where nothing else is heard."""
+        """Begin with a sound, of the length of the scene where there is no other sound."""
         if self.throughout:
             self._stretch(sound, whole_s)
         elif self.starts:
@@ -297,9 +297,9 @@ class _Besides:
     def mixed(self, waveform: Tensor, sound: _Recording) -> Tensor:
         """Return a voice (S,) with all the other sounds."""
         out = waveform.clone()
-        for start, heard in sound.sounds:
-            heard = heard[: max(0, len(out) - start)]
-            out[start : start + len(heard)] += heard
+        for start, part in sound.sounds:
+            part = part[: max(0, len(out) - start)]
+            out[start : start + len(part)] += part
         if self.under:
             below_db = 2 + 23 * float(torch.rand((), generator=self.generator))
             level_db = 20 * math.log10(LEVEL) - below_db

@@ -1,6 +1,6 @@
 """Sounds that are no voice, in which a mouth stays at rest: noise, music, hum, room tone and more.
 
-All are synthesised. Some instruments are heard in evaluation only, so that "music" means more
+All are synthesised. Some instruments are played in evaluation only, so that "music" means more
 than the timbres of training.
 """
 
@@ -35,7 +35,7 @@ def make_sound(
         generator: the only source of chance.
         level_db: root mean square over full scale, decibels; a peaked sound stays below it where
             it would clip.
-        held_out: play music on the instruments that training never hears.
+        held_out: play music on the instruments that training never plays.
 
     Returns:
         (S,) float32, mono, 16 kHz, within [-1, 1].

@@ -32,7 +32,7 @@ RESONANCES = {
 }
 _BANDWIDTHS = (80.0, 110.0, 160.0, 240.0)
 _HUM_TILT = 0.35  # what a hum keeps of the sound above its first resonance
-_SOUND = ("voiced", "breath", "rough")  # what the synthesiser hears of a score
+_SOUND = ("voiced", "breath", "rough")  # what the synthesiser takes of a score
 _FACE = ("jaw", "width", "round", "press", "teeth", "smile", "brow", "furrow", "lid", "tilt",
          "shift_y")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Phones, and the voices that speak them: who they are, and which ones training never hears.
+"""Phones, and the voices that speak them: who they are, and which ones training leaves out.
 
 Three engines speak: flite (a few recorded voices), espeak-ng (formant synthesis, hundreds of
 combinations of accent and timbre) and festival (diphones and a statistical voice); `synthesis` runs
@@ -56,7 +56,7 @@ class Voice:
     variant: str = ""  # in espeak the timbre, in kokoro a voice to blend with
     pitch: float = 1.0
     rate: float = 1.0
-    held_out: bool = False  # heard in evaluation only
+    held_out: bool = False  # for evaluation only
 
     @property
     def language(self) -> str:
@@ -134,11 +134,11 @@ def draw_voice(
 
     Args:
         generator: the only source of chance.
-        held_out: draw among the voices that training never hears.
+        held_out: draw among the voices that training leaves out.
         wanted: draw among these only, each an engine or ENGINE:NAME, such as `flite:awb`; where
             empty among all of flite, espeak and festival, but on the held-out side among the
             English ones.
-        natural: how likely it is one of `NATURAL_VOICES` instead; training hears all of those.
+        natural: how likely it is one of `NATURAL_VOICES` instead; training uses all of those.
 
     Raises:
         ValueError: no such voice is on that side.

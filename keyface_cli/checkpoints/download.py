@@ -407,7 +407,7 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
         if is_full(error):
             raise WeightsError(
                 f"the disk is full: {home()}",
-                "free some space and run the command again: it goes on where it stopped",
+                "free some space and run the command again: it resumes where it stopped",
             ) from error
         reason = error.strerror or str(error).splitlines()[0]
         raise WeightsError(f"cannot fetch {what}: {reason}", "run the command again") from error
@@ -417,5 +417,5 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
             raise
         raise WeightsError(
             f"cannot reach {_endpoint()}: {error}",
-            "check the connection and run the command again: it goes on where it stopped",
+            "check the connection and run the command again: it resumes where it stopped",
         ) from error

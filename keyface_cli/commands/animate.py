@@ -13,7 +13,7 @@ from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.jobs.plan import make_plan
-from keyface_cli.jobs.runner import Machine, Runner
+from keyface_cli.jobs.runner import ComputeOptions, Runner
 from keyface_cli.output.formats import STDOUT
 
 EXAMPLES = """\
@@ -58,9 +58,9 @@ def animate(
     if as_json and job.output == STDOUT:
         raise typer.BadParameter("stdout is taken by the frames", param_hint="--json")
     plan = make_plan(job)
-    machine = Machine(device, dtype, vae_dtype, memory, compile_networks)
+    compute = ComputeOptions(device, dtype, vae_dtype, memory, compile_networks)
     checkpoint = Checkpoint.open(resolve_model(model))
-    result = Runner(checkpoint, machine, console.Terminal(), is_default=model is None).run(plan)
+    result = Runner(checkpoint, compute, console.Terminal(), is_default=model is None).run(plan)
     if not job.keyframes_only:
         console.say(summary(result))
     if as_json:

@@ -31,7 +31,7 @@ from keyface_cli.jobs.batch import (
     read_jobs,
 )
 from keyface_cli.jobs.plan import make_plan
-from keyface_cli.jobs.runner import Machine, Runner
+from keyface_cli.jobs.runner import ComputeOptions, Runner
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -148,17 +148,17 @@ def batch(
         if error.hint is not None:
             console.report("hint", error.hint)
         raise typer.Exit(2) from error
-    machine = Machine(device, dtype, vae_dtype, memory, False)
+    compute = ComputeOptions(device, dtype, vae_dtype, memory, False)
     queue = RowQueue(rows, book, as_json)
     try:
         if cluster is not None:
-            _on_cluster(queue, checkpoint, machine, skip_existing, cluster, processes)
+            _on_cluster(queue, checkpoint, compute, skip_existing, cluster, processes)
         elif processes == 1:
-            worker = Worker(checkpoint, machine, skip_existing, is_default=model is None)
+            worker = Worker(checkpoint, compute, skip_existing, is_default=model is None)
             for row in queue.take():
                 queue.give(worker.make(row))
         else:
-            _share_out(queue, checkpoint, machine, skip_existing, processes)
+            _share_out(queue, checkpoint, compute, skip_existing, processes)
     finally:
         queue.close()
     failed = sum(row.status == "failed" for row in rows)
@@ -242,10 +242,15 @@ class Worker:
     """Makes rows one after the other with a model that is loaded once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, *, is_default: bool
+        self,
+        checkpoint: Checkpoint,
+        compute: ComputeOptions,
+        skip_existing: bool,
+        *,
+        is_default: bool,
     ) -> None:
         self._skip_existing = skip_existing
-        self._runner = Runner(checkpoint, machine, console.Terminal(), is_default=is_default)
+        self._runner = Runner(checkpoint, compute, console.Terminal(), is_default=is_default)
 
     def make(self, row: Row) -> Row:
         """Make a row's video, or take note of why not; returns the row."""
@@ -268,14 +273,18 @@ class Worker:
 
 
 def _share_out(
-    queue: RowQueue, checkpoint: Checkpoint, machine: Machine, skip_existing: bool, count: int
+    queue: RowQueue,
+    checkpoint: Checkpoint,
+    compute: ComputeOptions,
+    skip_existing: bool,
+    count: int,
 ) -> None:
     """Let `count` processes, one a GPU, work on the rows; each is led by a thread."""
     import torch
 
     from keyface_cli.device import resolve_device
 
-    place = resolve_device(machine.device).type
+    place = resolve_device(compute.device).type
     devices = [f"cuda:{index}" if place == "cuda" else place for index in range(count)]
     threads = max(1, torch.get_num_threads() // count) if place == "cpu" else None
     for name in devices:
@@ -284,7 +293,7 @@ def _share_out(
     leads = [
         threading.Thread(
             target=_lead,
-            args=(queue, checkpoint, machine._replace(device=name), skip_existing, threads, ended),
+            args=(queue, checkpoint, compute._replace(device=name), skip_existing, threads, ended),
             daemon=True,
         )
         for name in devices
@@ -294,7 +303,7 @@ def _share_out(
     try:
         for lead in leads:
             while lead.is_alive():
-                lead.join(timeout=0.2)  # so that Ctrl-C is heard
+                lead.join(timeout=0.2)  # so that Ctrl-C is handled
     finally:
         ended.set()
         for lead in leads:
@@ -304,7 +313,7 @@ def _share_out(
 def _on_cluster(
     queue: RowQueue,
     checkpoint: Checkpoint,
-    machine: Machine,
+    compute: ComputeOptions,
     skip_existing: bool,
     address: str,
     processes: int,
@@ -318,7 +327,7 @@ def _on_cluster(
 
     share_out(
         queue.take(),
-        partial(_set_up, checkpoint, machine, skip_existing),
+        partial(_set_up, checkpoint, compute, skip_existing),
         queue.give,
         lose,
         address=address,
@@ -326,17 +335,19 @@ def _on_cluster(
     )
 
 
-def _set_up(checkpoint: Checkpoint, machine: Machine, skip_existing: bool) -> Callable[[Row], Row]:
+def _set_up(
+    checkpoint: Checkpoint, compute: ComputeOptions, skip_existing: bool
+) -> Callable[[Row], Row]:
     """What a worker of a cluster makes rows with."""
     console.set_up(verbose=False, debug=False)
     console.hush()
-    return Worker(checkpoint, machine, skip_existing, is_default=False).make
+    return Worker(checkpoint, compute, skip_existing, is_default=False).make
 
 
 def _lead(
     queue: RowQueue,
     checkpoint: Checkpoint,
-    machine: Machine,
+    compute: ComputeOptions,
     skip: bool,
     threads: int | None,
     ended: threading.Event,
@@ -350,7 +361,7 @@ def _lead(
             if process is None or not process.is_alive():
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=_serve, args=(theirs, checkpoint, machine, skip, threads), daemon=True
+                    target=_serve, args=(theirs, checkpoint, compute, skip, threads), daemon=True
                 )
                 process.start()
                 theirs.close()
@@ -374,12 +385,12 @@ def _lead(
 def _serve(
     connection: Connection,
     checkpoint: Checkpoint,
-    machine: Machine,
+    compute: ComputeOptions,
     skip: bool,
     threads: int | None,
 ) -> None:
     """Make the rows that come through a pipe until it is closed, on some threads of the CPU."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.set_up(verbose=False, debug=False)
     console.hush()
@@ -387,7 +398,7 @@ def _serve(
         import torch
 
         torch.set_num_threads(threads)
-    worker = Worker(checkpoint, machine, skip, is_default=False)
+    worker = Worker(checkpoint, compute, skip, is_default=False)
     while True:
         try:
             row = connection.recv()

@@ -78,7 +78,7 @@ def avatars(
 ) -> None:
     """Draw speaking avatars to train on; needs flite, espeak-ng and festival.
 
-    A shard that is there already is kept, so the same command goes on where it was stopped; one of
+    A shard that is there already is kept, so the same command resumes where it was stopped; one of
     another seed, size or kind is refused. DIR/avatars.json tells what the shards were drawn of.
     With --photographs, a part of the heads are people of a folder, moved on their landmarks, and
     averages of two or three of them.
@@ -203,7 +203,7 @@ def prepare(
     Each video is brought to 25 frames a second; its face is found, followed and framed as the model
     frames it. What is not fit is left out, and DIR/report.csv says why: too short, no face, several
     faces, face too small, no sound, silent, cut off, or sound and picture apart. The same command
-    goes on where it was stopped.
+    resumes where it was stopped.
     """
     if emotion_model is None and not neutral:
         raise KeyFaceError(

@@ -54,9 +54,9 @@ def embed(
     with console.waiting("listening"):
         from keyface_cli.pipeline import encode_audio
 
-        heard = encode_audio(checkpoint, waveform, device)
-        belongs = origin(file_hash(audio), start, duration, checkpoint, list(heard))
-        shapes = save_features(output, heard, count_frames(len(waveform)), belongs)
+        features = encode_audio(checkpoint, waveform, device)
+        belongs = origin(file_hash(audio), start, duration, checkpoint, list(features))
+        shapes = save_features(output, features, count_frames(len(waveform)), belongs)
     for name, shape in shapes.items():
         console.say(f"{name}: {' x '.join(map(str, shape))}")
     typer.echo(output)

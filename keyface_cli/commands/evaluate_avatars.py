@@ -165,9 +165,9 @@ def _measure(
         )
     seed, cast = material.seed, material.cast
     if sound_clips:
-        for heard in voiceless.evaluate(pipeline, reader, sound_clips, seed, choices, cast):
-            report.heard.append(heard)
-            console.say(f"{heard.kind}: the mouth opens by {heard.opening:.3f}")
+        for sound in voiceless.evaluate(pipeline, reader, sound_clips, seed, choices, cast):
+            report.sounds.append(sound)
+            console.say(f"{sound.kind}: the mouth opens by {sound.opening:.3f}")
     if vocal_clips:
         classifier = vocal.load_or_train(vocal.default_path())
         for recognition in vocal.evaluate(

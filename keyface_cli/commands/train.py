@@ -279,9 +279,9 @@ def audio(
     if isinstance(start, str):
         raise typer.BadParameter("name a model", param_hint="--from")
     config = _config(run, start, preset)
-    heard = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
-    if encoder not in heard:
-        raise typer.BadParameter(f"{config.preset} has {', '.join(heard)}", param_hint="ENCODER")
+    encoders = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
+    if encoder not in encoders:
+        raise typer.BadParameter(f"{config.preset} has {', '.join(encoders)}", param_hint="ENCODER")
     _check_new(run, encoder, resume, force)
     _set_threads(threads)
     given = {

@@ -264,7 +264,7 @@ def _pull_metrics(force: bool) -> None:
     if failures:
         raise WeightsError(
             f"{len(failures)} networks could not be fetched",
-            "run the command again: it goes on where it stopped",
+            "run the command again: it resumes where it stopped",
         )
     typer.echo(folder)
 

@@ -16,7 +16,7 @@ from keyface_cli.diffusion.sampler import Denoiser
 
 
 class Branch(Enum):
-    """What one evaluation of the keyframe network hears; the first three hear the emotion too."""
+    """Conditions of one evaluation of the keyframe network; the first three with emotion."""
 
     UNCONDITIONAL = "e0"  # neither audio nor identity
     IDENTITY = "e1"  # the identity frame, no audio
@@ -40,9 +40,9 @@ def keyframe_guidance(
 
     Args:
         evaluate: runs the branches it is asked for, batched.
-        audio: guidance scale of the audio; 1 is none.
-        identity: guidance scale of the identity frame; 1 is none.
-        emotion: guidance scale of valence and arousal; 1 is none.
+        audio: guidance scale of the audio; 1 turns it off.
+        identity: guidance scale of the identity frame; 1 turns it off.
+        emotion: guidance scale of valence and arousal; 1 turns it off.
     """
     weights = {
         Branch.UNCONDITIONAL: 1 - identity,
@@ -63,7 +63,7 @@ def keyframe_guidance(
 def autoguidance(good: Denoiser, guide: Denoiser, scale: float) -> Denoiser:
     """Guide a network away from a weaker version of itself (paper equation 5).
 
-    D = guide + scale (good - guide), after Karras et al. 2024; both hear the same conditions.
+    D = guide + scale (good - guide), after Karras et al. 2024; both have the same conditions.
 
     Args:
         good: the network whose samples are wanted.

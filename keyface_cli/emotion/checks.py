@@ -34,9 +34,9 @@ def remarks(track: EmotionTrack, num_frames: int | None = None) -> list[str]:
     """
     frames = num_frames or int(track.end_s * FPS) + 1
     found = [] if num_frames is None else against_sound(track, num_frames / FPS)
-    heard = track.heard(frames)
+    keyframes = track.at_keyframes(frames)
     missed, jumps = [], []
-    for one, other in pairwise(heard):
+    for one, other in pairwise(keyframes):
         times = np.arange(one.frame, other.frame + 1) / FPS
         values = track.at(times)
         span = f"between {clock(one.time_s)} and {clock(other.time_s)}"
@@ -68,7 +68,7 @@ def against_sound(track: EmotionTrack, seconds: float) -> list[str]:
         ]
     if len(track.keys) > 1 and seconds - track.end_s > EARLY_S:
         return [
-            f"the last key is at {clock(track.end_s)}, the sound goes on to {clock(seconds)}: "
+            f"the last key is at {clock(track.end_s)}, the sound lasts to {clock(seconds)}: "
             "its value holds until then"
         ]
     return []

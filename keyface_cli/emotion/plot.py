@@ -73,10 +73,10 @@ def draw_curve(
         axes.fill_between(x, -height, height, color=SOUND, linewidth=0, label="sound")
     times = _times(seconds)
     values = track.at(times)
-    heard = track.heard(num_frames)
+    keyframes = track.at_keyframes(num_frames)
     for column, (name, colour) in enumerate((("valence", VALENCE), ("arousal", AROUSAL))):
         axes.plot(times, values[:, column], color=colour, label=name, linewidth=1.8)
-        dots = [(h.time_s, getattr(h, name)) for h in heard]
+        dots = [(h.time_s, getattr(h, name)) for h in keyframes]
         axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=4)
     axes.plot([], [], "o", color="black", markersize=4, label="at keyframes")
     keys = [key.time_s for key in track.keys if key.time_s <= seconds]

@@ -41,8 +41,8 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a model reads of a curve at one keyframe."""
+class KeyframeEmotion:
+    """The curve at one keyframe, which is all that a model is told of it."""
 
     frame: int
     valence: float
@@ -119,13 +119,13 @@ class EmotionTrack:
         """Return (num_frames, 2) valence and arousal at 25 frames a second."""
         return self.at(np.arange(num_frames) / FPS).astype(np.float32)
 
-    def heard(self, num_frames: int) -> list[Heard]:
-        """Return what a model reads: the curve at the frame of each keyframe."""
+    def at_keyframes(self, num_frames: int) -> list[KeyframeEmotion]:
+        """Return what a model is told: the curve at the frame of each keyframe."""
         plan = Timeline(num_frames)
         frames = [plan.keyframe_audio(k) for k in range(plan.num_keyframes)]
         values = self.at(np.array(frames) / FPS)
         pairs = zip(frames, values.tolist(), strict=True)
-        return [Heard(frame, valence, arousal) for frame, (valence, arousal) in pairs]
+        return [KeyframeEmotion(frame, *values) for frame, values in pairs]
 
     def scaled(self, strength: float) -> EmotionTrack:
         """Return the curve with every key `strength` times as far from neutral, clipped once.

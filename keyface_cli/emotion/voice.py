@@ -26,7 +26,7 @@ _PITCH_HZ = (70.0, 400.0)
 _WINDOW = 1024  # samples in which pitch is looked for: 64 ms
 _BLOCK = 1024  # frames that are looked at together
 _VOICED = 0.45  # of the autocorrelation at lag 0
-_NEAR_S = 1.5  # what is heard together: standard deviation of the average
+_NEAR_S = 1.5  # what is averaged: standard deviation of the average
 _TOLERANCE = 0.04  # of the keys
 
 
@@ -108,11 +108,11 @@ def pitch(waveform: Waveform) -> NDArray[np.float64]:
         frames = (frames - frames.mean(axis=1, keepdims=True)) * window
         spectrum = _autocorrelation(frames)
         energy = spectrum[:, :1]
-        heard = spectrum[:, lags] / np.maximum(energy, 1e-12) / (own[lags] / own[0])
+        power = spectrum[:, lags] / np.maximum(energy, 1e-12) / (own[lags] / own[0])
         # a little more for short lags: a whole number of periods fits as well as one
-        heard = heard * (1 - 0.0005 * (lags - lags[0]))
-        best = heard.argmax(axis=1)
-        strength = heard[np.arange(len(best)), best]
+        power = power * (1 - 0.0005 * (lags - lags[0]))
+        best = power.argmax(axis=1)
+        strength = power[np.arange(len(best)), best]
         voiced = (strength > _VOICED) & (energy[:, 0] > 1e-3) & (best > 0) & (best < len(lags) - 1)
         found[first : first + len(best)] = np.where(voiced, SAMPLE_RATE / lags[best], np.nan)
     return found

@@ -80,16 +80,16 @@ def to_object(key: Key) -> dict[str, Any]:
 def to_record(track: EmotionTrack, num_frames: int) -> dict[str, Any]:
     """Return a curve and what a model reads of it, as JSON can hold them."""
     keys = [{"time": key.time_s, **to_object(key)} for key in track.keys]
-    heard = [
+    keyframes = [
         {
             "frame": h.frame,
             "time": h.time_s,
             "valence": round(h.valence, 4),
             "arousal": round(h.arousal, 4),
         }
-        for h in track.heard(num_frames)
+        for h in track.at_keyframes(num_frames)
     ]
-    return {"keys": keys, "heard": heard}
+    return {"keys": keys, "at_keyframes": keyframes}
 
 
 def to_metadata(track: EmotionTrack) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Job(GenerationOptions):
         False,
         "Output",
         "Stop after the keyframes and write them as PNGs into the job folder; the same "
-        "command without this goes on from them.",
+        "command without this resumes from them.",
     )
     sign: Path | None = option(
         None,

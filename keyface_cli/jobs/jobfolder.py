@@ -133,7 +133,10 @@ class JobFolder:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
             found = json.loads(described.read_text(encoding="utf-8"))
-            begun, self.notes = dict(found["identity"]), dict(found["notes"])
+            begun, self.notes = (
+                dict(found.get("dependencies", found.get("identity"))),
+                dict(found["notes"]),
+            )
         except FileNotFoundError:
             begun = None
         except (ValueError, KeyError, TypeError):
@@ -144,13 +147,13 @@ class JobFolder:
         elif begun != self._dependencies:
             raise JobError(
                 f"{self.path} was begun with {_differences(begun, self._dependencies)}",
-                "give the same again to go on, or --restart to begin anew",
+                "give the same again to resume, or --restart to begin anew",
             )
         self.resumed = begun is not None and self.finished
 
     def _describe(self) -> None:
         described = self.path / _DESCRIPTION
-        content = {"format": FORMAT, "identity": self._dependencies, "notes": self.notes}
+        content = {"format": FORMAT, "dependencies": self._dependencies, "notes": self.notes}
         write_text(described, json.dumps(content, indent=1) + "\n", JobError)
 
 

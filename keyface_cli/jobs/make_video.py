@@ -15,7 +15,7 @@ from keyface_cli.emotion.write import save_text, to_metadata, to_record, write_t
 from keyface_cli.errors import VideoError
 from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.jobfolder import JobFolder
-from keyface_cli.jobs.plan import Plan, Prepared, digest
+from keyface_cli.jobs.plan import JobInputs, Plan, digest
 from keyface_cli.jobs.signing import mark_of, statement_of
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.output.compose import Composer, PasteBack, Resize, output_size
@@ -29,7 +29,7 @@ CURVE = "emotion.csv"  # in a job folder: the curve that the video follows
 
 def make_video(
     plan: Plan,
-    prepared: Prepared,
+    inputs: JobInputs,
     pipeline: KeyFacePipeline,
     folder: JobFolder | None,
     progress: Progress,
@@ -38,7 +38,7 @@ def make_video(
 
     Args:
         plan: what to make.
-        prepared: what its files hold.
+        inputs: what its files hold.
         pipeline: the model.
         folder: where what is finished is kept; None where nothing can be, as for a pipe.
         progress: told how far each stage is.
@@ -53,45 +53,45 @@ def make_video(
     """
     job = plan.job
     if folder is not None:
-        save_text(folder.path / CURVE, write_table(prepared.curve), force=True)
+        save_text(folder.path / CURVE, write_table(inputs.curve), force=True)
     R = pipeline.config.resolution
-    metadata = _metadata(plan, prepared, pipeline)
+    metadata = _metadata(plan, inputs, pipeline)
     writer = VideoWriter(
         job.output,
-        num_frames=len(prepared.emotion),
+        num_frames=len(inputs.emotion),
         size=(R, R),
         sound=job.sound,
         crf=job.crf,
         metadata=metadata,
         mark=mark_of(job),
-        seal=_seal(plan, prepared, metadata),
+        seal=_seal(plan, inputs, metadata),
         force=job.force,
         fps=job.fps,
-        composer=_composer(plan, prepared, R),
+        composer=_composer(plan, inputs, R),
         ledger=None if folder is None else folder.ledger,
         piece_frames=KEYFRAME_STEP * job.chunk,
     )
     pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
     with writer:
         if not writer.complete:
-            _write_frames(writer, prepared, pipeline, job.generation, progress, folder)
+            _write_frames(writer, inputs, pipeline, job.generation, progress, folder)
     if folder is not None and not job.keep_job:
         folder.remove()
     return {
         "output": str(job.output),
         "frames": writer.rate.count,
         "fps": job.fps,
-        "seconds": len(prepared.emotion) / FPS,
+        "seconds": len(inputs.emotion) / FPS,
         "width": writer.composer.size[0],
         "height": writer.composer.size[1],
-        "emotion": to_record(prepared.curve, len(prepared.emotion)),
+        "emotion": to_record(inputs.curve, len(inputs.emotion)),
         "timings": {**{s: pipeline.timings[s] for s in _STAGES}, "encode": writer.waited_s},
     }
 
 
 def _write_frames(
     writer: VideoWriter,
-    prepared: Prepared,
+    inputs: JobInputs,
     pipeline: KeyFacePipeline,
     options: GenerationOptions,
     progress: Progress,
@@ -99,12 +99,12 @@ def _write_frames(
 ) -> None:
     """Make the frames that a writer still lacks."""
     frames = pipeline.stream(
-        prepared.portrait,
-        prepared.waveform,
-        prepared.emotion,
+        inputs.portrait,
+        inputs.waveform,
+        inputs.emotion,
         options,
         progress,
-        prepared.features,
+        inputs.features,
         first_frame=writer.first_frame,
         store=folder,
     )
@@ -114,7 +114,7 @@ def _write_frames(
 
 def make_keyframes(
     plan: Plan,
-    prepared: Prepared,
+    inputs: JobInputs,
     pipeline: KeyFacePipeline,
     folder: JobFolder,
     progress: Progress,
@@ -129,19 +129,19 @@ def make_keyframes(
     """
     place = folder.path / "keyframes"
     pictures = pipeline.keyframes(
-        prepared.portrait,
-        prepared.waveform,
-        prepared.emotion,
+        inputs.portrait,
+        inputs.waveform,
+        inputs.emotion,
         plan.job.generation,
         progress,
-        prepared.features,
+        inputs.features,
         folder,
     )
     try:
         place.mkdir(exist_ok=True)
     except OSError as error:
         raise unwritable(place, error, VideoError) from error
-    for frame, pixels in _in_video(pictures, len(prepared.emotion)):
+    for frame, pixels in _in_video(pictures, len(inputs.emotion)):
         with replacing(place / f"frame-{frame:06d}.png", VideoError) as part:
             Image.fromarray(pixels).save(part, format="png")
     return place
@@ -155,26 +155,24 @@ def _in_video(
         yield min(frame, num_frames - 1), pixels
 
 
-def _composer(plan: Plan, prepared: Prepared, resolution: int) -> Composer:
+def _composer(plan: Plan, inputs: JobInputs, resolution: int) -> Composer:
     if plan.job.paste_back:
         even = plan.kind.even
-        return PasteBack(prepared.picture, prepared.crop, resolution, plan.box, even)
+        return PasteBack(inputs.picture, inputs.crop, resolution, plan.box, even)
     width, height, _ = output_size((resolution, resolution), plan.box, plan.kind.even)
     return Resize((width, height))
 
 
-def _seal(
-    plan: Plan, prepared: Prepared, metadata: dict[str, Any]
-) -> Callable[[Path], None] | None:
+def _seal(plan: Plan, inputs: JobInputs, metadata: dict[str, Any]) -> Callable[[Path], None] | None:
     """What signs the finished result, where it is to be signed."""
     signer = plan.signer
     if signer is None:
         return None
-    statement = statement_of(plan.job, prepared.picture, plan.hashes, metadata)
+    statement = statement_of(plan.job, inputs.picture, plan.hashes, metadata)
     return lambda part: signer.sign(part, plan.job.output.suffix.lower(), statement)
 
 
-def _metadata(plan: Plan, prepared: Prepared, pipeline: KeyFacePipeline) -> dict[str, Any]:
+def _metadata(plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline) -> dict[str, Any]:
     job, name = plan.job, pipeline.checkpoint.name
     recipe = plan.recipe(pipeline.checkpoint)
     return {
@@ -183,7 +181,7 @@ def _metadata(plan: Plan, prepared: Prepared, pipeline: KeyFacePipeline) -> dict
         "seed": job.seed,
         **asdict(job.sampling(pipeline.config.sampling)),
         "emotion": Path(job.emotion).name,
-        **to_metadata(prepared.curve),
+        **to_metadata(inputs.curve),
         "portrait_sha256": plan.hashes["portrait"],
         "audio_sha256": plan.hashes["recording"],
         "model_sha256": recipe["model"],

@@ -108,7 +108,7 @@ class Plan:
         }
 
 
-class Prepared(NamedTuple):
+class JobInputs(NamedTuple):
     """What a job's files hold.
 
     `portrait` is (3, R, R) in [-1, 1], cut out of `picture` at `crop`; `emotion` (N, 2) valence and
@@ -172,7 +172,7 @@ def _check_choices(job: Job, kind: Format) -> None:
         logger.warning("%s: --audio-offset does nothing here, where there is no sound", job.output)
 
 
-def read(plan: Plan, checkpoint: Checkpoint) -> Prepared:
+def read(plan: Plan, checkpoint: Checkpoint) -> JobInputs:
     """Read the portrait, the recording and the emotion, in the order of what they cost.
 
     Raises:
@@ -205,7 +205,7 @@ def read(plan: Plan, checkpoint: Checkpoint) -> Prepared:
         belongs = origin(sound, job.start, job.duration, checkpoint, names)
         features = load_features(job.features, belongs, N)
     portrait = to_network(square)
-    return Prepared(picture, crop, portrait, waveform, curve.sample(N), curve, features)
+    return JobInputs(picture, crop, portrait, waveform, curve.sample(N), curve, features)
 
 
 def digest(recipe: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Machine(NamedTuple):
+class ComputeOptions(NamedTuple):
     """Where and how to compute: see `KeyFacePipeline.load`."""
 
     device: str = "auto"
@@ -53,7 +53,7 @@ class Runner:
 
     Args:
         checkpoint: the model.
-        machine: where and how to compute.
+        compute: where and how to compute.
         listener: what is told.
         is_default: whether nobody asked for this model by name.
     """
@@ -61,12 +61,12 @@ class Runner:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        machine: Machine,
+        compute: ComputeOptions,
         listener: Listener | None = None,
         *,
         is_default: bool = False,
     ) -> None:
-        self.checkpoint, self.machine = checkpoint, machine
+        self.checkpoint, self.compute = checkpoint, compute
         self._listener = listener or Listener()
         self._is_default = is_default
         self._pipeline: KeyFacePipeline | None = None
@@ -82,18 +82,18 @@ class Runner:
             KeyFaceError: of any kind; what is finished stays in the job's folder.
         """
         started, job = time.perf_counter(), plan.job
-        prepared = read(plan, self.checkpoint)
+        inputs = read(plan, self.checkpoint)
         with self._folder(plan) as folder:
-            pipeline = self._load(folder, encoders=prepared.features is None)
+            pipeline = self._load(folder, encoders=inputs.features is None)
             from keyface_cli.jobs.make_video import make_keyframes, make_video
 
             with self._listener.progress() as progress:
                 if job.keyframes_only and folder is not None:
-                    place = make_keyframes(plan, prepared, pipeline, folder, progress)
+                    place = make_keyframes(plan, inputs, pipeline, folder, progress)
                     made: dict[str, Any] = {"output": str(place)}
                     timings = dict(pipeline.timings)
                 else:
-                    made = make_video(plan, prepared, pipeline, folder, progress)
+                    made = make_video(plan, inputs, pipeline, folder, progress)
                     timings = made.pop("timings")
         timings["total"] = time.perf_counter() - started
         return {
@@ -110,8 +110,8 @@ class Runner:
         """The device and the number format of the networks; looked at before anything slow."""
         from keyface_cli.device import resolve_device, resolve_dtype
 
-        device = resolve_device(self.machine.device)
-        return device, resolve_dtype(self.machine.dtype, device)
+        device = resolve_device(self.compute.device)
+        return device, resolve_dtype(self.compute.dtype, device)
 
     @contextmanager
     def _folder(self, plan: Plan) -> Iterator[JobFolder | None]:
@@ -124,16 +124,16 @@ class Runner:
 
         device, dtype = self._place
         name = str(dtype).removeprefix("torch.")
-        belongs = plan.dependencies(self.checkpoint, str(device), name, self.machine.vae_dtype)
+        belongs = plan.dependencies(self.checkpoint, str(device), name, self.compute.vae_dtype)
         with JobFolder(job.output, belongs, job.restart) as folder:
             if folder.resumed:
-                self._listener.say(f"going on with what is finished in {folder.path}")
+                self._listener.say(f"resuming from what is finished in {folder.path}")
             try:
                 yield folder
             except BaseException:
                 if folder.finished:
                     self._listener.say(
-                        f"kept in {folder.path}: the same command goes on from there"
+                        f"kept in {folder.path}: the same command resumes from there"
                     )
                 raise
 
@@ -143,7 +143,7 @@ class Runner:
         A video goes on at the level of memory that it was begun with: another gives other bits.
         """
         level = None
-        if folder is not None and self.machine.memory == "auto":
+        if folder is not None and self.compute.memory == "auto":
             level = folder.notes.get("memory")
         loaded = self._pipeline
         if loaded is not None and (
@@ -155,7 +155,7 @@ class Runner:
             pipeline = self._pipeline = load_pipeline(
                 self.checkpoint,
                 self._place,
-                self.machine._replace(memory=level or self.machine.memory),
+                self.compute._replace(memory=level or self.compute.memory),
                 self._listener,
                 is_default=self._is_default,
                 encoders=encoders,
@@ -168,7 +168,7 @@ class Runner:
 def load_pipeline(
     checkpoint: Checkpoint,
     place: tuple[torch.device, torch.dtype],
-    machine: Machine,
+    compute: ComputeOptions,
     listener: Listener,
     *,
     is_default: bool,
@@ -195,9 +195,9 @@ def load_pipeline(
             checkpoint,
             device,
             dtype,
-            vae_dtype=machine.vae_dtype,
-            memory=machine.memory,
-            compile=machine.compile,
+            vae_dtype=compute.vae_dtype,
+            memory=compute.memory,
+            compile=compute.compile,
             encoders=encoders,
         )
     if device.type != "cpu":

@@ -80,7 +80,7 @@ class StoredFeatures:
         import torch
 
         wanted, places = np.unique(frames.numpy(), return_inverse=True)  # in rising order
-        # a clip of keyframes also hears the first frame of all: what lies between is not read
+        # a clip of keyframes also takes the first frame of all: what lies between is not read
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > _NEAR) + 1)
         read = [self.read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
         return torch.from_numpy(np.concatenate(read)[places])
@@ -102,13 +102,13 @@ class StoredFeatures:
 
 
 def save_features(
-    path: Path, heard: Mapping[str, Blocks], num_frames: int, metadata: dict[str, str]
+    path: Path, features: Mapping[str, Blocks], num_frames: int, metadata: dict[str, str]
 ) -> dict[str, tuple[int, ...]]:
     """Write features block by block under another name and move the file into place.
 
     Args:
         path: the file to write.
-        heard: for each encoder its features in order, each block (n, 2, D) float32.
+        features: for each encoder its features in order, each block (n, 2, D) float32.
         num_frames: N, of all blocks of an encoder together.
         metadata: as from `origin`.
 
@@ -118,7 +118,7 @@ def save_features(
     Raises:
         FeaturesError: the file cannot be written.
     """
-    opened = {name: iter(blocks) for name, blocks in heard.items()}
+    opened = {name: iter(blocks) for name, blocks in features.items()}
     firsts = {name: next(blocks) for name, blocks in opened.items()}
     shapes = {name: (num_frames, *first.shape[1:]) for name, first in firsts.items()}
     header: dict[str, Any] = {"__metadata__": metadata}

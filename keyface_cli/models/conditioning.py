@@ -23,11 +23,11 @@ class Conditioning:
     anchor: Tensor | None = None
 
     def without_audio(self) -> Conditioning:
-        """Return the same conditions with the audio unheard."""
+        """Return the same conditions without the audio."""
         return replace(self, audio=torch.zeros_like(self.audio))
 
     def without_identity(self) -> Conditioning:
-        """Return the same conditions with the identity frame (or keyframes) unseen."""
+        """Return the same conditions without the identity frame (or keyframes)."""
         return replace(self, latents=torch.zeros_like(self.latents))
 
     @staticmethod

@@ -5,10 +5,10 @@ up to 20 s and goes through longer sound in overlapping windows, so that neither
 of attention grows with it:
 
     window k gives      frames  [300 k,       300 k + 300)      12 s
-    and hears           frames  [300 k - 100, 300 k + 400)      4 s more on each side
+    and encodes besides frames  [300 k - 100, 300 k + 400)      4 s more on each side
 
-Windows lie at fixed places, whatever is asked for, so that what is heard never depends on where a
-run began. Statistics that are taken over the whole recording are taken over the whole recording
+Windows lie at fixed places, whatever is asked for, so that features never depend on where a run
+began. Statistics that are taken over the whole recording are taken over the whole recording
 here too, in a first pass over it.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Windows of long sound, in video frames. Multiples of 4, so that BEATs' patches of 160 ms fall on
 # the same samples in a window as in the whole.
 CORE_FRAMES = 12 * FPS  # what a window contributes
-CONTEXT_FRAMES = 4 * FPS  # what it hears besides, on each side
+CONTEXT_FRAMES = 4 * FPS  # what it encodes besides, on each side
 WINDOW_FRAMES = CORE_FRAMES + 2 * CONTEXT_FRAMES
 Attempt = Callable[[Callable[[], Tensor]], Tensor]
 _KEPT_WINDOWS = 3  # besides the first, which every clip of keyframes asks for
@@ -52,7 +52,7 @@ class Samples(Protocol):
 
 
 class Features(Protocol):
-    """What an encoder hears in each video frame: a tensor (N, 2, D), or a file that holds one."""
+    """Audio features of each video frame: a tensor (N, 2, D), or a file that holds one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,14 +111,15 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Samples) -> dict[str, Te
     """
     everything = range(math.ceil(len(waveform) / SAMPLES_PER_FRAME))
     return {
-        name: hearing(name, model, waveform).frames(everything) for name, model in encoders.items()
+        name: audio_features(name, model, waveform).frames(everything)
+        for name, model in encoders.items()
     }
 
 
-def hearing(
+def audio_features(
     name: str, model: nn.Module, samples: Samples, attempt: Attempt | None = None
 ) -> AudioFeatures:
-    """Return what an encoder hears in a recording, computed when it is asked for.
+    """Return an encoder's features of a recording, computed when they are asked for.
 
     Args:
         name: "wavlm", "wav2vec2" or "beats".
@@ -133,12 +134,12 @@ def hearing(
 
 
 class AudioFeatures(ABC):
-    """What one encoder hears in a recording: any of its frames, a window at a time."""
+    """One encoder's features of a recording: of any of its frames, a window at a time."""
 
     multiple = 2  # of video frames, that the recording is filled up to with zeros
 
     def __init__(self, model: nn.Module, samples: Samples, attempt: Attempt) -> None:
-        self.heard_until = 0  # frames, of the windows so far
+        self.encoded_until = 0  # frames, of the windows so far
         self._model = cast(Any, model)
         self._samples = samples
         self._attempt = attempt
@@ -159,20 +160,20 @@ class AudioFeatures(ABC):
     def _window(self, index: int) -> Tensor:
         """The features of the frames of a window's core, (300 or fewer, 2, D)."""
         if index not in self._windows:
-            self._windows[index] = self._attempt(partial(self._hear, index))
-            self.heard_until = min((index + 1) * self._core, self._frames)
+            self._windows[index] = self._attempt(partial(self._encode, index))
+            self.encoded_until = min((index + 1) * self._core, self._frames)
         self._windows.move_to_end(index)
         for old in [k for k in self._windows if k != 0][:-_KEPT_WINDOWS]:
             del self._windows[old]
         return self._windows[index]
 
-    def _hear(self, index: int) -> Tensor:
+    def _encode(self, index: int) -> Tensor:
         if self._core == self._frames:
             return self._whole(self._read(0, self._frames))[0].float()
         start = index * self._core
         first, last = max(0, start - CONTEXT_FRAMES), start + self._core + CONTEXT_FRAMES
-        heard = self._part(first, min(last, self._frames))
-        return heard[0, start - first :][: self._core].float().clone()
+        encoded = self._part(first, min(last, self._frames))
+        return encoded[0, start - first :][: self._core].float().clone()
 
     @abstractmethod
     def _whole(self, waveform: Tensor) -> Tensor:
@@ -284,7 +285,7 @@ class _Beats(AudioFeatures):
         from keyface_cli.models.beats import stretch  # who has a BEATs has imported it
 
         per_frame = self._model.tokens_per_frame
-        if self._source is None:  # the token that each half frame of the recording hears
+        if self._source is None:  # the token that each half frame of the recording takes
             tokens = torch.arange(self._model.count_tokens(self._frames * SAMPLES_PER_FRAME))
             self._source = stretch(tokens.float()[None, :, None], self._frames)[0, :, :, 0].long()
         window = self._model.tokens(_fill(self._read(first, last), last - first))

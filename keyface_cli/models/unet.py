@@ -1,6 +1,6 @@
 """The video UNet of both stages (paper section 3.2).
 
-A Stable Video Diffusion UNet, assembled from the blocks of `blocks`, that listens to audio in two
+A Stable Video Diffusion UNet, assembled from the blocks of `blocks`, that audio conditions in two
 ways: every cross-attention reads the T audio tokens of the clip, and each frame's own
 token joins its time embedding, next to sinusoids of its valence and arousal. The keyframe network
 sees the identity latent beside every noisy frame. The interpolation network sees the two keyframes
@@ -209,13 +209,15 @@ class VideoUNet(Network):
         """Embed noise level, emotion and each frame's own audio token -> (B T, E)."""
         sinusoid = self.time_sinusoid(c_noise.flatten()).to(dtype)
         time = self.time_embedding(sinusoid.view(B, c_noise.numel() // B, -1))  # (B, 1 or T, E)
-        heard = conditioning.audio.to(dtype)
+        given = conditioning.audio.to(dtype)
         if self.emotion_sinusoid is not None:
             if conditioning.emotion is None:
-                raise ValueError("this network hears valence and arousal: emotion is missing")
+                raise ValueError(
+                    "this network is conditioned on valence and arousal: emotion is missing"
+                )
             emotion = self.emotion_sinusoid(conditioning.emotion.flatten())
-            heard = torch.cat([emotion.view(B, T, -1).to(dtype), heard], dim=-1)
-        return cast(Tensor, (self.add_embedding(heard) + time).flatten(0, 1))
+            given = torch.cat([emotion.view(B, T, -1).to(dtype), given], dim=-1)
+        return cast(Tensor, (self.add_embedding(given) + time).flatten(0, 1))
 
     def _condition_channels(self, conditioning: Conditioning, T: int, dtype: torch.dtype) -> Tensor:
         """Lay the clean latents beside the noisy ones -> (B, T, C or C + 1, h, w)."""

@@ -3,7 +3,7 @@
 Seven convolutions make a token every 20 ms and a transformer refines them. WavLM differs by a bias
 of attention by relative position, which every token gates. The tensors have the names of the
 library transformers, so that folders of either are read by both; they are written here because
-importing that library takes longer than hearing a sentence does. Without dropout and masks, which
+importing that library takes longer than encoding a sentence does. Without dropout and masks, which
 only pre-training at size needs.
 """
 

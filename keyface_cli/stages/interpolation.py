@@ -64,8 +64,8 @@ class InterpolationStage:
 
         Args:
             keyframes: scaled latents at the start and the end of each segment, (B, 2, C, h, w).
-            audio: the network's `project_audio` of each frame's sound, (B, T, D). The guide hears
-                the same.
+            audio: the network's `project_audio` of each frame's sound, (B, T, D). The guide is
+                given the same.
             noise: unit Gaussian, (B, T, C, h, w).
             callback: called after each update with the number done and the latents.
 

@@ -70,7 +70,7 @@ class KeyframeStage:
             Scaled latents, float32, (B, T, C, h, w).
         """
         full = Conditioning(audio, identity.unsqueeze(1) / self.latent_scale, emotion)
-        # zeros stand for what is not heard or seen; a neutral face is one that is asked for
+        # zeros stand for a condition that is left out; a neutral face is one that is asked for
         conditions = {
             Branch.FULL: full,
             Branch.IDENTITY: full.without_audio(),

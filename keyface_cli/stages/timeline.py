@@ -1,4 +1,4 @@
-"""Which frames are keyframes, which sound each one hears, and how segments join: pure integers.
+"""Which frames are keyframes, the sound of each, and how segments join: pure integers.
 
 A video of N frames is made in two passes (paper section 3.1; see README.md here):
 
@@ -32,7 +32,7 @@ class Clip:
 
     index: int
     audio: tuple[int, ...]
-    """Frame of the sound (and of the emotion) that each of the 14 slots hears; slot 0 hears 0."""
+    """Frame of the sound (and of the emotion) that conditions each of 14 slots; 0 for slot 0."""
     keyframes: range
     """Numbers of the keyframes that this clip makes: slot 1 holds the first of them."""
 
@@ -43,7 +43,7 @@ class Segment:
 
     index: int
     audio: tuple[int, ...]
-    """Frame of the sound that each of the 14 frames hears."""
+    """Frame of the sound that conditions each of the 14 frames."""
 
     @property
     def first_frame(self) -> int:
@@ -86,16 +86,16 @@ class Timeline:
         return -(-self.num_keyframes // KEYFRAMES_PER_CLIP)
 
     def keyframe_audio(self, keyframe: int) -> int:
-        """Frame of the sound that a keyframe hears: its own position, or the last frame."""
+        """Frame of the sound that conditions a keyframe: its own position, or the last frame."""
         return min(KEYFRAME_STEP * keyframe, self.num_frames - 1)
 
     def clip(self, index: int) -> Clip:
         """Return one clip, 0 <= index < `num_clips`."""
         first = KEYFRAMES_PER_CLIP * index
         keyframes = range(first, min(first + KEYFRAMES_PER_CLIP, self.num_keyframes))
-        heard = [0, *map(self.keyframe_audio, keyframes)]
-        padding = [heard[-1]] * (NUM_FRAMES - len(heard))
-        return Clip(index, (*heard, *padding), keyframes)
+        frames = [0, *map(self.keyframe_audio, keyframes)]
+        padding = [frames[-1]] * (NUM_FRAMES - len(frames))
+        return Clip(index, (*frames, *padding), keyframes)
 
     def segment(self, index: int) -> Segment:
         """Return one segment, 0 <= index < `num_segments`."""

@@ -1,7 +1,7 @@
 """Training of the small audio encoders: WavLM and BEATs learn phones, mouth shapes and loudness.
 
-The published encoders were pretrained on tens of thousands of hours. The bundled ones hear only
-synthetic speech, whose phones and mouth movements the generator knows, so they are trained to
+The published encoders were pretrained on tens of thousands of hours. The bundled ones were given
+only synthetic speech, whose phones and mouth movements the generator knows, so they are trained to
 tell these from the sound, through linear heads that are thrown away afterwards.
 """
 
@@ -138,7 +138,7 @@ def train_audio(
         shards: folders that `scenes.write_scenes` has made.
         folder: the run.
         options: how long and how fast.
-        resume: go on where this run stopped.
+        resume: continue where this run stopped.
         force: replace what the run has trained of it already.
         start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
         report: told of every update.

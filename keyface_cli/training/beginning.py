@@ -37,8 +37,8 @@ def transfer(theirs: Mapping[str, Tensor], target: nn.Module) -> None:
     """Let a network start from what another stage's, or Stable Video Diffusion's, has learned.
 
     Everything that both have is copied. The interpolation network sees one channel more, the mask,
-    which starts at zero, and hears no emotion, whose columns are left out. A keyframe network that
-    starts from an interpolation network hears no emotion at first.
+    which starts at zero, and has no emotion, whose columns are left out. A keyframe network that
+    starts from an interpolation network has no emotion at first.
 
     Args:
         theirs: the tensors of the network to start from, by name.

@@ -1,7 +1,7 @@
 """Clips that the UNets train on: latents, audio features, emotion and pictures of finished shards.
 
-The VAE and the audio encoders are frozen by the time the UNets train, so each frame is encoded
-once and each recording is heard once. There are two kinds of shards: those of drawn avatars, which
+The VAE and the audio encoders are frozen by the time the UNets train, so each frame
+and each recording are encoded once. There are two kinds of shards: those of drawn avatars, which
 `encode_shard` completes and which hold every frame mirrored too, and those of real videos (see
 `shards`). A clip of keyframes is fourteen frames, 13 apart, the first of which is the identity; a
 run is fourteen consecutive frames.
@@ -76,12 +76,12 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
     float16 (n, N, 2, D).
     """
     device = next(codec.parameters()).device
-    heard: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    encoded: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
     for samples in np.load(folder / "waveforms.npy", mmap_mode="r"):
         wave = torch.from_numpy(np.array(samples)).float() / 32768
         for name, features in encode(encoders, wave).items():
-            heard[name].append(features.half().cpu().numpy())
-    for name, each in heard.items():
+            encoded[name].append(features.half().cpu().numpy())
+    for name, each in encoded.items():
         np.save(folder / f"features_{name}.npy", np.stack(each))
     for name in ("portraits", "keyframes", "runs"):
         pictures = np.load(folder / f"{name}.npy", mmap_mode="r")

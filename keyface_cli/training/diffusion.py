@@ -244,7 +244,7 @@ def train_unet(
         folder: the run.
         train: how long and how fast.
         options: of the loss.
-        resume: go on from the run's saved state.
+        resume: continue from the run's saved state.
         force: replace what the run has trained of it already.
         start_from: what a new network starts from, see `beginning.begin`.
         report: told of every update.

@@ -76,7 +76,7 @@ class Trainer:
         model: the module to train, in float32; it is moved to the device.
         folder: the run folder; the state goes to `state/NAME.pt`, the log beside it (see `log`).
         options: see `TrainOptions`.
-        resume: go on from `state/NAME.pt`.
+        resume: continue from `state/NAME.pt`.
         force: begin anew where the folder has trained this network already; its state is removed.
         muon_rate: train inner matrices by Muon at this peak rate, see `optim`; None is AdamW only.
 
@@ -317,7 +317,7 @@ def _optimiser(
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
-    hint = "free some space and go on with --resume: the state before is kept"
+    hint = "free some space and continue with --resume: the state before is kept"
     with replacing(path, WeightsError, hint) as part, part.open("wb") as file:
         try:
             torch.save(state, file)

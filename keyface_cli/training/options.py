@@ -138,7 +138,7 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
     "mini": {
         "keyframes": _MINI_UNET
         | {"drop_identity": 0.02, "drop_audio": 0.1, "from_rest": 0.5, "held_out": 4},
-        # its guidance is autoguidance, which hears every condition: none need be dropped
+        # its guidance is autoguidance, where both networks have every condition
         "interpolation": _MINI_UNET
         | {"lower_half": 2.0, "drop_identity": 0.0, "drop_audio": 0.0, "held_out": 4},
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 4e-4, "warmup": 100},

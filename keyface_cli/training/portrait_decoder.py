@@ -295,7 +295,7 @@ def train_portrait_decoder(
         config: of the model; its VAE is the run's.
         folder: the run.
         options: how long and how fast.
-        resume: go on from the run's saved state; the critic begins anew.
+        resume: continue from the run's saved state; the critic begins anew.
         report: told of every update.
     """
     vae: Any = run.load_trained(folder, "vae", config)

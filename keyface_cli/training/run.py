@@ -104,7 +104,7 @@ def refuse_trained(folder: Path, name: str) -> None:
     if state_path(folder, name).exists():
         raise WeightsError(
             f"the run has trained {name} already: {folder}",
-            "go on with --resume, or replace it with --force",
+            "continue with --resume, or replace it with --force",
         )
     if (folder / name).is_dir() and not (folder / "state").is_dir():
         raise WeightsError(

@@ -61,10 +61,10 @@ def sample_shard(
     generator = torch.Generator().manual_seed(0)
     sampled = []
     for i, start in enumerate(starts.tolist()):
-        heard = audio(i, config.keyframe_encoders)
+        tokens = audio(i, config.keyframe_encoders)
         identity = torch.from_numpy(np.array(portraits[i]))[None].float().to(device)
         keyframes = _keyframes(
-            first, identity, heard, torch.from_numpy(emotions[i]), start, generator
+            first, identity, tokens, torch.from_numpy(emotions[i]), start, generator
         )
         pairs = torch.stack([keyframes[:2], keyframes[1:]])
         frames = (
@@ -91,7 +91,7 @@ def sample_shard(
 def _keyframes(
     stage: KeyframeStage,
     identity: Tensor,
-    heard: Tensor,
+    features: Tensor,
     emotion: Tensor,
     start: int,
     generator: torch.Generator,
@@ -99,8 +99,8 @@ def _keyframes(
     """Sample a clip of keyframes that has those of a run in its midst: (3, C, h, w)."""
     before = min(start // KEYFRAME_STEP, NUM_FRAMES - 4)
     frames = start + KEYFRAME_STEP * (torch.arange(NUM_FRAMES - 1) - before)
-    frames = torch.cat([torch.zeros(1, dtype=torch.long), frames.clamp(max=len(heard) - 1)])
-    context = stage.network.project_audio(heard[frames][None])
+    frames = torch.cat([torch.zeros(1, dtype=torch.long), frames.clamp(max=len(features) - 1)])
+    context = stage.network.project_audio(features[frames][None])
     noise = torch.randn(1, NUM_FRAMES, *identity.shape[1:], generator=generator)
     noise = noise.to(identity.device)
     clip = stage.sample(

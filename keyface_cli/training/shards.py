@@ -121,7 +121,7 @@ def write_shard(path: Path, clips: Mapping[str, Mapping[str, Any]]) -> None:
                 tensors |= _pack(clip, array)
             else:
                 tensors[f"{clip}/{name}"] = np.ascontiguousarray(array.astype(np.float16))
-    hint = "free some space and run the command again: it goes on"
+    hint = "free some space and run the command again: it resumes"
     with replacing(path, hint=hint, also=(SafetensorError,)) as part:
         save_file(tensors, part)
 

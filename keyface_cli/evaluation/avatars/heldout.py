@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import appearance, rig
 from keyface_cli.avatars.heads import DrawFrames, draw_head
 from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.pictures import render_uint8
@@ -38,8 +38,10 @@ class HeldOut:
             people = self.cast.people
             alone = replace(self.cast, people=[people[index % len(people)]])
             return draw_head(generator, self.size, alone, plain=True)
-        who = identity.select(identity.sample_identities(self.count, generator), [index])
-        return lambda poses: render_uint8(identity.select(who, [0] * len(poses)), poses, self.size)
+        who = appearance.select(appearance.sample_appearances(self.count, generator), [index])
+        return lambda poses: render_uint8(
+            appearance.select(who, [0] * len(poses)), poses, self.size
+        )
 
 
 def portrait_of(draw: DrawFrames) -> NDArray[np.uint8]:

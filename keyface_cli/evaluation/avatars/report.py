@@ -22,7 +22,7 @@ from keyface_cli.evaluation.avatars.measure import (
     write_csv,
 )
 from keyface_cli.evaluation.avatars.vocal import Recognition
-from keyface_cli.evaluation.avatars.voiceless import Heard
+from keyface_cli.evaluation.avatars.voiceless import SoundResult
 from keyface_cli.plotting import new_figure
 
 SHEET_CLIPS, WORST = 12, 5
@@ -43,7 +43,7 @@ class Report:
         self.reader_accuracy = reader_accuracy
         self.results: list[ClipResult] = []
         self.recognitions: list[Recognition] = []
-        self.heard: list[Heard] = []
+        self.sounds: list[SoundResult] = []
         self._sheet: list[NDArray[np.uint8]] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,10 +95,10 @@ class Report:
         """Return how far the mouth opens under each sound without a voice, and over speech."""
         speech = np.mean([result.opening for result in self.results]) if self.results else 0.0
         found = {}
-        for kind in dict.fromkeys(heard.kind for heard in self.heard):
-            opening = float(np.mean([h.opening for h in self.heard if h.kind == kind]))
+        for kind in dict.fromkeys(sound.kind for sound in self.sounds):
+            opening = float(np.mean([h.opening for h in self.sounds if h.kind == kind]))
             over = opening / max(float(speech), 1e-6)
-            n = sum(heard.kind == kind for heard in self.heard)
+            n = sum(sound.kind == kind for sound in self.sounds)
             found[kind] = {"opening": opening, "over_speech": over, "n": n}
         return found
 

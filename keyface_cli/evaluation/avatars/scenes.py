@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from keyface_cli.avatars import identity, rig
+from keyface_cli.avatars import appearance, rig
 from keyface_cli.avatars.pictures import render_uint8
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, SAMPLE_RATE
@@ -48,7 +48,7 @@ def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int)
     Raises:
         KeyFaceError: a synthesiser is missing, or the folder cannot be written to.
     """
-    people = identity.sample_identities(clips, torch.Generator().manual_seed(seed))
+    people = appearance.sample_appearances(clips, torch.Generator().manual_seed(seed))
     try:
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -56,14 +56,14 @@ def write_scenes(folder: Path, clips: int, seconds: float, size: int, seed: int)
         for i in range(clips):
             video = folder / "reference" / f"{i:03d}.mp4"
             if not video.exists():
-                _write_scene(folder, i, identity.select(people, [i]), seconds, size, seed)
+                _write_scene(folder, i, appearance.select(people, [i]), seconds, size, seed)
             yield video
     except OSError as error:
         raise unwritable(folder, error) from error
 
 
 def _write_scene(
-    folder: Path, index: int, who: identity.Identity, seconds: float, size: int, seed: int
+    folder: Path, index: int, who: appearance.Appearance, seconds: float, size: int, seed: int
 ) -> None:
     scene = random_scene(seed * SEED_STRIDE + index, held_out=True, duration_s=seconds)
     count = len(scene.rig)
@@ -77,7 +77,7 @@ def _write_scene(
     track = SoundTrack(sound)
     mark = Mark(DRAWN)
     with VideoWriter(video, num_frames=count, size=(size, size), sound=track, mark=mark) as writer:
-        writer.write(render_uint8(identity.select(who, [0] * count), scene.rig, size))
+        writer.write(render_uint8(appearance.select(who, [0] * count), scene.rig, size))
 
 
 def _write_jobs(path: Path, clips: int) -> None:

@@ -169,11 +169,11 @@ def evaluate(
         scene = scene_of(kind, (seed + 500) * SEED_STRIDE + i, held_out=True)
         draw = heads.head(i)
         portrait, truth = portrait_of(draw), draw(scene.rig)
-        heard = encode(pipeline.engine.encoders, scene.waveform)
-        without_beats = {name: f * 0 if name == "beats" else f for name, f in heard.items()}
+        features = encode(pipeline.engine.encoders, scene.waveform)
+        without_beats = {name: f * 0 if name == "beats" else f for name, f in features.items()}
         videos = (
             truth,
-            animate(pipeline, portrait, scene, options, heard),
+            animate(pipeline, portrait, scene, options, features),
             animate(pipeline, portrait, scene, options, without_beats),
         )
         read = (reader.read(torch.from_numpy(v), torch.from_numpy(portrait)) for v in videos)

@@ -25,7 +25,7 @@ SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class SoundResult:
     """One clip: the kind of its sound, and how far the mouth opened in it on average."""
 
     kind: str
@@ -33,12 +33,12 @@ class Heard:
 
 
 def scene_of(kind: str, seed: int) -> Scene:
-    """Make a clip of a sound without any voice, on instruments that training never hears."""
+    """Make a clip of a sound without any voice, on instruments that training never plays."""
     generator = torch.Generator().manual_seed(seed)
-    heard = make_sound(kind, SECONDS, generator, level_db=LEVELS_DB[kind], held_out=True)
+    sound = make_sound(kind, SECONDS, generator, level_db=LEVELS_DB[kind], held_out=True)
     frames = round(SECONDS * FPS)
     return Scene(
-        waveform=heard,
+        waveform=sound,
         phones=[Phone(SILENCE, 0.0, SECONDS)],
         emotion=torch.zeros(frames, 2),
         rig=torch.tensor([rig.REST]).repeat(frames, 1),
@@ -55,8 +55,8 @@ def evaluate(
     seed: int = 1,
     options: GenerationOptions | None = None,
     cast: Cast | None = None,
-) -> Iterator[Heard]:
-    """Let held-out heads hear every kind of sound.
+) -> Iterator[SoundResult]:
+    """Animate held-out heads with every kind of sound.
 
     Args:
         pipeline: the model.
@@ -77,4 +77,4 @@ def evaluate(
         frames = animate(pipeline, portrait, scene, options)
         tracks = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
         opening = tracks[:, CONTROLS.index("jaw")].clamp(min=0).mean()
-        yield Heard(kind, float(opening))
+        yield SoundResult(kind, float(opening))

@@ -38,7 +38,7 @@ from keyface_cli.training.preparation.writer import ShardWriter
 from keyface_cli.training.run import fingerprint
 
 BATCH = 8  # pictures that are encoded at once
-CONTEXT_S = 4  # of sound that the encoders hear on each side of a clip
+CONTEXT_S = 4  # of sound that the encoders are given on each side of a clip
 FACE = (0.18, 0.98, 0.12, 0.88)  # top, bottom, left, right of what the affect reader sees
 REPORT = "report.csv"
 
@@ -117,7 +117,7 @@ def prepare(
     for number, video in enumerate(videos):
         if report is not None:
             report(number, len(videos), video.name)
-        key = _identity(video)
+        key = _fingerprint(video)
         if key in writer.videos:
             continue
         pieces = []
@@ -134,7 +134,7 @@ def prepare(
     return pieces
 
 
-def _identity(video: Path) -> str:
+def _fingerprint(video: Path) -> str:
     """Name a video by where it lies, its size and when it was changed."""
     stat = video.stat()
     text = f"{video.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
@@ -228,8 +228,8 @@ def _encode(
         last = batch[-1]
     if len(files) < len(part):
         return "cut off", None
-    heard = _sound_of(part, waveform)
-    late = checks.lag(np.concatenate(motion), checks.loudness(heard, len(part)))
+    sound = _sound_of(part, waveform)
+    late = checks.lag(np.concatenate(motion), checks.loudness(sound, len(part)))
     if late:
         return f"sound and picture apart: {late:+d} frames", None
     features = _features(part, waveform, encoders)
@@ -266,14 +266,14 @@ def _affect(batch: list[NDArray[np.uint8]], encoders: Encoders) -> NDArray[np.fl
 def _features(
     part: tracking.Stretch, waveform: NDArray[np.float32], encoders: Encoders
 ) -> dict[str, NDArray[np.float16]]:
-    """What each encoder hears in a part, (N, 2, D), with some sound around it."""
+    """Each encoder's features of a part, (N, 2, D), made with some sound around it."""
     context = CONTEXT_S * FPS
-    heard = torch.from_numpy(_sound_of(part, waveform, context))
+    sound = torch.from_numpy(_sound_of(part, waveform, context))
     skipped = part.first - max(0, part.first - context)
-    missing = (skipped + len(part)) * SAMPLES_PER_FRAME - len(heard)
-    heard = torch.nn.functional.pad(heard, (0, max(0, missing)))
+    missing = (skipped + len(part)) * SAMPLES_PER_FRAME - len(sound)
+    sound = torch.nn.functional.pad(sound, (0, max(0, missing)))
     with torch.inference_mode():
-        found = encode(encoders.audio, heard)
+        found = encode(encoders.audio, sound)
     return {
         name: tokens[skipped : skipped + len(part)].half().cpu().numpy()
         for name, tokens in found.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Identity = dict[str, Tensor]  # name -> (B,) or, for colours, (B, 3) in 0..1
+Appearance = dict[str, Tensor]  # name -> (B,) or, for colours, (B, 3) in 0..1
 
 SKINS = (
     (0.99, 0.86, 0.77), (0.96, 0.80, 0.69), (0.91, 0.72, 0.58), (0.82, 0.61, 0.46),
@@ -36,8 +36,8 @@ ZOOMS, CAMERA_X, CAMERA_Y = (0.93, 1.08), 0.04, 0.035  # how the camera may diff
 LIP_RED = (0.76, 0.30, 0.31)
 
 
-def sample_identities(count: int, generator: torch.Generator) -> Identity:
-    """Draw identities at random.
+def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
+    """Draw appearances at random.
 
     Args:
         count: how many, B.
@@ -60,7 +60,7 @@ def sample_identities(count: int, generator: torch.Generator) -> Identity:
         offset = (torch.rand(count, 3, generator=generator) - 0.5) * spread
         return (picked + offset).clamp(0.03, 1.0)
 
-    p: Identity = {
+    p: Appearance = {
         "skin": colour(SKINS, 0.05),
         "hair": colour(HAIRS, 0.06),
         "iris": colour(IRISES, 0.08),
@@ -160,6 +160,6 @@ def sample_identities(count: int, generator: torch.Generator) -> Identity:
     return p
 
 
-def select(identity: Identity, index: Tensor | slice | list[int]) -> Identity:
-    """Return the identities at `index`, which may repeat: (B', ...) of every parameter."""
-    return {name: value[index] for name, value in identity.items()}
+def select(appearance: Appearance, index: Tensor | slice | list[int]) -> Appearance:
+    """Return the appearances at `index`, which may repeat: (B', ...) of every parameter."""
+    return {name: value[index] for name, value in appearance.items()}
