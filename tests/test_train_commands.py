@@ -14,7 +14,7 @@ from photographs import make_photographs
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.writing import write_manifest, write_tensors
 from keyface_cli.commands.train_display import TrainingDisplay
-from keyface_cli.commands.train_options import collect
+from keyface_cli.commands.train_options import Asked, collect
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
 
@@ -63,28 +63,29 @@ def test_a_run_is_a_model_at_any_time(
 
 
 def test_the_published_architecture_gets_the_published_recipe(tmp_path: Path) -> None:
-    config = PRESETS["keyface"]
-    found, loss = collect("keyframes", tmp_path, config, False, None, None, {}, None)
+    config, asked = PRESETS["keyface"], Asked(tmp_path, tmp_path, False, None)
+    found, loss = collect("keyframes", asked, config, stored=False)
     assert (found.learning_rate, found.schedule, found.muon_rate) == (1e-5, "constant", 0.0)
     assert (loss.pixel, loss.perceptual, loss.freeze_temporal) == (1.0, 1.0, True)
     # the small ones get the one that suits a CPU
-    found, loss = collect("keyframes", tmp_path, PRESETS["mini"], False, None, None, {}, None)
+    found, loss = collect("keyframes", asked, PRESETS["mini"], stored=False)
     assert (found.schedule, loss.high_sigmas, loss.pixel) == ("cosine", 0.75, 0.0)
 
 
 def test_flags_go_before_files_and_files_before_recipes(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[keyframes]\nupdates = 11\nseed = 3\nmouth = 2.5\n[vae]\nupdates = 9\n")
-    found, loss = collect(
-        "keyframes",
+    asked = Asked(
+        tmp_path,
         tmp_path / "run",
-        PRESETS["mini"],
-        False,
-        "paper",
-        file,
-        {"seed": 4, "updates": None},
-        ["drop_audio=0.5"],
+        resume=False,
+        threads=None,
+        recipe="paper",
+        file=file,
+        given={"seed": 4},
+        chosen=["drop_audio=0.5"],
     )
+    found, loss = collect("keyframes", asked, PRESETS["mini"], stored=False)
     assert (found.updates, found.seed, found.learning_rate) == (11, 4, 1e-5)
     assert (loss.mouth, loss.drop_audio, loss.pixel) == (2.5, 0.5, 1.0)
 
@@ -247,6 +248,21 @@ def test_a_model_is_no_run(main: Main, data: Path, tiny_checkpoint: Path, tmp_pa
     assert code == 1
     assert f"a model, not a run: {model}" in err
     assert _bytes(model) == before
+
+
+def test_a_trained_decoder_is_replaced_by_force_only(main: Main, tmp_path: Path) -> None:
+    state = tmp_path / "run" / "state" / "portrait_decoder.pt"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    arguments = ("train", "decoder", "--data", tmp_path, "-o", tmp_path / "run")
+    code, _, err = main(*arguments)
+    assert (code, "has trained portrait_decoder already" in err, "--force" in err) == (
+        1,
+        True,
+        True,
+    )
+    code, _, err = main(*arguments, "--force")
+    assert (code, "already" in err) == (1, False), err  # what is refused now is a run without a VAE
 
 
 def test_an_export_replaces_a_model_by_force_only(

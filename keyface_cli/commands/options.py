@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -42,24 +42,43 @@ def taking(kind: type[Any], *names: str) -> Callable[[Command], Command]:
     }
 
     def decorate(command: Command) -> Command:
-        def run(**given: Any) -> None:
-            choices = {name: given.pop(name) for name in taken}
-            command(choices=choices, **given)
-
-        own = inspect.signature(command, eval_str=True)
-        kept = [one for name, one in own.parameters.items() if name != "choices"]
-        together = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept]
-        together = sorted([*together, *taken.values()], key=_panel)
-        run.__name__, run.__doc__, run.__module__ = (
-            command.__name__,
-            command.__doc__,
-            command.__module__,
-        )
-        run.__annotations__ = {one.name: one.annotation for one in together}
-        run.__signature__ = own.replace(parameters=together)  # type: ignore[attr-defined]
-        return run
+        return extended(command, "choices", taken, dict, order=_panel)
 
     return decorate
+
+
+def extended(
+    command: Command,
+    name: str,
+    taken: Mapping[str, inspect.Parameter],
+    make: Callable[[dict[str, Any]], Any],
+    order: Callable[[inspect.Parameter], int] = lambda _: 0,
+) -> Command:
+    """Give a command several parameters in place of one.
+
+    Args:
+        command: of Typer's.
+        name: the one.
+        taken: the others, by name.
+        make: the value of the one, of those of the others.
+        order: which come first in the help.
+    """
+
+    def run(**given: Any) -> None:
+        command(**{name: make({one: given.pop(one) for one in taken})}, **given)
+
+    own = inspect.signature(command, eval_str=True)
+    kept = [one for one in own.parameters.values() if one.name != name]
+    together = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept]
+    together = sorted([*together, *taken.values()], key=order)
+    run.__name__, run.__doc__, run.__module__ = (
+        command.__name__,
+        command.__doc__,
+        command.__module__,
+    )
+    run.__annotations__ = {one.name: one.annotation for one in together}
+    run.__signature__ = own.replace(parameters=together)  # type: ignore[attr-defined]
+    return run
 
 
 def _panel(parameter: inspect.Parameter) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,36 +11,19 @@ from keyface_cli.commands import console
 from keyface_cli.commands.train_display import TrainingDisplay
 from keyface_cli.commands.train_nsv import nsv
 from keyface_cli.commands.train_options import (
-    AccumulateOption,
-    BatchOption,
-    CheckpointingOption,
-    CompileOption,
+    NETWORK,
+    Asked,
     DataOption,
     DeviceOption,
-    FileOption,
     ForceOption,
-    FromOption,
-    LayersOption,
-    MinutesOption,
-    PerceptualOption,
-    PrecisionOption,
-    PresetOption,
-    RateOption,
-    RecipeOption,
-    ResumeOption,
     RunOption,
-    SeedOption,
-    SetOption,
     ThreadsOption,
-    UpdatesOption,
     collect,
     is_main,
+    training,
 )
 from keyface_cli.config import PRESETS, ModelConfig
 from keyface_cli.errors import ConfigError, KeyFaceError
-
-if TYPE_CHECKING:
-    from keyface_cli.training.options import DiffusionOptions, TrainOptions
 
 app = typer.Typer(
     name="train",
@@ -57,97 +39,52 @@ accelerate launch --num_processes 4 -m keyface_cli train interpolation --data da
 )
 
 
-def _unet_command(stage: str, sentence: str) -> Callable[..., None]:
-    """Make the command that trains the UNet of a stage."""
-
-    def command(
-        data: DataOption,
-        run: RunOption,
-        start_from: FromOption = None,
-        resume: ResumeOption = False,
-        force: ForceOption = False,
-        preset: PresetOption = None,
-        recipe: RecipeOption = None,
-        file: FileOption = None,
-        chosen: SetOption = None,
-        updates: UpdatesOption = None,
-        minutes: MinutesOption = None,
-        batch_size: BatchOption = None,
-        accumulate: AccumulateOption = None,
-        learning_rate: RateOption = None,
-        seed: SeedOption = None,
-        freeze_temporal: LayersOption = None,
-        perceptual: PerceptualOption = None,
-        precision: PrecisionOption = None,
-        device: DeviceOption = None,
-        compile: CompileOption = None,
-        checkpointing: CheckpointingOption = None,
-        threads: ThreadsOption = None,
-    ) -> None:
-        given = {
-            "updates": updates,
-            "minutes": minutes,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "freeze_temporal": freeze_temporal,
-            "perceptual_weights": None if perceptual is None else str(perceptual),
-            "precision": precision,
-            "device": device,
-            "compile": compile or None,
-            "checkpointing": checkpointing,
-        }
-        from keyface_cli.training.diffusion import COMPONENTS
-
-        _check_new(run, COMPONENTS[stage], resume, force)
-        _set_threads(threads)
-        start = _starting_model(start_from)
-        config = _config(run, start, preset)
-        table = "keyframes" if stage == "keyframes" else "interpolation"
-        stored = stage == "guide" or resume
-        train, options = collect(table, run, config, stored, recipe, file, given, chosen)
-        _train_unet(stage, config, data, run, train, options, start, resume, force)
-
-    command.__doc__ = sentence
-    return command
-
-
-app.command("keyframes")(
-    _unet_command("keyframes", "Train stage one: keyframes from a portrait and sound.")
-)
-app.command("interpolation")(
-    _unet_command("interpolation", "Train stage two, the frames between keyframes, and its guide.")
-)
-app.command("guide")(
-    _unet_command("guide", "Train the guide alone: the beginning of the interpolation's run.")
+_UNET = (
+    *("start_from", *NETWORK, "accumulate", "freeze_temporal", "perceptual_weights"),
+    *("compile", "checkpointing"),
 )
 
 
-def _train_unet(
-    stage: str,
-    config: ModelConfig,
-    data: Path,
-    run: Path,
-    train: TrainOptions,
-    options: DiffusionOptions,
-    start: str | Path | None,
-    resume: bool,
-    force: bool,
-) -> None:
-    from keyface_cli.training.diffusion import train_unet
+@app.command()
+@training(*_UNET)
+def keyframes(asked: Asked) -> None:
+    """Train stage one: keyframes from a portrait and sound."""
+    _train_unet("keyframes", "keyframes", asked)
 
+
+@app.command()
+@training(*_UNET)
+def interpolation(asked: Asked) -> None:
+    """Train stage two, the frames between keyframes, and its guide."""
+    _train_unet("interpolation", "interpolation", asked)
+
+
+@app.command()
+@training(*_UNET)
+def guide(asked: Asked) -> None:
+    """Train the guide alone: the beginning of the interpolation's run."""
+    _train_unet("guide", "interpolation", asked)
+
+
+def _train_unet(stage: str, table: str, asked: Asked) -> None:
+    from keyface_cli.training.diffusion import COMPONENTS, train_unet
+
+    _begin(asked, COMPONENTS[stage])
+    start = _starting_model(asked.start_from)
+    config = _config(asked.run, start, asked.preset)
+    stored = stage == "guide" or asked.resume
+    train, options = collect(table, asked, config, stored=stored)
     with TrainingDisplay(stage) as display:
         try:
             train_unet(
                 stage,
                 config,
-                data,
-                run,
+                asked.data,
+                asked.run,
                 train,
                 options,
-                resume=resume,
-                force=force,
+                resume=asked.resume,
+                force=asked.force,
                 start_from=start,
                 report=display,
             )
@@ -155,193 +92,112 @@ def _train_unet(
             raise KeyFaceError(
                 str(error), "make it with keyface dataset, then keyface train encode"
             ) from error
-    _echo(run)
+    _echo(asked.run)
 
 
 @app.command()
+@training(*NETWORK)
 def vae(
-    data: DataOption,
-    run: RunOption,
-    resume: ResumeOption = False,
-    force: ForceOption = False,
-    preset: PresetOption = None,
-    recipe: RecipeOption = None,
-    file: FileOption = None,
-    chosen: SetOption = None,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    seed: SeedOption = None,
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
+    asked: Asked,
     train_encoder: Annotated[
         bool, typer.Option(help="Let the encoder leave the linear code that it starts as.")
     ] = False,
-    threads: ThreadsOption = None,
 ) -> None:
     """Train the VAE, in whose latents the UNets work; the first stage."""
-    _check_new(run, "vae", resume, force)
-    config = _config(run, None, preset)
-    _set_threads(threads)
-    given = {
-        "updates": updates,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-    }
-    train, _ = collect("vae", run, config, resume, recipe, file, given, chosen)
+    _begin(asked, "vae")
+    config = _config(asked.run, None, asked.preset)
+    train, _ = collect("vae", asked, config, stored=asked.resume)
     from keyface_cli.training.vae import train_vae
 
-    pools = sorted(data.glob("pictures*.npy"))
+    pools = sorted(asked.data.glob("pictures*.npy"))
     if not pools:
-        raise KeyFaceError(f"no pictures in {data}", "make them with keyface dataset avatars")
+        raise KeyFaceError(f"no pictures in {asked.data}", "make them with keyface dataset avatars")
     with TrainingDisplay("vae") as display:
         train_vae(
             config,
             pools,
-            run,
+            asked.run,
             train,
-            resume=resume,
-            force=force,
+            resume=asked.resume,
+            force=asked.force,
             freeze_encoder=not train_encoder,
             report=display,
         )
-    _echo(run)
+    _echo(asked.run)
 
 
 @app.command()
-def decoder(
-    data: DataOption,
-    run: RunOption,
-    resume: ResumeOption = False,
-    preset: PresetOption = None,
-    recipe: RecipeOption = None,
-    file: FileOption = None,
-    chosen: SetOption = None,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    seed: SeedOption = None,
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
-) -> None:
+@training(*NETWORK)
+def decoder(asked: Asked) -> None:
     """Train the portrait decoder, which moves and paints the portrait; after vae."""
-    config = _config(run, None, preset)
+    _begin(asked, "portrait_decoder")
+    config = _config(asked.run, None, asked.preset)
     if not config.portrait_decoder:
         raise ConfigError(f"a {config.preset} model has no portrait decoder", "use --preset mini")
-    _set_threads(threads)
-    given = {
-        "updates": updates,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-    }
-    train, _ = collect("decoder", run, config, resume, recipe, file, given, chosen)
+    train, _ = collect("decoder", asked, config, stored=asked.resume)
     from keyface_cli.training.portrait_decoder import train_portrait_decoder
 
     with TrainingDisplay("decoder") as display:
-        train_portrait_decoder(data, config, run, train, resume=resume, report=display)
-    _echo(run)
+        train_portrait_decoder(
+            asked.data,
+            config,
+            asked.run,
+            train,
+            resume=asked.resume,
+            force=asked.force,
+            report=display,
+        )
+    _echo(asked.run)
 
 
 @app.command()
+@training("start_from", *NETWORK)
 def audio(
-    encoder: Annotated[str, typer.Argument(help="wavlm, wav2vec2 or beats.")],
-    data: DataOption,
-    run: RunOption,
-    start_from: FromOption = None,
-    resume: ResumeOption = False,
-    force: ForceOption = False,
-    preset: PresetOption = None,
-    recipe: RecipeOption = None,
-    file: FileOption = None,
-    chosen: SetOption = None,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    seed: SeedOption = None,
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    encoder: Annotated[str, typer.Argument(help="wavlm, wav2vec2 or beats.")], asked: Asked
 ) -> None:
     """Train one audio encoder on the phones and mouth shapes of synthetic speech."""
-    start = _starting_model(start_from)
+    start = _starting_model(asked.start_from)
     if isinstance(start, str):
         raise typer.BadParameter("name a model", param_hint="--from")
-    config = _config(run, start, preset)
+    config = _config(asked.run, start, asked.preset)
     encoders = sorted({*config.keyframe_encoders, *config.interpolation_encoders})
     if encoder not in encoders:
         raise typer.BadParameter(f"{config.preset} has {', '.join(encoders)}", param_hint="ENCODER")
-    _check_new(run, encoder, resume, force)
-    _set_threads(threads)
-    given = {
-        "updates": updates,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "precision": precision,
-        "device": device,
-    }
-    train, _ = collect("audio", run, config, resume, recipe, file, given, chosen, encoder)
+    _begin(asked, encoder)
+    train, _ = collect("audio", asked, config, stored=asked.resume, name=encoder)
     from keyface_cli.training.audio import train_audio
 
     with TrainingDisplay(encoder) as display:
-        shards = _scenes(data, "waveforms.npy")
+        shards = _scenes(asked.data, "waveforms.npy")
         train_audio(
             encoder,
             config,
             shards,
-            run,
+            asked.run,
             train,
-            resume=resume,
-            force=force,
+            resume=asked.resume,
+            force=asked.force,
             start_from=start,
             report=display,
         )
-    _echo(run)
+    _echo(asked.run)
 
 
 @app.command()
-def reader(
-    data: DataOption,
-    run: RunOption,
-    resume: ResumeOption = False,
-    force: ForceOption = False,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    batch_size: BatchOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
-) -> None:
+@training("force")
+def reader(asked: Asked) -> None:
     """Train a reader of faces from latents, for --set reading=0.05 of the UNets; after encode."""
-    _set_threads(threads)
+    _set_threads(asked.threads)
     from keyface_cli.training.latent_reader import FILE, RECIPE, train_reader
     from keyface_cli.training.options import TrainOptions, choose
 
-    given = {
-        "updates": updates,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": device,
-    }
-    options = choose(TrainOptions, RECIPE, {k: v for k, v in given.items() if v is not None})
+    options = choose(TrainOptions, RECIPE, asked.given)
     with TrainingDisplay("reader") as display:
-        shards = _scenes(data, "latents_runs.npy")
-        train_reader(shards, run, options, resume=resume, force=force, report=display)
-    _echo(run / FILE)
+        shards = _scenes(asked.data, "latents_runs.npy")
+        train_reader(
+            shards, asked.run, options, resume=asked.resume, force=asked.force, report=display
+        )
+    _echo(asked.run / FILE)
 
 
 @app.command()
@@ -434,12 +290,17 @@ def _starting_model(name: str | None) -> str | Path | None:
     return name if name is None or name in COMPONENTS else resolve_model(name)
 
 
-def _check_new(run: Path, name: str, resume: bool, force: bool) -> None:
-    """Refuse to train a network again unasked, before anything of the run is changed."""
+def _begin(asked: Asked, name: str) -> None:
+    """Refuse to train a network again unasked, before anything of the run is changed.
+
+    Raises:
+        WeightsError: the run has trained it already.
+    """
     from keyface_cli.training.run import refuse_trained
 
-    if not resume and not force:
-        refuse_trained(run, name)
+    if not asked.resume and not asked.force:
+        refuse_trained(asked.run, name)
+    _set_threads(asked.threads)
 
 
 def _scenes(data: Path, holding: str) -> list[Path]:

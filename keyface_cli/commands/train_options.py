@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keyface_cli.commands.options import Command, extended
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError
 
@@ -143,28 +147,105 @@ ThreadsOption = Annotated[
 ]
 
 
+# what every training takes; and what some take besides, with the defaults of the help
+_EVERY = {
+    "data": DataOption,
+    "run": RunOption,
+    "resume": ResumeOption,
+    "updates": UpdatesOption,
+    "minutes": MinutesOption,
+    "batch_size": BatchOption,
+    "seed": SeedOption,
+    "device": DeviceOption,
+    "threads": ThreadsOption,
+}
+_MORE = {
+    "force": ForceOption,
+    "start_from": FromOption,
+    "preset": PresetOption,
+    "recipe": RecipeOption,
+    "file": FileOption,
+    "chosen": SetOption,
+    "accumulate": AccumulateOption,
+    "learning_rate": RateOption,
+    "freeze_temporal": LayersOption,
+    "perceptual_weights": PerceptualOption,
+    "precision": PrecisionOption,
+    "compile": CompileOption,
+    "checkpointing": CheckpointingOption,
+}
+NETWORK = ("force", "preset", "recipe", "file", "chosen", "learning_rate", "precision")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options that a training command was given.
+
+    Args:
+        data: folder of the training data.
+        run: the run folder.
+        resume: continue where the run stopped.
+        threads: of the CPU; None leaves them as they are.
+        start_from: of `--from`.
+        force: replace what is there.
+        preset: of `--preset`.
+        recipe: of `--recipe`.
+        file: of `--options`.
+        chosen: of `--set`.
+        given: the other options, fields of `TrainOptions` and `DiffusionOptions`, where given.
+    """
+
+    data: Path
+    run: Path
+    resume: bool
+    threads: int | None
+    start_from: str | None = None
+    force: bool = False
+    preset: str | None = None
+    recipe: str | None = None
+    file: Path | None = None
+    chosen: list[str] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def training(*more: str) -> Callable[[Command], Command]:
+    """Give a command the options of a training, as one argument: `asked`.
+
+    Args:
+        more: which options it has besides those of every training, see `_MORE`.
+    """
+    taken = {}
+    for name, kind in (_EVERY | {name: _MORE[name] for name in more}).items():
+        default = False if name in ("resume", "force") else None
+        taken[name] = inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if name in ("data", "run") else default,
+            annotation=kind,
+        )
+    return lambda command: extended(command, "asked", taken, _asked)
+
+
+def _asked(values: dict[str, Any]) -> Asked:
+    own = {one.name for one in fields(Asked)} - {"given"}
+    given = {k: v for k, v in values.items() if k not in own and v is not None}
+    if given.get("compile") is False:
+        del given["compile"]
+    if "perceptual_weights" in given:
+        given["perceptual_weights"] = str(given["perceptual_weights"])
+    return Asked(**{k: v for k, v in values.items() if k in own}, given=given)
+
+
 def collect(
-    table: str,
-    run: Path,
-    config: ModelConfig,
-    stored: bool,
-    recipe: str | None,
-    file: Path | None,
-    given: dict[str, Any],
-    chosen: list[str] | None,
-    name: str | None = None,
+    table: str, asked: Asked, config: ModelConfig, *, stored: bool, name: str | None = None
 ) -> tuple[TrainOptions, DiffusionOptions]:
     """Collect the options of a network, the strongest last, and keep them in the run.
 
     Args:
         table: "vae", "decoder", "audio", "keyframes" or "interpolation".
-        run: the run folder.
+        asked: the options of the command.
         config: of the model, whose preset chooses the recipe.
         stored: begin with the run's own, where it has some.
-        recipe: of `--recipe`.
-        file: of `--options`.
-        given: values of flags; None where one was not given.
-        chosen: of `--set`.
         name: of the network, where a table serves several.
 
     Raises:
@@ -180,17 +261,17 @@ def collect(
         write_toml,
     )
 
-    recipe = recipe or ("paper" if config.preset == "keyface" else "mini")
+    recipe = asked.recipe or ("paper" if config.preset == "keyface" else "mini")
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe: {recipe}", f"use one of {', '.join(RECIPES)}")
-    kept = run / "options" / f"{name or table}.toml"
+    kept = asked.run / "options" / f"{name or table}.toml"
     layers: list[dict[str, Value]] = [RECIPES[recipe][table]]
     if stored and kept.is_file():
         layers.append(read_toml(kept, table))
-    if file is not None:
-        layers.append(read_toml(file, table))
-    layers.append({key: value for key, value in given.items() if value is not None})
-    layers.append(dict(parse(text) for text in chosen or []))
+    if asked.file is not None:
+        layers.append(read_toml(asked.file, table))
+    layers.append(asked.given)
+    layers.append(dict(parse(text) for text in asked.chosen or []))
     train, diffusion = choose(TrainOptions, *layers), choose(DiffusionOptions, *layers)
     if is_main():
         parts = (train, diffusion) if table in ("keyframes", "interpolation") else (train,)

@@ -286,6 +286,7 @@ def train_portrait_decoder(
     options: TrainOptions,
     *,
     resume: bool = False,
+    force: bool = False,
     report: Report | None = None,
 ) -> int:
     """Train a portrait decoder into `folder/portrait_decoder`; returns the updates done.
@@ -296,6 +297,7 @@ def train_portrait_decoder(
         folder: the run.
         options: how long and how fast.
         resume: continue from the run's saved state; the critic begins anew.
+        force: replace what the run has trained of it already.
         report: told of every update.
     """
     vae: Any = run.load_trained(folder, "vae", config)
@@ -303,7 +305,9 @@ def train_portrait_decoder(
     torch.manual_seed(options.seed)
     training = PortraitDecoderTraining(codec, data, options)
     decoder: PortraitDecoder = PortraitDecoder(**config.portrait_decoder)
-    trainer = Trainer(COMPONENT, decoder, folder, options, resume=resume, muon_rate=MUON_RATE)
+    trainer = Trainer(
+        COMPONENT, decoder, folder, options, resume=resume, force=force, muon_rate=MUON_RATE
+    )
     codec.to(trainer.device)
     training.critic.to(trainer.device)
 
