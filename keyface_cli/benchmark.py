@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +22,7 @@ from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig, 
 from keyface_cli.diffusion.guidance import keyframe_guidance
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.models.conditioning import Conditioning
+from keyface_cli.models.portrait_decoder import SQUARE, Portrait, PortraitDecoder
 from keyface_cli.models.speech import CORE_FRAMES, WINDOW_FRAMES
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
@@ -33,7 +37,8 @@ class Cost:
     """What one network does for a video.
 
     Args:
-        passes: of clips of 14 frames (UNets), of pictures (VAE) or of windows of sound (encoders).
+        passes: of clips of 14 frames (UNets), of pictures (VAE and portrait decoder) or of windows
+            of sound (encoders).
         tflops: of all of them, in 10^12; a multiplication and an addition count as two.
     """
 
@@ -52,15 +57,18 @@ def count(config: ModelConfig, sampling: SamplingConfig, seconds: float) -> dict
     N = max(1, round(seconds * FPS))
     plan = Timeline(N)
     clips, segments = list(plan.clips()), list(plan.segments())
-    updates = len(sigmas_for(sampling.schedule, sampling.steps)) - 1
+    levels = sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min)[:-1].tolist()
+    low, high = sampling.guidance_interval or (0, math.inf)
+    guided = sum(low <= level <= high for level in levels)
+    unguided = len(levels) - guided
     window, windows = (N, 1) if N <= WINDOW_FRAMES else (WINDOW_FRAMES, -(-N // CORE_FRAMES))
-    between = updates * len(segments)
     decoded = sum(min(NUM_FRAMES, N - segment.first_frame) for segment in segments)
     passes = {
-        "keyframe_unet": updates * len(clips) * _branches(sampling),
-        "interpolation_unet": between if sampling.autoguidance != 0 else 0,
-        "interpolation_guide": between if sampling.autoguidance != 1 else 0,
+        "keyframe_unet": len(clips) * (guided * _branches(sampling) + unguided),
+        "interpolation_unet": len(segments) * (guided * (sampling.autoguidance != 0) + unguided),
+        "interpolation_guide": len(segments) * guided * (sampling.autoguidance != 1),
         "vae": decoded,
+        "portrait_decoder": decoded if config.portrait_decoder else 0,
         **dict.fromkeys(encoder_names(config), windows),
     }
     return {
@@ -94,12 +102,21 @@ def _flops(name: str, config: ModelConfig, frames: int) -> int:
     with FlopCounterMode(display=False) as counter:
         if name == "vae":
             cast(Any, network).decode(_shape(1, C, size, size))
+        elif name == "portrait_decoder":
+            _decode_with_portrait(cast(PortraitDecoder, network), config)
         elif name in encoder_names(config):
             network(_shape(1, frames * SAMPLES_PER_FRAME))
         else:
             unet = cast(VideoUNet, network)
             unet(_shape(1, NUM_FRAMES, C, size, size), _shape(1), _given(unet, config))
     return int(counter.get_total_flops())
+
+
+def _decode_with_portrait(network: PortraitDecoder, config: ModelConfig) -> None:
+    R = config.resolution
+    picture, motion = _shape(1, 3, R, R), _shape(1, len(config.motion))
+    features = _shape(1, network.frame_in.out_channels, R // SQUARE, R // SQUARE)
+    network(picture, Portrait(picture, picture, features), motion)
 
 
 def _given(unet: VideoUNet, config: ModelConfig) -> Conditioning:
@@ -215,6 +232,32 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
     return report
 
 
-def with_chunk(setting: Setting, chunk: int) -> Setting:
-    """Return a setting with another number of segments made together."""
-    return replace(setting, options=replace(setting.options, chunk=chunk))
+def make(
+    checkpoint: Checkpoint, setting: Setting, portrait: Path, audio: Path, presets: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Make the same video with several presets, of the same noise.
+
+    Args:
+        checkpoint: the model.
+        setting: how.
+        portrait: a picture.
+        audio: a recording.
+        presets: which.
+
+    Yields:
+        Each preset and its frames, RGB (N, R, R, 3).
+
+    Raises:
+        KeyFaceError: of any kind that `KeyFacePipeline` raises.
+    """
+    pipeline = KeyFacePipeline.load(
+        checkpoint, setting.device, setting.dtype, memory=setting.memory
+    )
+    for preset in presets:
+        chosen = vars(with_options(setting, preset=preset).options)
+        yield preset, np.concatenate(list(pipeline(portrait, audio, **chosen)))
+
+
+def with_options(setting: Setting, **changes: Any) -> Setting:
+    """Return a setting with other options, as another number of segments made together."""
+    return replace(setting, options=replace(setting.options, **changes))

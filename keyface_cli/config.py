@@ -60,6 +60,11 @@ class SamplingConfig:
     emotion_guidance: float = field(default=1.0, metadata=_LATER)
     # of head, eyes and lids, 0 to 1, where there is a portrait decoder (stages/motion.py)
     liveliness: float = field(default=0.0, metadata=_LATER)
+    sigma_min: float = field(default=0.002, metadata=_LATER)  # the schedule's last level before 0
+    # the least and the greatest noise level at which there is guidance; None is all of them
+    guidance_interval: tuple[float, float] | None = field(default=None, metadata=_LATER)
+    # decode in the UNets' number format where `vae_dtype` is float32
+    half_vae: bool = field(default=False, metadata=_LATER)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class ModelConfig:
         )
     )
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    # what `--preset` names besides "exact", which is `sampling`: the fields of it that differ
+    sampling_presets: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=_LATER)
     # keyword arguments of models.portrait_decoder.PortraitDecoder; none where the model has none
     portrait_decoder: dict[str, Any] = field(default_factory=dict, metadata=_LATER)
     # what the portrait decoder is told of each frame besides, in this order, see stages/motion.py
@@ -96,6 +103,25 @@ class ModelConfig:
     wavlm: dict[str, Any] = field(default_factory=dict)  # models.wav2vec2.WavLM
     wav2vec2: dict[str, Any] = field(default_factory=dict)  # models.wav2vec2.Wav2Vec2
     beats: dict[str, Any] = field(default_factory=dict)  # models.beats.BEATs
+
+    def sampling_of(self, preset: str) -> SamplingConfig:
+        """Return the sampling defaults of "exact", "fast" or "draft".
+
+        A folder that names no presets, as those of earlier versions, has those of its architecture.
+
+        Raises:
+            ConfigError: the model has no such preset, or the preset is damaged.
+        """
+        if preset == "exact":
+            return self.sampling
+        known = PRESETS.get(self.preset)
+        named = self.sampling_presets or (known.sampling_presets if known else {})
+        if preset not in named:
+            raise ConfigError(
+                f"{self.preset} has no preset {preset}", f"it has {', '.join(['exact', *named])}"
+            )
+        chosen = to_dict(self.sampling) | named[preset]
+        return typing.cast(SamplingConfig, from_dict(SamplingConfig, chosen, f"preset {preset}"))
 
     def unet(self, stage: str) -> UNetConfig:
         """Return what the UNet of "keyframes" or "interpolation" is built from.
@@ -240,9 +266,24 @@ _TINY_UNET = UNetConfig(
     emotion_dim=16,
 )
 
+# Fewer updates, guided in the middle of the noise levels alone (Kynkäänniemi et al. 2024). Of the
+# schedule's eleven levels "fast" takes the 1st, 4th, 7th and 10th, two of them guided; "draft" the
+# first, the last and one between, where the sound and the portrait guide, and no second network.
+_FASTER: dict[str, dict[str, Any]] = {
+    "fast": {"steps": 4, "sigma_min": 0.034, "guidance_interval": [0.5, 20.0], "half_vae": True},
+    "draft": {
+        "steps": 3,
+        "sigma_min": 0.034,
+        "guidance_interval": [0.5, 20.0],
+        "autoguidance": 1.0,
+        "half_vae": True,
+    },
+}
+
 PRESETS: dict[str, ModelConfig] = {
     # the published architecture: 1.5 B parameters a UNet, weights fetched or converted
     "keyface": ModelConfig(
+        sampling_presets=_FASTER,
         vae=_vae(3, [128, 256, 512, 512], 2, 4),
         wavlm=_speech(768, 12, 12, 3072, [512] * 7),
         wav2vec2=_speech(768, 12, 12, 3072, [512] * 7),
@@ -271,6 +312,8 @@ PRESETS: dict[str, ModelConfig] = {
             emotion_guidance=1.5,
             liveliness=1.0,
         ),
+        # one step and no second network as it is: only the keyframes' guidance can be left out
+        sampling_presets={"fast": {"audio_guidance": 1.0, "emotion_guidance": 1.0}},
         portrait_decoder=_PORTRAIT_DECODER,
         motion=MOTION,
         vae=_vae(768, [160], 1, 32),
@@ -289,6 +332,7 @@ PRESETS: dict[str, ModelConfig] = {
             _TINY_UNET, in_channels=9, emotion_dim=0, missing_frame_shape=(4, 8, 8)
         ),
         sampling=SamplingConfig(steps=2),
+        sampling_presets=_FASTER,
         vae=_vae(48, [32, 32], 1, 4),
         wavlm=_speech(32, 2, 2, 64, [32] * 7),
         wav2vec2=_speech(32, 2, 2, 64, [32] * 7),

@@ -126,12 +126,12 @@ class Run:
     def __init__(
         self, engine: Engine, inputs: Inputs, options: GenerationOptions, progress: Progress
     ) -> None:
-        config, sampling = engine.config, options.sampling(engine.config.sampling)
-        sigmas = sigmas_for(sampling.schedule, sampling.steps)
+        config, sampling = engine.config, options.sampling(engine.config)
+        sigmas = sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min)
         self.engine, self.inputs, self.progress = engine, inputs, progress
         self.num_frames = len(inputs.emotion)
         self._seed, self._updates = options.seed, len(sigmas) - 1
-        self._liveliness = sampling.liveliness
+        self._liveliness, self._half_vae = sampling.liveliness, sampling.half_vae
         self._keyframe_stage = KeyframeStage(
             engine.keyframe_unet,
             config.latent_scale,
@@ -140,6 +140,7 @@ class Run:
             sampling.audio_guidance,
             sampling.identity_guidance,
             sampling.emotion_guidance,
+            sampling.guidance_interval,
         )
         self._interpolation_stage = InterpolationStage(
             engine.interpolation_unet,
@@ -148,6 +149,7 @@ class Run:
             config.parameterization,
             sigmas,
             sampling.autoguidance,
+            sampling.guidance_interval,
         )
         encoders = {} if inputs.features is not None else engine.encoders
         self._encoded = {
@@ -281,13 +283,20 @@ class Run:
         R, low = self.engine.config.resolution, self.engine.residency.level == "low"
         pictures = []
         for part in torch.split(latents, 1 if low else max(1, DECODE_PIXELS // R**2)):
-            decoded = codec.decode(part)
+            with self._in_half():
+                decoded = codec.decode(part)
             if decoder is not None:
                 moved = self._motion_of(range(first_frame, first_frame + len(part)))
                 decoded = decoder(decoded, self._portrait, moved)
             first_frame += len(part)
             pictures.append(decoded)
         return ((torch.cat(pictures) + 1) / 2).clamp(0, 1)
+
+    def _in_half(self) -> torch.autocast:
+        """Compute in the UNets' number format what is kept in another; norms stay in float32."""
+        dtype = next(self.engine.keyframe_unet.parameters()).dtype
+        half = self._half_vae and dtype != torch.float32
+        return torch.autocast(self.engine.device.type, dtype if half else None, enabled=half)
 
     def _motion_of(self, frames: range) -> Tensor:
         """(n, M) on the device; the last frame's past the end."""

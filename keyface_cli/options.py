@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from keyface_cli.config import SamplingConfig
+from keyface_cli.config import ModelConfig, SamplingConfig
 from keyface_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def option(default: Any, panel: str, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, panel, **more)})
 
 
+QUALITIES = ("exact", "fast", "draft")  # presets of a model, see `ModelConfig.sampling_of`
+
+
 def of_model(name: str, help: str, limits: tuple[float, float]) -> Any:
     """Return a field for a choice that every model has a default of its own for."""
     shown = f"the model's own; published: {getattr(SamplingConfig, name)}"
@@ -76,6 +79,7 @@ class GenerationOptions:
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
         emotion_guidance: scale of valence and arousal in the keyframes; 1 turns it off.
         liveliness: how much head, eyes and lids move of their own; 0 is still.
+        preset: "exact", "fast" or "draft": which defaults of the model the others stand on.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -118,6 +122,14 @@ class GenerationOptions:
         "How much the head moves, the eyes wander and the lids blink; 0 keeps them still.",
         (0.0, 1.0),
     )
+    preset: str = option(
+        "exact",
+        "Model",
+        "Trade quality for speed, as far as the model names a way: fewer steps, less guidance, the "
+        "VAE in half precision. exact is the model as it was published.",
+        words=QUALITIES,
+        metavar="|".join(QUALITIES),
+    )
 
     def __post_init__(self) -> None:
         for name, one in options_of(type(self)).items():
@@ -132,11 +144,16 @@ class GenerationOptions:
                     f"{name} must be one of {', '.join(map(str, one.words))}: {value}"
                 )
 
-    def sampling(self, defaults: SamplingConfig) -> SamplingConfig:
-        """Fill what is None from a model's defaults."""
+    def sampling(self, config: ModelConfig) -> SamplingConfig:
+        """Fill what is None from the preset of a model.
+
+        Raises:
+            ConfigError: the model has no such preset.
+        """
         names = {one.name for one in dataclasses.fields(SamplingConfig)}
         chosen = {name: getattr(self, name) for name in names & options_of(type(self)).keys()}
-        return replace(defaults, **{k: value for k, value in chosen.items() if value is not None})
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return replace(config.sampling_of(self.preset), **given)
 
 
 class Progress(Protocol):

@@ -249,7 +249,7 @@ class KeyFacePipeline:
         if not 0 <= first_frame < max(1, len(emotion)):
             raise ValueError(f"no frame {first_frame} in a video of {len(emotion)}")
         options = options or GenerationOptions()
-        if options.sampling(self.config.sampling).autoguidance != 1 and self.engine.guide is None:
+        if options.sampling(self.config).autoguidance != 1 and self.engine.guide is None:
             self._load_guide()
         run = self._begin(inputs, options, progress)
         plan = Timeline(run.num_frames)

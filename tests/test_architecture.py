@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.study": {"files", "credentials", "media", "web", "plotting", "errors"},
     "evaluation": {
         *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "plotting"),
-        *("files", "errors"),
+        *("files", "config", "errors"),
     },
     "commands": {
         *("evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,14 +18,16 @@ from keyface_cli import benchmark
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.config import PRESETS
 from keyface_cli.models.unet import VideoUNet
+from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
 
 Main = Callable[..., tuple[int, str, str]]
 TINY = PRESETS["tiny"]
 
 
+@pytest.mark.parametrize("preset", ["exact", "fast", "draft"])
 def test_what_is_counted_is_what_is_done(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    lively_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
     """Passes and FLOPs of a stream, counted while it runs; the video ends inside a segment."""
     calls: list[int] = []
@@ -34,19 +37,32 @@ def test_what_is_counted_is_what_is_done(
         calls.append(len(x))
         return forward(unet, x, *more)
 
-    setting = benchmark.Setting("cpu", "float32")
-    seconds = 30 / 25
-    costs = benchmark.count(TINY, TINY.sampling, seconds)
+    options = GenerationOptions(preset=preset)
+    setting = benchmark.Setting("cpu", "float32", options=options)
+    seconds, checkpoint = 30 / 25, Checkpoint.open(lively_checkpoint)
+    costs = benchmark.count(checkpoint.config, options.sampling(checkpoint.config), seconds)
     monkeypatch.setattr(VideoUNet, "forward", counted)
     # torch counts no FLOPs of the CPU's own kernel of attention
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        benchmark.measure(Checkpoint.open(tiny_checkpoint), setting, seconds)
+        benchmark.measure(checkpoint, setting, seconds)
     unets = [cost for name, cost in costs.items() if "unet" in name or "guide" in name]
     assert sum(calls) == sum(cost.passes for cost in unets)
-    assert costs["vae"].passes == 30 + 3 - 1  # where two segments meet both have a picture
+    # where two segments meet both have a picture
+    assert costs["vae"].passes == costs["portrait_decoder"].passes == 30 + 3 - 1
     total = sum(cost.tflops for cost in costs.values())
     # the portrait's encoding and the projections of the sound are left out
     assert total == pytest.approx(counter.get_total_flops() / 1e12, rel=0.03)
+
+
+@pytest.mark.slow
+def test_presets_of_the_published_model_cost_a_third_and_a_fifth() -> None:
+    model = PRESETS["keyface"]
+    exact, fast, draft = (
+        sum(cost.tflops for cost in benchmark.count(model, model.sampling_of(preset), 10).values())
+        for preset in ("exact", "fast", "draft")
+    )
+    assert fast / exact == pytest.approx(0.32, abs=0.01)
+    assert draft / exact == pytest.approx(0.20, abs=0.01)
 
 
 def test_scales_of_one_cost_nothing() -> None:
@@ -63,7 +79,7 @@ def test_scales_of_one_cost_nothing() -> None:
 def test_the_published_model_is_counted_without_its_weights(main: Main) -> None:
     code, out, err = main("bench", "--model", "keyface", "--count", "--json", "--seconds", "60")
     assert code == 0, err
-    counted = json.loads(out)["counted"]
+    counted = json.loads(out)["counted"]["exact"]
     assert counted["interpolation_unet"]["passes"] == pytest.approx(42.3 / 2, rel=0.01)
     assert counted["interpolation_guide"] == counted["interpolation_unet"]
     assert counted["interpolation_unet"]["tflops"] / counted["interpolation_unet"][
@@ -90,9 +106,30 @@ def test_two_runs_are_compared(main: Main, tiny_checkpoint: Path, tmp_path: Path
     code, out, err = main(*given, "--steps", "1", "--against", tmp_path / "before.json")
     assert code == 0, err
     assert "interpolation_unet: " in out
-    assert "FLOPs: 0." in err
+    assert "exact: FLOPs: 0." in err
     assert "chunk 2" not in err
     assert "of the other's time" in err
     (tmp_path / "bad.json").write_text("[]")
     code, _, err = main(*given, "--against", tmp_path / "bad.json")
     assert (code, "not a report of keyface bench" in err) == (1, True)
+
+
+@pytest.mark.slow
+def test_quality_is_measured_against_exact(main: Main, tmp_path: Path) -> None:
+    given = ("bench", "-m", "mini", "--quality", "--device", "cpu")
+    sound = Path(__file__).parent.parent / "examples" / "speech.wav"
+    short = tmp_path / "short.wav"
+    waveform, rate = soundfile.read(sound, frames=2 * soundfile.info(sound).samplerate)
+    soundfile.write(short, waveform, rate)
+    code, out, err = main(
+        *given, "--audio", short, "--preset", "exact", "--preset", "fast", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)["quality"]
+    assert found["exact"]["psnr"] == 100  # the same noise, so the same video
+    assert found["exact"]["sharpness"] == 1
+    assert found["exact"]["lip_to_sound"] == found["exact"]["exact_lip_to_sound"]
+    assert 20 < found["fast"]["psnr"] < 60
+    assert found["fast"]["exact_lip_to_sound"] == found["exact"]["exact_lip_to_sound"]
+    code, _, err = main("bench", "-m", "keyface", "--quality")
+    assert (code, "random weights show nothing" in err) == (1, True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise, precondition
-from keyface_cli.diffusion.guidance import Branch, autoguidance, keyframe_guidance
+from keyface_cli.diffusion.guidance import Branch, autoguidance, in_interval, keyframe_guidance
 from keyface_cli.diffusion.sampler import (
     AYS_SIGMAS,
     ays_sigmas,
@@ -124,6 +124,13 @@ def test_ays_levels_lie_on_straight_lines_in_log_sigma() -> None:
     torch.testing.assert_close(twice[1::2], middle)
 
 
+def test_a_schedule_may_end_before_the_table_does() -> None:
+    assert AYS_SIGMAS[9] == 0.034
+    found = ays_sigmas(4, 0.034)
+    torch.testing.assert_close(found, torch.tensor([700, 7.977, 0.981, 0.034, 0]).double())
+    assert float(sigmas_for("karras", 3, 0.034)[-2]) == pytest.approx(0.034)
+
+
 def test_karras_schedule_is_even_in_its_own_measure() -> None:
     levels = karras_sigmas(7, sigma_min=0.1, sigma_max=10, rho=3)[:-1] ** (1 / 3)
     torch.testing.assert_close(levels.diff(), levels.diff().mean().expand(6))
@@ -224,6 +231,19 @@ def test_keyframe_guidance_is_equation_4(audio: float, identity: float) -> None:
     torch.testing.assert_close(branches.guided(audio, identity), expected, atol=1e-5, rtol=1e-5)
     felt = expected + 2 * (e2 - n)
     torch.testing.assert_close(branches.guided(audio, identity, 3), felt, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_in_an_interval_of_noise_levels() -> None:
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        return x + 1
+
+    def plain(x: Tensor, sigma: Tensor) -> Tensor:
+        return x
+
+    both = in_interval(guided, plain, (0.5, 20.0))
+    for sigma, added in ((0.4, 0), (0.5, 1), (3.0, 1), (20.0, 1), (20.1, 0)):
+        assert torch.equal(both(noise(), torch.tensor(sigma).double()), noise() + added)
+    assert in_interval(guided, plain, None) is guided
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -442,3 +442,48 @@ def test_memory_does_not_grow_as_frames_come(tiny: KeyFacePipeline) -> None:
     assert len(before) == 11
     # the first has no frame to be merged with; the last holds no segment
     assert len(set(before[1:-1])) == 1
+
+
+def test_a_preset_is_its_numbers(tiny: KeyFacePipeline) -> None:
+    draft = GenerationOptions(preset="draft")
+    found = draft.sampling(tiny.config)
+    assert (found.steps, found.autoguidance, found.audio_guidance) == (3, 1.0, 5.0)
+    assert found.guidance_interval == (0.5, 20.0)
+    assert GenerationOptions(preset="draft", steps=5).sampling(tiny.config).steps == 5
+    frames = make(tiny, 15, draft)
+    assert not np.array_equal(frames, make(tiny, 15))
+    named = dataclasses.replace(tiny.config, sampling_presets={"fast": {"steps": 7}})
+    assert GenerationOptions(preset="fast").sampling(named).steps == 7
+    with pytest.raises(ConfigError, match="tiny has no preset draft") as error:
+        draft.sampling(named)
+    assert error.value.hint == "it has exact, fast"
+    damaged = dataclasses.replace(tiny.config, sampling_presets={"fast": {"step": 7}})
+    with pytest.raises(ConfigError, match="preset fast: unknown key: step"):
+        GenerationOptions(preset="fast").sampling(damaged)
+
+
+def test_a_folder_that_names_no_presets_has_those_of_its_architecture(
+    tiny: KeyFacePipeline,
+) -> None:
+    older = dataclasses.replace(tiny.config, sampling_presets={})
+    assert older.sampling_of("fast") == tiny.config.sampling_of("fast")
+    assert older.sampling_of("exact") is older.sampling
+
+
+def test_a_preset_decodes_in_half_precision(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "bfloat16", vae_dtype="float32")
+    seen: list[torch.dtype] = []
+    first = cast(torch.nn.Module, loaded.engine.codec.vae.decoder.conv_in)
+    first.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    options = GenerationOptions(steps=2, autoguidance=1)
+    exact = make(loaded, 5, options)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    config = dataclasses.replace(loaded.config, sampling_presets={"fast": {"half_vae": True}})
+    monkeypatch.setattr(loaded, "config", config)
+    monkeypatch.setattr(loaded.engine, "config", config)
+    half = make(loaded, 5, dataclasses.replace(options, preset="fast"))
+    assert set(seen) == {torch.bfloat16}
+    assert 30 <= psnr(exact, half) < 100

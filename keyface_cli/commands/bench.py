@@ -12,17 +12,22 @@ import typer
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import installed_models, resolve_model
 from keyface_cli.commands import console, options
+from keyface_cli.commands.examples import find_examples
 from keyface_cli.errors import ConfigError, KeyFaceError
+from keyface_cli.options import QUALITIES
 
 EXAMPLES = """\
 [bold]Examples[/bold]
 
 keyface bench
 
-keyface bench --model keyface --count --json > published.json
+keyface bench --model keyface --count --preset exact --preset fast --json > published.json
 
 keyface bench --model keyface --memory high --memory low --chunk 1 --chunk 4
+
+keyface bench --quality --preset fast --portrait me.jpg --audio speech.wav
 """
+_KEY = ("preset", "device", "dtype", "memory", "chunk")  # of a row that was measured
 
 
 def bench(
@@ -31,6 +36,28 @@ def bench(
     only_count: Annotated[
         bool, typer.Option("--count", help="Count passes and FLOPs, and make no video.")
     ] = False,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Measure how near presets come to exact, on the same noise: PSNR, how the mouth "
+            "follows the sound, and its sharpness.",
+        ),
+    ] = False,
+    portrait: Annotated[
+        Path | None, typer.Option(help="For --quality.", show_default="an example")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="For --quality, all of it.", show_default="an example")
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(QUALITIES),
+            help="As in animate; may be given several times.",
+            show_default="exact, with --quality fast",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="As in animate.", show_default="the model's")
     ] = None,
@@ -63,28 +90,33 @@ def bench(
         from keyface_cli.options import GenerationOptions
 
     checkpoint = _model(model, benchmark)
+    presets = preset or ["fast" if quality else "exact"]
     chosen = GenerationOptions(steps=steps, autoguidance=autoguidance)
-    sampling = chosen.sampling(checkpoint.config.sampling)
-    costs = benchmark.count(checkpoint.config, sampling, seconds)
+    setting = benchmark.Setting(device, (dtype or ["auto"])[0], (memory or ["auto"])[0], chosen)
+    if quality:
+        _report_quality(checkpoint, setting, presets, (portrait, audio), as_json)
+        return
     report: dict[str, Any] = {
         "model": checkpoint.config.preset,
         "folder": str(checkpoint.folder),
         "seconds": seconds,
         "counted": {
-            name: {"passes": cost.passes / seconds, "tflops": cost.tflops / seconds}
-            for name, cost in costs.items()
+            one: _counted(checkpoint, benchmark.with_options(setting, preset=one), seconds)
+            for one in presets
         },
         "measured": [],
     }
     if not as_json:
-        _print_counts(report)
-    sweep = product(dtype or ["auto"], memory or ["auto"], chunk or [chosen.chunk])
-    for number_format, level, size in () if only_count else sweep:
-        setting = benchmark.with_chunk(
-            benchmark.Setting(device, number_format, level, chosen), size
-        )
+        exact = _counted(checkpoint, benchmark.with_options(setting, preset="exact"), seconds)
+        for one, costs in report["counted"].items():
+            _print_counts(f"{report['model']}, {one}", costs, exact)
+    sweep = product(presets, dtype or ["auto"], memory or ["auto"], chunk or [chosen.chunk])
+    for one, number_format, level, size in () if only_count else sweep:
+        varied = benchmark.Setting(device, number_format, level, chosen)
+        varied = benchmark.with_options(varied, preset=one, chunk=size)
         with console.waiting(f"making {seconds:g} s of video"):
-            row = benchmark.measure(checkpoint, setting, seconds) | {"chunk": size}
+            row = benchmark.measure(checkpoint, varied, seconds)
+        row |= {"preset": one, "chunk": size}
         report["measured"].append(row)
         if not as_json:
             _print_row(row)
@@ -105,19 +137,72 @@ def _model(name: str | None, benchmark: Any) -> Checkpoint:
     return Checkpoint.open(resolve_model(name))
 
 
-def _print_counts(report: dict[str, Any]) -> None:
-    typer.echo(f"{report['model']}: counted for a second of video")
-    counted = report["counted"]
-    for name, cost in counted.items():
+def _counted(checkpoint: Checkpoint, setting: Any, seconds: float) -> dict[str, dict[str, float]]:
+    """Passes and 10^12 FLOPs a second of video of each network."""
+    from keyface_cli import benchmark
+
+    sampling = setting.options.sampling(checkpoint.config)
+    return {
+        name: {"passes": cost.passes / seconds, "tflops": cost.tflops / seconds}
+        for name, cost in benchmark.count(checkpoint.config, sampling, seconds).items()
+    }
+
+
+def _report_quality(
+    checkpoint: Checkpoint,
+    setting: Any,
+    presets: list[str],
+    files: tuple[Path | None, Path | None],
+    as_json: bool,
+) -> None:
+    """Make a video with each preset, compare it with the exact one, and say how near it is."""
+    from keyface_cli import benchmark
+    from keyface_cli.evaluation.closeness import compare
+
+    if isinstance(checkpoint, benchmark.Unfetched):
+        raise KeyFaceError("random weights show nothing", "keyface weights pull fetches the true")
+    portrait, audio = (
+        given or find_examples() / name
+        for given, name in zip(files, ("portrait.jpg", "speech.wav"), strict=True)
+    )
+    made = benchmark.make(checkpoint, setting, portrait, audio, ["exact", *presets])
+    with console.waiting("making the exact video"):
+        _, exact = next(made)
+    report: dict[str, dict[str, float]] = {}
+    for name, frames in made:
+        try:
+            report[name] = found = compare(frames, exact, audio)
+        except ValueError as error:
+            raise KeyFaceError(f"{portrait}: {error}", "take another portrait") from error
+        if not as_json:
+            typer.echo(
+                f"{name}: PSNR against exact {found['psnr']:.1f} dB, lip-to-sound "
+                f"{found['lip_to_sound']:.3f} (exact {found['exact_lip_to_sound']:.3f}), mouth "
+                f"sharpness {found['sharpness']:.2f} of exact"
+            )
+    if as_json:
+        said = {"model": checkpoint.config.preset, "quality": report}
+        typer.echo(json.dumps(said, indent=1))
+
+
+def _total(costs: dict[str, dict[str, float]]) -> float:
+    return sum(cost["tflops"] for cost in costs.values())
+
+
+def _print_counts(
+    title: str, costs: dict[str, dict[str, float]], exact: dict[str, dict[str, float]]
+) -> None:
+    typer.echo(f"{title}: counted for a second of video")
+    for name, cost in costs.items():
         typer.echo(f"  {name}: {cost['passes']:.1f} passes, {cost['tflops']:.3g} TFLOP")
-    total = sum(cost["tflops"] for cost in counted.values())
-    typer.echo(f"  in all: {total:.3g} TFLOP")
+    share = _total(costs) / _total(exact)
+    typer.echo(f"  in all: {_total(costs):.3g} TFLOP, {share:.2f} of exact")
 
 
 def _print_row(row: dict[str, Any]) -> None:
     typer.echo(
-        f"{row['device']}, {row['dtype']}, memory {row['memory']}, chunk {row['chunk']}: "
-        f"{row['total']:.3g} s per second of video"
+        f"{row['preset']}, {row['device']}, {row['dtype']}, memory {row['memory']}, "
+        f"chunk {row['chunk']}: {row['total']:.3g} s per second of video"
     )
     for stage, spent in row["stages"].items():
         typer.echo(f"  {stage}: {spent:.3g} s")
@@ -128,8 +213,10 @@ def _print_row(row: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        report["counted"], report["measured"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for costs in report["counted"].values():
+            _total(costs)
+        [[row[name] for name in (*_KEY, "total")] for row in report["measured"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"not a report of keyface bench: {path}", "keyface bench --json prints one"
         ) from error
@@ -138,17 +225,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _compare(report: dict[str, Any], other: dict[str, Any]) -> None:
     """Say how this run stands to another, row by row; on stderr, beside the report."""
-
-    def flops(one: dict[str, Any]) -> float:
-        return sum(float(cost["tflops"]) for cost in one["counted"].values())
-
-    console.say(f"FLOPs: {flops(report) / flops(other):.2f} of the other's")
-    key = ("device", "dtype", "memory", "chunk")
-    rows = {tuple(row[name] for name in key): row for row in other["measured"]}
+    for preset, costs in report["counted"].items():
+        if preset in other["counted"]:
+            share = _total(costs) / _total(other["counted"][preset])
+            console.say(f"{preset}: FLOPs: {share:.2f} of the other's")
+    rows = {tuple(row[name] for name in _KEY): row for row in other["measured"]}
     for row in report["measured"]:
-        before = rows.get(tuple(row[name] for name in key))
+        before = rows.get(tuple(row[name] for name in _KEY))
         if before is not None:
-            named = ", ".join(str(row[name]) for name in key)
+            named = ", ".join(str(row[name]) for name in _KEY)
             console.say(f"{named}: {row['total'] / before['total']:.2f} of the other's time")
     if report["measured"] and other["measured"] and not rows:
         raise KeyFaceError("nothing to compare")

@@ -60,6 +60,22 @@ def keyframe_guidance(
     return denoise
 
 
+def in_interval(
+    guided: Denoiser, plain: Denoiser, interval: tuple[float, float] | None
+) -> Denoiser:
+    """Guide at some noise levels alone (Kynkäänniemi et al. 2024), and elsewhere do without.
+
+    Args:
+        guided: with guidance.
+        plain: the network's own answer.
+        interval: the least and the greatest noise level that is guided; None is all.
+    """
+    if interval is None:
+        return guided
+    low, high = interval
+    return lambda x, sigma: (guided if low <= sigma <= high else plain)(x, sigma)
+
+
 def autoguidance(good: Denoiser, guide: Denoiser, scale: float) -> Denoiser:
     """Guide a network away from a weaker version of itself (paper equation 5).
 

@@ -21,16 +21,17 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 AYS_SIGMAS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
-def ays_sigmas(steps: int) -> Tensor:
+def ays_sigmas(steps: int, sigma_min: float = AYS_SIGMAS[-1]) -> Tensor:
     """Return the Align-Your-Steps schedule for a number of steps.
 
     The table has eleven levels. Ten steps and eleven both mean the table itself, hence eleven
     updates, as in the published sampler. Any other number means that many levels, read off the
-    table by linear interpolation of ln sigma at equal distances from end to end (one step: the
-    first level alone).
+    table by linear interpolation of ln sigma at equal distances from its beginning to `sigma_min`
+    (one step: the first level alone).
 
     Args:
         steps: 1 or more.
+        sigma_min: the last level before the 0, one between the table's ends.
 
     Returns:
         float64, (levels + 1,): falling, the last 0.
@@ -39,10 +40,11 @@ def ays_sigmas(steps: int) -> Tensor:
         ValueError: fewer than 1 step.
     """
     _check_steps(steps)
-    if steps in (10, 11):  # the table as it is, with no rounding by exp(ln)
+    if steps in (10, 11) and sigma_min == AYS_SIGMAS[-1]:  # the table, with no rounding by exp(ln)
         return torch.tensor([*AYS_SIGMAS, 0.0], dtype=torch.float64)
-    where = np.linspace(0, len(AYS_SIGMAS) - 1, steps)
-    levels = np.exp(np.interp(where, np.arange(len(AYS_SIGMAS)), np.log(AYS_SIGMAS)))
+    places, heights = np.arange(len(AYS_SIGMAS)), np.log(AYS_SIGMAS)
+    last = np.interp(-math.log(sigma_min), -heights, places)
+    levels = np.exp(np.interp(np.linspace(0, last, steps), places, heights))
     return torch.from_numpy(np.append(levels, 0.0))
 
 
@@ -68,16 +70,16 @@ def karras_sigmas(
     return torch.from_numpy(np.append(levels, 0.0))
 
 
-def sigmas_for(schedule: str, steps: int) -> Tensor:
+def sigmas_for(schedule: str, steps: int, sigma_min: float = 0.002) -> Tensor:
     """Return the schedule named "ays" or "karras", see `ays_sigmas` and `karras_sigmas`.
 
     Raises:
         ValueError: the name is neither, or fewer than 1 step.
     """
     if schedule == "ays":
-        return ays_sigmas(steps)
+        return ays_sigmas(steps, sigma_min)
     if schedule == "karras":
-        return karras_sigmas(steps)
+        return karras_sigmas(steps, sigma_min)
     raise ValueError(f"unknown schedule: {schedule}")
 
 

@@ -179,7 +179,7 @@ def _metadata(plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline) -> dict[
         "tool": f"keyface {__version__}",
         "model": name,
         "seed": job.seed,
-        **asdict(job.sampling(pipeline.config.sampling)),
+        **asdict(job.sampling(pipeline.config)),
         "emotion": Path(job.emotion).name,
         **to_metadata(inputs.curve),
         "portrait_sha256": plan.hashes["portrait"],

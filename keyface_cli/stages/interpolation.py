@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise
-from keyface_cli.diffusion.guidance import autoguidance
+from keyface_cli.diffusion.guidance import autoguidance, in_interval
 from keyface_cli.diffusion.sampler import Denoiser, sample_euler
 from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.stages.noise import anchor_for
@@ -34,6 +34,8 @@ class InterpolationStage:
         parameterization: "v" or "anchored", as both networks were trained.
         sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.
         autoguidance: how far to go from the guide's answer to the network's; 1 is the network's.
+        guidance_interval: the noise levels at which the guide is asked, least and greatest; None is
+            all.
 
     Raises:
         ValueError: `autoguidance` is not 1 and there is no guide.
@@ -45,6 +47,7 @@ class InterpolationStage:
     parameterization: str
     sigmas: Tensor
     autoguidance: float
+    guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.guide is None and self.autoguidance != 1:
@@ -86,9 +89,10 @@ class InterpolationStage:
                 anchor=anchor,
             )
 
-        guided = denoiser(self.network)
+        guided = alone = denoiser(self.network)
         if self.guide is not None:
-            guided = autoguidance(guided, denoiser(self.guide), self.autoguidance)
+            guided = autoguidance(alone, denoiser(self.guide), self.autoguidance)
+            guided = in_interval(guided, alone, self.guidance_interval)
         return sample_euler(guided, noise, self.sigmas, callback)
 
 

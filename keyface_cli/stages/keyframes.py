@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise
-from keyface_cli.diffusion.guidance import Branch, keyframe_guidance
+from keyface_cli.diffusion.guidance import Branch, in_interval, keyframe_guidance
 from keyface_cli.diffusion.sampler import sample_euler
 from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.stages.noise import anchor_for
@@ -36,6 +36,8 @@ class KeyframeStage:
         audio_guidance: how strongly the sound is followed; 1 is as trained.
         identity_guidance: how strongly the portrait is followed; 1 is as trained.
         emotion_guidance: how strongly valence and arousal are followed; 1 is as trained.
+        guidance_interval: the noise levels at which there is guidance, least and greatest; None is
+            all.
     """
 
     network: VideoUNet
@@ -45,6 +47,7 @@ class KeyframeStage:
     audio_guidance: float
     identity_guidance: float
     emotion_guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
 
     def sample(
         self,
@@ -98,4 +101,6 @@ class KeyframeStage:
             identity=self.identity_guidance,
             emotion=self.emotion_guidance if emotion.any() else 1,  # it is neutral already
         )
+        alone = keyframe_guidance(evaluate, audio=1, identity=1)
+        guided = in_interval(guided, alone, self.guidance_interval)
         return sample_euler(guided, noise, self.sigmas, callback)

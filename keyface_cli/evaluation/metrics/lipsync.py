@@ -102,6 +102,11 @@ class MouthOpening:
             if len(self._waiting) > _REACH:
                 self._cut_next()
 
+    @property
+    def pictures(self) -> list[NDArray[np.uint8]]:
+        """The upright mouth pictures (h, w) of the frames that `track` has seen."""
+        return self._pictures
+
     def track(self) -> Track:
         """Return (T,) openings, in distances between the eyes; 0 is the median's.
 
