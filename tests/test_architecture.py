@@ -161,6 +161,23 @@ def test_no_module_needs_itself_to_be_imported() -> None:
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How long a function is; without its signature where that declares a command's options."""
+    arguments = function.args
+    kinds = [a.annotation for a in (*arguments.args, *arguments.kwonlyargs)]
+    names = [ast.unparse(kind) for kind in kinds if kind is not None]
+    is_command = any(name.startswith("Annotated[") or name.endswith("Option") for name in names)
+    first = function.body[0].lineno if is_command else function.lineno
+    return (function.end_lineno or first) - first + 1
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_function_is_longer_than_sixty_lines(module: str) -> None:
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    assert {f.name: _lines(f) for f in functions if _lines(f) > 60} == {}
+
+
 def run(code: str) -> None:
     """Run code in a fresh interpreter; it fails by raising."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=600)

@@ -6,6 +6,8 @@ right, y down, the origin between and a little below the eyes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,25 @@ ZOOMS, CAMERA_X, CAMERA_Y = (0.93, 1.08), 0.04, 0.035  # how the camera may diff
 LIP_RED = (0.76, 0.30, 0.31)
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers for B heads; the order of the calls decides which head gets which."""
+
+    count: int
+    generator: torch.Generator
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        return torch.rand(self.count, generator=self.generator) * (high - low) + low
+
+    def chance(self, probability: float) -> Tensor:
+        return (torch.rand(self.count, generator=self.generator) < probability).float()
+
+    def colour(self, palette: tuple[tuple[float, float, float], ...], spread: float) -> Tensor:
+        index = torch.randint(0, len(palette), (self.count,), generator=self.generator)
+        offset = (torch.rand(self.count, 3, generator=self.generator) - 0.5) * spread
+        return (torch.tensor(palette)[index] + offset).clamp(0.03, 1.0)
+
+
 def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
     """Draw appearances at random.
 
@@ -46,21 +67,16 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
     Returns:
         The parameters by name: (B,) numbers and (B, 3) colours in 0..1.
     """
+    draws = _Draws(count, generator)
+    p = _colours_and_light(draws) | _face(draws) | _hair_and_years(draws)
+    p |= _hat_and_surroundings(draws)
+    _fit_together(p, draws)
+    return p
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=generator) * (high - low) + low
 
-    def chance(probability: float) -> Tensor:
-        return (torch.rand(count, generator=generator) < probability).float()
-
-    def colour(palette: tuple[tuple[float, float, float], ...], spread: float) -> Tensor:
-        picked = torch.tensor(palette)[
-            torch.randint(0, len(palette), (count,), generator=generator)
-        ]
-        offset = (torch.rand(count, 3, generator=generator) - 0.5) * spread
-        return (picked + offset).clamp(0.03, 1.0)
-
-    p: Appearance = {
+def _colours_and_light(draws: _Draws) -> Appearance:
+    uniform, colour = draws.uniform, draws.colour
+    return {
         "skin": colour(SKINS, 0.05),
         "hair": colour(HAIRS, 0.06),
         "iris": colour(IRISES, 0.08),
@@ -70,6 +86,12 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
         "light": uniform(-1.0, 1.0),  # where it comes from: -1 left, 1 right
         "light_warm": uniform(-0.03, 0.04),
         "shade": uniform(0.16, 0.34),
+    }
+
+
+def _face(draws: _Draws) -> Appearance:
+    uniform = draws.uniform
+    return {
         # the skull
         "face_width": uniform(0.385, 0.445),
         "brow_height": uniform(0.45, 0.50),
@@ -99,7 +121,12 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
         "lower_lip": uniform(0.030, 0.045),
         "cupid": uniform(0.0, 0.010),
         "blush": uniform(0.0, 0.6),
-        # hair
+    }
+
+
+def _hair_and_years(draws: _Draws) -> Appearance:
+    uniform, chance = draws.uniform, draws.chance
+    return {
         "hair_volume": uniform(0.035, 0.095),
         "hair_open_x": uniform(-0.07, 0.07),
         "hair_open_top": uniform(0.24, 0.42),
@@ -118,7 +145,12 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
         "collar": uniform(0.0, 1.0),
         # years: lines and bags where the face moves, and hair that greys
         "age": chance(0.45) * uniform(0.2, 1.0),
-        # on the head
+    }
+
+
+def _hat_and_surroundings(draws: _Draws) -> Appearance:
+    uniform, chance, colour = draws.uniform, draws.chance, draws.colour
+    return {
         "hat_cap": chance(0.07),
         "hat_beanie": chance(0.06),
         "hat_scarf": chance(0.06),
@@ -142,6 +174,11 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
         "flat": chance(0.2),
         "phase": uniform(0.0, 6.28),
     }
+
+
+def _fit_together(p: Appearance, draws: _Draws) -> None:
+    """Draw what follows from the rest, and leave out what does not go together."""
+    uniform, chance = draws.uniform, draws.chance
     red = torch.tensor(LIP_RED) * p["skin"].mean(1, keepdim=True).clamp(0.5, 1.0)
     amount = uniform(0.35, 0.65)[:, None]
     p["lip"] = (p["skin"] * (0.92 - amount) + red * amount).clamp(0.0, 1.0)
@@ -157,7 +194,6 @@ def sample_appearances(count: int, generator: torch.Generator) -> Appearance:
     p["hair_long"] = p["hair_long"] * (1 - p["bald"])
     p["beard"] = chance(0.4) * short * uniform(0.35, 0.9)
     p["moustache"] = p["beard"] * chance(0.7)
-    return p
 
 
 def select(appearance: Appearance, index: Tensor | slice | list[int]) -> Appearance:

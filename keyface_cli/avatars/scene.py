@@ -103,15 +103,7 @@ def random_scene(
     """
     generator = torch.Generator().manual_seed(seed)
     voice = draw_voice(generator, held_out, voices, natural)
-    if recordings and int(torch.randint(RECORDED, (), generator=generator)) == 0:
-        voice = Voice("recording", "")
-    else:
-        recordings = ()
-    place = int(torch.randint(len(sentences), (), generator=generator)) if sentences else 0
-    wanted = 1 + int(torch.randint(3, (), generator=generator))
-    # one shift for the whole scene: each sentence gets a generator that draws the same factor
-    shift_seed = int(torch.randint(2**31, (), generator=generator))
-    talk = _Talk(voice, held_out, sentences, place, recordings, shift_seed if augmented else None)
+    talk, wanted = _draw_talk(generator, voice, held_out, sentences, recordings, augmented)
     speaker = draw_speaker(generator)
     wordless = float(torch.rand((), generator=generator)) < vocal / 3
     # chance of its own, so that a seed says the same words whatever other sounds there are
@@ -130,7 +122,31 @@ def random_scene(
             talk.say(sound, generator)
             besides.after(sound)
             sound.pause(generator)
-    return _recorded(sound, besides, voice, duration_s, augmented, generator)
+    return _recorded(sound, besides, talk.voice, duration_s, augmented, generator)
+
+
+def _draw_talk(
+    generator: torch.Generator,
+    voice: Voice,
+    held_out: bool,
+    sentences: Sequence[str],
+    recordings: Sequence[Recording],
+    augmented: bool,
+) -> tuple[_Talk, int]:
+    """Draw who talks, from which sentence on and how shifted; and how many sentences.
+
+    One of `RECORDED` talks plays recordings instead of the voice, where there are some.
+    """
+    if recordings and int(torch.randint(RECORDED, (), generator=generator)) == 0:
+        voice = Voice("recording", "")
+    else:
+        recordings = ()
+    place = int(torch.randint(len(sentences), (), generator=generator)) if sentences else 0
+    wanted = 1 + int(torch.randint(3, (), generator=generator))
+    # one shift for the whole scene: each sentence gets a generator that draws the same factor
+    shift_seed = int(torch.randint(2**31, (), generator=generator))
+    shift = shift_seed if augmented else None
+    return _Talk(voice, held_out, sentences, place, recordings, shift), wanted
 
 
 def recorded_scene(

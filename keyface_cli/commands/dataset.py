@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,10 @@ from keyface_cli.commands import console
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, KeyFaceError
 from keyface_cli.files import replacing
+
+if TYPE_CHECKING:
+    from keyface_cli.avatars.photographs.casting import Cast
+    from keyface_cli.avatars.recordings import Recording
 
 app = typer.Typer(
     name="dataset",
@@ -86,21 +92,6 @@ def avatars(
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset: {preset}", f"use one of {', '.join(PRESETS)}")
     resolution = PRESETS[preset].resolution
-    from keyface_cli.avatars.pictures import render_pool
-    from keyface_cli.avatars.portrait_pairs import write_pairs
-    from keyface_cli.avatars.recordings import list_recordings, training_phrases
-    from keyface_cli.avatars.shards import SCENE_FRAMES, keep_facts, render_frames, write_scenes
-    from keyface_cli.config import FPS
-
-    planned = {
-        kind: _shards(count, size)
-        for kind, count, size in (
-            ("pairs-", pairs, PAIRS_PER_SHARD),
-            ("", hours * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD),
-            ("sound-", sound_hours * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD),
-        )
-    }
-    sizes = {f"{k}{i:03d}": n for k, counts in planned.items() for i, n in enumerate(counts)}
     settings = {
         "seed": seed,
         "resolution": resolution,
@@ -109,52 +100,114 @@ def avatars(
         "photographs": None if photographs is None else str(photographs),
         "photo_share": None if photographs is None else photo_share,
     }
+    from keyface_cli.avatars.recordings import list_recordings, training_phrases
+    from keyface_cli.avatars.shards import SCENE_FRAMES, keep_facts
+    from keyface_cli.config import FPS
+
+    scenes, sounds = (
+        _shards(h * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD) for h in (hours, sound_hours)
+    )
+    heads = _shards(pairs, PAIRS_PER_SHARD)
+    planned = {"pairs-": heads, "": scenes, "sound-": sounds}
+    sizes = {f"{k}{i:03d}": n for k, counts in planned.items() for i, n in enumerate(counts)}
     # what is named is looked at before the folder is made
     files = [] if speech is None else list_recordings(speech)
-    cast = None
-    if photographs is not None:
-        from keyface_cli.avatars.photographs.casting import read_cast
-
-        cast = read_cast(photographs)
+    cast = _read_cast(photographs)
     keep_facts(folder, settings, {"pictures.npy": pictures, **sizes})
-    recordings = []
+    recordings: list[Recording] = []
     if files:
         with console.waiting(f"finding the phones of {len(files)} recordings"):
             recordings = training_phrases(files)
+    writer = _AvatarWriter(folder, seed, resolution, cast, photo_share, natural_voices, recordings)
+    writer.pictures(pictures)
+    writer.pairs(heads)
+    writer.scenes(scenes)
+    writer.sounds(sounds)
+    typer.echo(folder)
 
-    def whose(index: int) -> Any:
-        """Photographs for their share of the shards, evenly spread; None for drawn heads."""
-        return (
-            cast
-            if math.floor((index + 1) * photo_share) > math.floor(index * photo_share)
-            else None
-        )
 
-    def speak(target: Path, count: int, first: int) -> None:
+def _read_cast(photographs: Path | None) -> Cast | None:
+    if photographs is None:
+        return None
+    from keyface_cli.avatars.photographs.casting import read_cast
+
+    return read_cast(photographs)
+
+
+@dataclass(frozen=True)
+class _AvatarWriter:
+    """Writes the shards that are not there yet.
+
+    Args:
+        folder: of the data.
+        seed: of everything drawn.
+        resolution: of pictures, in pixels.
+        cast: people of photographs; None draws all heads.
+        photo_share: what share of the shards shows them.
+        natural: let natural voices speak too.
+        recordings: of a real voice, to play too.
+    """
+
+    folder: Path
+    seed: int
+    resolution: int
+    cast: Cast | None
+    photo_share: float
+    natural: bool
+    recordings: Sequence[Recording]
+
+    def pictures(self, count: int) -> None:
+        """Write single pictures for the VAE."""
+        from keyface_cli.avatars.pictures import render_pool
+
+        pool = self.folder / "pictures.npy"
+        if not pool.exists():
+            console.say(f"rendering {count} pictures")
+            with replacing(pool) as part:
+                render_pool(part, count, self.resolution, self.seed, self.cast, self.photo_share)
+
+    def pairs(self, counts: list[int]) -> None:
+        """Write heads for the portrait decoder."""
+        from keyface_cli.avatars.portrait_pairs import write_pairs
+
+        for index, count in enumerate(counts):
+            target = self.folder / f"pairs-{index:03d}"
+            if not target.exists():
+                console.say(f"rendering {target.name}")
+                seed = self._first(index)
+                write_pairs(target, count, seed, self.resolution, self._cast_of(index))
+
+    def scenes(self, counts: list[int]) -> None:
+        """Write scenes, sound and pictures."""
+        from keyface_cli.avatars.shards import render_frames
+
+        for index, count in enumerate(counts):
+            target, first = self.folder / f"{index:03d}", self._first(index)
+            self._speak(target, count, first)
+            if not (target / "runs.npy").exists():
+                console.say(f"rendering shard {target.name}")
+                render_frames(target, first, self.resolution, self._cast_of(index))
+
+    def sounds(self, counts: list[int]) -> None:
+        """Write scenes without pictures."""
+        for index, count in enumerate(counts):
+            self._speak(self.folder / f"sound-{index:03d}", count, self._first(999 - index))
+
+    def _speak(self, target: Path, count: int, first: int) -> None:
+        from keyface_cli.avatars.shards import write_scenes
+
         if not (target / "waveforms.npy").exists():
             console.say(f"speaking {count} scenes of shard {target.name}")
-            write_scenes(target, count, first, natural=natural_voices, recordings=recordings)
+            write_scenes(target, count, first, natural=self.natural, recordings=self.recordings)
 
-    pool = folder / "pictures.npy"
-    if not pool.exists():
-        console.say(f"rendering {pictures} pictures")
-        with replacing(pool) as part:
-            render_pool(part, pictures, resolution, seed, cast, photo_share)
-    for index, count in enumerate(planned["pairs-"]):
-        target = folder / f"pairs-{index:03d}"
-        if not target.exists():
-            console.say(f"rendering {target.name}")
-            write_pairs(target, count, (seed * 1000 + index) * 10_000, resolution, whose(index))
-    # scene seeds of different shards must not meet
-    for index, count in enumerate(planned[""]):
-        target, first = folder / f"{index:03d}", (seed * 1000 + index) * 10_000
-        speak(target, count, first)
-        if not (target / "runs.npy").exists():
-            console.say(f"rendering shard {target.name}")
-            render_frames(target, first, resolution, whose(index))
-    for index, count in enumerate(planned["sound-"]):
-        speak(folder / f"sound-{index:03d}", count, (seed * 1000 + 999 - index) * 10_000)
-    typer.echo(folder)
+    def _first(self, index: int) -> int:
+        """The first seed of a shard; those of different shards do not meet."""
+        return (self.seed * 1000 + index) * 10_000
+
+    def _cast_of(self, index: int) -> Cast | None:
+        """Photographs for their share of the shards, evenly spread; None for drawn heads."""
+        share = self.photo_share
+        return self.cast if math.floor((index + 1) * share) > math.floor(index * share) else None
 
 
 def _shards(wanted: float, size: int) -> list[int]:

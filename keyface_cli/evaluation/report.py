@@ -111,12 +111,7 @@ def evaluate_videos(
         )
     columns = all_columns(measures)
     rows = tables.read_published(published, columns) if published else []
-    clips: dict[str, list[Clip]] = {}
-    notes: list[str] = []
-    for pair in _with_reference(pairs) if reference_row else pairs:
-        clip, remarks = make_clip(pair, fps)
-        clips.setdefault(pair.method, []).append(clip)
-        notes += [f"{pair.method}/{pair.name}: {remark}" for remark in remarks]
+    clips, notes = _make_clips(_with_reference(pairs) if reference_row else pairs, fps)
     total = sum(clip.frames for group in clips.values() for clip in group)
     done = 0
 
@@ -125,12 +120,11 @@ def evaluate_videos(
         done += frames
         progress(min(done, total), total)
 
-    results: list[MethodResult] = []
+    results = []
     for method, group in clips.items():
         own = [m for m in measures if method != tables.REFERENCE or not m.needs_reference]
         place = tracks / method if tracks else None
-        draws = frechet_resamples
-        results.append(run_method(method, group, own, place, advance, draws, seed))
+        results.append(run_method(method, group, own, place, advance, frechet_resamples, seed))
     progress(total, total)
     notes += [f"{r.name}/{name}: {why}" for r in results for name, why in r.failed.items()]
     found = Evaluation(
@@ -138,6 +132,19 @@ def evaluate_videos(
     )
     found.table = tables.make_table(results, columns, rows, resamples, seed)
     return found
+
+
+def _make_clips(
+    pairs: Sequence[Pair], fps: float | None
+) -> tuple[dict[str, list[Clip]], list[str]]:
+    """Return the clips of each method, and what is noteworthy about them."""
+    clips: dict[str, list[Clip]] = {}
+    notes: list[str] = []
+    for pair in pairs:
+        clip, remarks = make_clip(pair, fps)
+        clips.setdefault(pair.method, []).append(clip)
+        notes += [f"{pair.method}/{pair.name}: {remark}" for remark in remarks]
+    return clips, notes
 
 
 def _with_reference(pairs: Sequence[Pair]) -> list[Pair]:

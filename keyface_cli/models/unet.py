@@ -10,7 +10,7 @@ which is which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -79,37 +79,12 @@ class VideoUNet(Network):
             return VideoTransformer(width, attention_head_dim, context_dim)
 
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        skip_widths = [first]
-        width = first
-        for level, out_width in enumerate(block_out_channels):
-            block = Level()
-            for _ in range(layers_per_block):
-                block.resnets.append(resnet(width, out_width))
-                width = out_width
-                skip_widths.append(width)
-                if attention_levels[level]:
-                    block.attentions.append(transformer(width))
-            if level < len(block_out_channels) - 1:
-                block.downsamplers = nn.ModuleList([Downsample(width)])
-                skip_widths.append(width)
-            self.down_blocks.append(block)
-
+        shape = (block_out_channels, attention_levels, layers_per_block)
+        self.down_blocks, skip_widths = _down_blocks(*shape, resnet, transformer)
         self.mid_block = Level()
         self.mid_block.resnets.extend([resnet(last, last), resnet(last, last)])
         self.mid_block.attentions.append(transformer(last))
-
-        self.up_blocks = nn.ModuleList()
-        for level, out_width in reversed(list(enumerate(block_out_channels))):
-            block = Level()
-            for _ in range(layers_per_block + 1):
-                block.resnets.append(resnet(width + skip_widths.pop(), out_width))
-                width = out_width
-                if attention_levels[level]:
-                    block.attentions.append(transformer(width))
-            if level > 0:
-                block.upsamplers = nn.ModuleList([Upsample(width)])
-            self.up_blocks.append(block)
+        self.up_blocks = _up_blocks(*shape, skip_widths, resnet, transformer)
 
         self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, first, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
@@ -232,3 +207,57 @@ class VideoUNet(Network):
         known = torch.zeros(T, 1, 1, 1, dtype=dtype, device=latents.device)
         known[[0, -1]] = 1
         return torch.cat([frames, known.expand(B, T, 1, h, w)], dim=2)
+
+
+_MakeResnet = Callable[[int, int], VideoResBlock]
+_MakeTransformer = Callable[[int], VideoTransformer]
+
+
+def _down_blocks(
+    widths: Sequence[int],
+    attention_levels: Sequence[bool],
+    layers: int,
+    resnet: _MakeResnet,
+    transformer: _MakeTransformer,
+) -> tuple[nn.ModuleList, list[int]]:
+    """Build the levels on the way down; and the widths that they hand to those on the way up."""
+    blocks = nn.ModuleList()
+    width = widths[0]
+    skip_widths = [width]
+    for level, out_width in enumerate(widths):
+        block = Level()
+        for _ in range(layers):
+            block.resnets.append(resnet(width, out_width))
+            width = out_width
+            skip_widths.append(width)
+            if attention_levels[level]:
+                block.attentions.append(transformer(width))
+        if level < len(widths) - 1:
+            block.downsamplers = nn.ModuleList([Downsample(width)])
+            skip_widths.append(width)
+        blocks.append(block)
+    return blocks, skip_widths
+
+
+def _up_blocks(
+    widths: Sequence[int],
+    attention_levels: Sequence[bool],
+    layers: int,
+    skip_widths: list[int],
+    resnet: _MakeResnet,
+    transformer: _MakeTransformer,
+) -> nn.ModuleList:
+    """Build the levels on the way up, each residual block beside what one further up gave."""
+    blocks = nn.ModuleList()
+    width = widths[-1]
+    for level, out_width in reversed(list(enumerate(widths))):
+        block = Level()
+        for _ in range(layers + 1):
+            block.resnets.append(resnet(width + skip_widths.pop(), out_width))
+            width = out_width
+            if attention_levels[level]:
+                block.attentions.append(transformer(width))
+        if level > 0:
+            block.upsamplers = nn.ModuleList([Upsample(width)])
+        blocks.append(block)
+    return blocks

@@ -7,6 +7,7 @@ that guidance has its unconditional branches, and scored by `losses`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ from keyface_cli.training.beginning import begin, freeze_temporal_layers
 from keyface_cli.training.clips import Clips, ClipSource
 from keyface_cli.training.latent_reader import FILE as READER_FILE
 from keyface_cli.training.latent_reader import LatentReader, load_reader, reading_loss
-from keyface_cli.training.loop import Report, Sample, Trainer
+from keyface_cli.training.loop import Report, Sample, Save, Trainer
 from keyface_cli.training.losses import (
     MOUTH_COLUMNS,
     MOUTH_ROWS,
@@ -258,42 +259,64 @@ def train_unet(
             trained the network already.
         FileNotFoundError: the data has no finished shard.
     """
-    if stage == "guide" and not options.guide_share:
-        raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
     component = COMPONENTS[stage]
     if not resume and not force:
         run.refuse_trained(folder, component)
+    guide_at = max(1, round(train.updates * options.guide_share)) if options.guide_share else 0
+    if stage == "guide" and not guide_at:
+        raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
     run_stage = "keyframes" if stage == "keyframes" else "interpolation"
     network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
-    rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
-    trainer = Trainer(
-        component, network, folder, train, resume=resume, force=force, muon_rate=rate or None
-    )
+    trainer = _trainer(component, network, folder, train, resume, force)
     _set_up(network, training.codec, trainer)
-    clips = training.source.held_out() if train.sample_every else []
-    held_out = HeldOut(run_stage, config, clips, folder, trainer.device)
-    mark = max(1, round(train.updates * options.guide_share))
-
-    def save(average: nn.Module, update: int) -> None:
-        facts = {"updates": update, "batch_size": train.batch_size, "seed": train.seed}
-        run.save(folder, component, average, config, facts)
-        # the weaker network for autoguidance: the same run, long before its end
-        if stage == "interpolation" and options.guide_share and update <= mark:
-            run.save(folder, GUIDE, average, config, facts)
-
-    def sample(average: nn.Module) -> Sample | None:
-        return held_out.sample(cast(VideoUNet, average), trainer.compute)
-
     return trainer.fit(
         training.draw,
         training.losses,
-        save,
-        sample=sample,
-        save_at={mark},
-        stop_at=mark if stage == "guide" else None,
+        _saver(stage, config, folder, train, guide_at),
+        sample=_sampler(run_stage, config, folder, training, trainer),
+        save_at={guide_at},
+        stop_at=guide_at if stage == "guide" else None,
         report=report,
     )
+
+
+def _trainer(
+    component: str,
+    network: VideoUNet,
+    folder: Path,
+    train: TrainOptions,
+    resume: bool,
+    force: bool,
+) -> Trainer:
+    rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
+    return Trainer(
+        component, network, folder, train, resume=resume, force=force, muon_rate=rate or None
+    )
+
+
+def _saver(
+    stage: str, config: ModelConfig, folder: Path, train: TrainOptions, guide_at: int
+) -> Save:
+    """Return what writes a network, and until an update the guide beside it."""
+
+    def save(average: nn.Module, update: int) -> None:
+        facts = {"updates": update, "batch_size": train.batch_size, "seed": train.seed}
+        run.save(folder, COMPONENTS[stage], average, config, facts)
+        # the weaker network for autoguidance: the same run, long before its end
+        if stage == "interpolation" and update <= guide_at:
+            run.save(folder, GUIDE, average, config, facts)
+
+    return save
+
+
+def _sampler(
+    stage: str, config: ModelConfig, folder: Path, training: UNetTraining, trainer: Trainer
+) -> Callable[[nn.Module], Sample | None]:
+    """Return what makes held-out clips by a network."""
+    clips = training.source.held_out() if training.train.sample_every else []
+    held_out = HeldOut(stage, config, clips, folder, trainer.device)
+    return lambda average: held_out.sample(cast(VideoUNet, average), trainer.compute)
 
 
 def _network(

@@ -167,11 +167,7 @@ class Trainer:
             draw, options.seed, self.compute.rank, numbers, options.draw_threads, self.device
         )
         shown: dict[str, float] = {}
-        with (
-            _signals() as received,
-            closing(drawn),
-            closing(log) if log is not None else nullcontext(),
-        ):
+        with _signals() as received, closing(drawn), closing(log) if log else nullcontext():
             while self.update < last:
                 self._step(drawn, losses)
                 if self.update % options.log_every == 0 or self.update >= last:
@@ -183,12 +179,11 @@ class Trainer:
                 if sample and options.sample_every and self.update % options.sample_every == 0:
                     self._sample(sample, log)
                 out_of_time = time.monotonic() - started > options.minutes * 60
-                stopping = self.compute.any(out_of_time or bool(received))
+                if self.compute.any(out_of_time or bool(received)):
+                    last = self.update
                 due = self.update % options.save_every == 0 or self.update in save_at
-                if due or stopping or self.update >= last:
+                if due or self.update >= last:
                     self._save(save)
-                if stopping:
-                    break
         return self.update
 
     def _step(self, drawn: Iterator[Any], losses: Losses) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyface_cli.errors import KeyFaceError, VideoError, WeightsError
+from keyface_cli.files import write_text
 from keyface_cli.media.frames import list_videos, probe, read_frames
 from keyface_cli.models.classifier_input import (
     IMAGENET,
@@ -109,9 +110,7 @@ def train_nsv(
         confusion = np.zeros((len(labels), len(labels)), int)
         for i in held:
             pixels = prepare(_tensor(frames[i], device), side, *normal)
-            with torch.inference_mode():
-                seen = int(network(pixels).logits.argmax())
-            confusion[int(targets[i]), seen] += 1
+            confusion[int(targets[i]), _recognised(network, pixels)] += 1
         facts = {
             "labels": labels,
             "accuracy": float(np.trace(confusion) / len(held)),
@@ -125,10 +124,16 @@ def train_nsv(
         part = Path(folder) / "classifier"
         network.save_pretrained(part)
         settings = {"image_mean": normal[0], "image_std": normal[1]}
-        (part / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
-        (part / RESULT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_text(part / SETTINGS, json.dumps(settings) + "\n")
+        write_text(part / RESULT, json.dumps(facts, indent=2) + "\n")
         shutil.move(part, output)
     return facts
+
+
+@torch.inference_mode()
+def _recognised(network: Any, pixels: torch.Tensor) -> int:
+    """The index of the label that a network gives a clip."""
+    return int(network(pixels).logits.argmax())
 
 
 def find_clips(data: Path) -> tuple[list[str], list[tuple[Path, int]]]:

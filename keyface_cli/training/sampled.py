@@ -14,9 +14,10 @@ from torch import Tensor
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
 from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.files import replacing
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.stages.interpolation import InterpolationStage
+from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
 
 FILE = "latents_sampled.npy"
@@ -43,7 +44,7 @@ def sample_shard(
         interpolation_unet: stage two.
         codec: of the latents.
     """
-    device, sampling = next(keyframe_unet.parameters()).device, config.sampling
+    device, sampling = keyframe_unet.device, config.sampling
     sigmas = sigmas_for(sampling.schedule, sampling.steps)
     scale, kind = config.latent_scale, config.parameterization
     first = KeyframeStage(keyframe_unet, scale, kind, sigmas, 1.0, 1.0, 1.0)
@@ -66,26 +67,38 @@ def sample_shard(
         keyframes = _keyframes(
             first, identity, tokens, torch.from_numpy(emotions[i]), start, generator
         )
-        pairs = torch.stack([keyframes[:2], keyframes[1:]])
-        frames = (
-            torch.tensor(start)
-            + torch.arange(NUM_FRAMES)
-            + KEYFRAME_STEP * torch.arange(2)[:, None]
-        )
-        context = interpolation_unet.project_audio(audio(i, config.interpolation_encoders)[frames])
-        noise = torch.randn(pairs.shape[0], NUM_FRAMES, *pairs.shape[2:], generator=generator)
-        noise = noise.to(device)
-        segments = second.sample(pairs, context, noise)
-        joint = (segments[0, -1:] + segments[1, :1]) / 2
-        sampled.append(torch.cat([segments[0, :-1], joint, segments[1, 1:]]).half().cpu().numpy())
-    decoded = []
-    for latent in portraits:
-        back = codec.decode(torch.from_numpy(np.array(latent))[None].float().to(device)).cpu()
-        decoded.append(((back[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-    np.save(folder / "decoded_portraits.npy", np.stack(decoded))
-    partial = folder / "latents_sampled.part.npy"
-    np.save(partial, np.stack(sampled))
-    partial.replace(folder / FILE)
+        tokens = audio(i, config.interpolation_encoders)
+        frames = _frames_between(second, keyframes, tokens, start, generator)
+        sampled.append(frames.half().cpu().numpy())
+    for name, rows in (
+        ("decoded_portraits.npy", [_decoded(codec, latent) for latent in portraits]),
+        (FILE, sampled),  # the last: it tells that the shard is finished
+    ):
+        with replacing(folder / name) as part, part.open("wb") as file:
+            np.save(file, np.stack(rows))
+
+
+def _decoded(codec: LatentCodec, latent: np.ndarray) -> np.ndarray:
+    """A latent (C, h, w) as a picture, uint8 (H, W, 3)."""
+    given = torch.from_numpy(np.array(latent))[None].float().to(codec.vae.device)
+    picture = codec.decode(given)[0].cpu().clamp(-1, 1)
+    return ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def _frames_between(
+    stage: InterpolationStage,
+    keyframes: Tensor,
+    features: Tensor,
+    start: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Sample both segments between three keyframes, and join them: (27, C, h, w)."""
+    pairs = torch.stack([keyframes[:2], keyframes[1:]])
+    frames = start + torch.arange(NUM_FRAMES) + KEYFRAME_STEP * torch.arange(2)[:, None]
+    context = stage.network.project_audio(features[frames])
+    noise = torch.randn(pairs.shape[0], NUM_FRAMES, *pairs.shape[2:], generator=generator)
+    segments = stage.sample(pairs, context, noise.to(pairs.device))
+    return torch.cat(list(merge_segments(segments)))
 
 
 def _keyframes(
