@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -185,6 +185,10 @@ class Run:
             context = engine.work(partial(unet.project_audio, joined[None]), network)[0]
         self.progress("audio", until, N)
         return context
+
+    def follow(self, emotion: Tensor) -> None:
+        """Go on with another curve, (N, 2); what is known of sound and portrait stays."""
+        self.inputs = replace(self.inputs, emotion=emotion)
 
     @cached_property
     def identity(self) -> Tensor:

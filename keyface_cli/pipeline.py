@@ -272,11 +272,23 @@ class KeyFacePipeline:
         Returns:
             For each keyframe its frame in the video and its picture, RGB (R, R, 3).
         """
+        run = self.begin_keyframes(portrait, waveform, emotion, options, progress, features)
+        return self.engine.running(keyframe_pictures(run, Timeline(run.num_frames), store))
+
+    def begin_keyframes(
+        self,
+        portrait: NDArray[np.float32],
+        waveform: Samples,
+        emotion: NDArray[np.float32],
+        options: GenerationOptions | None = None,
+        progress: Progress | None = None,
+        features: Mapping[str, Features] | None = None,
+    ) -> Run:
+        """Return what samples the keyframes of `keyframes`, for a caller that chooses the clips."""
         inputs = self._inputs(portrait, waveform, emotion, features)
         # the guide is of stage two, which does not run
         options = replace(options or GenerationOptions(), autoguidance=1.0)
-        run = self._begin(inputs, options, progress)
-        return self.engine.running(keyframe_pictures(run, Timeline(run.num_frames), store))
+        return self._begin(inputs, options, progress)
 
     def _inputs(
         self,

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("pipeline", "options", "output", "credentials", "emotion", "media", "checkpoints"),
         *("version", "device", "files", "config", "errors"),
     },
+    "editor": {"jobs", "pipeline", "stream", "options", "stages.timeline", "config"},
     "api": {"jobs", "options", "checkpoints"},
     "benchmark": {
         *("pipeline", "options", "stages.timeline", "diffusion", "checkpoints", "models"),

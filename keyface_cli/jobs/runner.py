@@ -84,7 +84,7 @@ class Runner:
         started, job = time.perf_counter(), plan.job
         inputs = read(plan, self.checkpoint)
         with self._folder(plan) as folder:
-            pipeline = self._load(folder, encoders=inputs.features is None)
+            pipeline = self.load(folder, encoders=inputs.features is None)
             from keyface_cli.jobs.make_video import make_keyframes, make_video
 
             with self._listener.progress() as progress:
@@ -137,10 +137,18 @@ class Runner:
                     )
                 raise
 
-    def _load(self, folder: JobFolder | None, *, encoders: bool) -> KeyFacePipeline:
+    def load(self, folder: JobFolder | None = None, *, encoders: bool = True) -> KeyFacePipeline:
         """Load the model, unless the one that is loaded will do.
 
         A video goes on at the level of memory that it was begun with: another gives other bits.
+
+        Args:
+            folder: of the job that it is for, where there is one.
+            encoders: whether the audio encoders are needed.
+
+        Raises:
+            WeightsError: a file of the model is damaged.
+            DeviceError: there is too little memory.
         """
         level = None
         if folder is not None and self.compute.memory == "auto":

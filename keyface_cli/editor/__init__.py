@@ -1,0 +1,1 @@
+"""The page on which a curve is drawn, and the strip of keyframes that is shown under it."""
