@@ -50,7 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("pipeline", "options", "output", "credentials", "emotion", "media", "checkpoints"),
         *("version", "device", "files", "config", "errors"),
     },
-    "editor": {"jobs", "pipeline", "stream", "options", "stages.timeline", "config"},
+    "editor": {
+        *("jobs", "pipeline", "stream", "options", "credentials", "emotion", "stages.timeline"),
+        *("files", "config", "errors"),
+    },
     "api": {"jobs", "options", "checkpoints"},
     "benchmark": {
         *("pipeline", "options", "stages.timeline", "diffusion", "checkpoints", "models"),
@@ -78,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands": {
         *("evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
-        *("training", "avatars", "jobs", "benchmark", "pipeline", "options", "output"),
+        *("editor", "training", "avatars", "jobs", "benchmark", "pipeline", "options", "output"),
         "credentials",
         *("emotion", "media", "checkpoints", "models", "plotting", "device", "files", "config"),
         *("version", "errors"),

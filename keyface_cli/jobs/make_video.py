@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import JobInputs, Plan, digest
 from keyface_cli.jobs.signing import mark_of, statement_of
-from keyface_cli.options import GenerationOptions, Progress
+from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.output.compose import Composer, PasteBack, Resize, output_size
 from keyface_cli.output.writer import VideoWriter
 from keyface_cli.pipeline import KeyFacePipeline
@@ -55,7 +55,7 @@ def make_video(
     if folder is not None:
         save_text(folder.path / CURVE, write_table(inputs.curve), force=True)
     R = pipeline.config.resolution
-    metadata = _metadata(plan, inputs, pipeline)
+    metadata = describe_job(plan, inputs, pipeline)
     writer = VideoWriter(
         job.output,
         num_frames=len(inputs.emotion),
@@ -64,7 +64,7 @@ def make_video(
         crf=job.crf,
         metadata=metadata,
         mark=mark_of(job),
-        seal=_seal(plan, inputs, metadata),
+        seal=seal_of(plan, inputs, metadata),
         force=job.force,
         fps=job.fps,
         composer=_composer(plan, inputs, R),
@@ -163,7 +163,65 @@ def _composer(plan: Plan, inputs: JobInputs, resolution: int) -> Composer:
     return Resize((width, height))
 
 
-def _seal(plan: Plan, inputs: JobInputs, metadata: dict[str, Any]) -> Callable[[Path], None] | None:
+def make_part(
+    plan: Plan,
+    inputs: JobInputs,
+    pipeline: KeyFacePipeline,
+    frames: range,
+    store: KeyframeStore | None,
+    progress: Progress,
+) -> None:
+    """Make some frames of a job's video, with their sound: the same frames as in the whole.
+
+    Args:
+        plan: whose output is a file of its own, of whatever kind but a pipe.
+        inputs: what its files hold.
+        pipeline: the model.
+        frames: which of the model's, one at least.
+        store: where keyframes are taken from and put to; None makes them anew.
+        progress: told how far each stage is, in frames of the whole video.
+
+    Raises:
+        KeyFaceError: of any kind.
+    """
+    job, R = plan.job, pipeline.config.resolution
+    metadata = describe_job(plan, inputs, pipeline)
+    metadata["part_s"] = [frames.start / FPS, frames.stop / FPS]
+    start_s = job.start + frames.start / FPS
+    writer = VideoWriter(
+        job.output,
+        num_frames=len(frames),
+        size=(R, R),
+        sound=replace(job.sound, start_s=start_s, duration_s=len(frames) / FPS),
+        crf=job.crf,
+        metadata=metadata,
+        mark=mark_of(job),
+        seal=seal_of(plan, inputs, metadata),
+        force=job.force,
+        fps=job.fps,
+        composer=_composer(plan, inputs, R),
+    )
+    left = len(frames)
+    made = pipeline.stream(
+        inputs.portrait,
+        inputs.waveform,
+        inputs.emotion,
+        job.generation,
+        progress,
+        inputs.features,
+        first_frame=frames.start,
+        store=store,
+    )
+    with writer:
+        while left:
+            piece = next(made)[:left]
+            writer.write(piece)
+            left -= len(piece)
+
+
+def seal_of(
+    plan: Plan, inputs: JobInputs, metadata: dict[str, Any]
+) -> Callable[[Path], None] | None:
     """What signs the finished result, where it is to be signed."""
     signer = plan.signer
     if signer is None:
@@ -172,7 +230,8 @@ def _seal(plan: Plan, inputs: JobInputs, metadata: dict[str, Any]) -> Callable[[
     return lambda part: signer.sign(part, plan.job.output.suffix.lower(), statement)
 
 
-def _metadata(plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline) -> dict[str, Any]:
+def describe_job(plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline) -> dict[str, Any]:
+    """Return what stands in a result of how it was made."""
     job, name = plan.job, pipeline.checkpoint.name
     recipe = plan.recipe(pipeline.checkpoint)
     return {

@@ -60,6 +60,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
             text = (path / SIDECAR).read_text(encoding="utf-8")
         elif path.suffix.lower() == ".gif":
             text = _gif_comment(path)
+        elif path.suffix.lower() == ".png":
+            from PIL import Image  # which a help should not load
+
+            with Image.open(path) as picture:
+                text = str(picture.info.get("comment", ""))
         else:
             text = _comment(path)
         found = json.loads(text)
