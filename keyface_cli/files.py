@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,9 +64,7 @@ def replacing(
         mode = stat.S_IMODE(part.stat().st_mode)
         yield part
         part.chmod(mode)  # some writers make files that only their owner can read
-        sync(part)
-        os.replace(part, target)
-        sync(target.parent)
+        take_name(part, target)
     except Exception as problem:
         if not isinstance(problem, (OSError, *also)):
             raise
@@ -74,6 +73,48 @@ def replacing(
         if part is not None:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(
+    path: Path, error: type[KeyFaceError] = KeyFaceError, hint: str | None = None
+) -> Iterator[Path]:
+    """Fill a folder under another name, and give it its own when the block has ended well.
+
+    Args:
+        path: the folder, which is absent or empty by then; folders above it are made.
+        error: what to raise where it cannot be written.
+        hint: what to do then.
+
+    Yields:
+        Where to write: an empty folder beside `path`; what a killed run left there is gone.
+
+    Raises:
+        error: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        take_name(part, path)
+    except OSError as problem:
+        raise unwritable(path, problem, error, hint) from problem
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def take_name(part: Path, path: Path) -> None:
+    """Give a finished file or folder its name, on the disk before it takes it.
+
+    Raises:
+        OSError: it cannot be written; a folder of that name is not empty.
+    """
+    for inner in part.rglob("*") if part.is_dir() else ():
+        sync(inner)
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)
 
 
 def write_text(

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"config", "errors"},
     "checkpoints": {"files", "models", "device", "config", "errors"},
     "media": {"files", "checkpoints", "config", "errors"},
-    "credentials": {"media", "version", "errors"},
+    "credentials": {"media", "version", "files", "errors"},
     "output": {"credentials", "media", "files", "config", "errors"},
     "stages.timeline": {"config"},
     "stages.motion": {"config"},

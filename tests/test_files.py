@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyface_cli.errors import VideoError, WeightsError
-from keyface_cli.files import is_full, replacing, unwritable, write_text
+from keyface_cli.files import is_full, making_folder, replacing, unwritable, write_text
 
 
 def write_half(path: Path, failure: Exception) -> None:
@@ -75,3 +75,36 @@ def test_a_full_disk_is_known_by_its_number_or_its_words() -> None:
     assert not is_full(OSError(errno.EACCES, "Permission denied"))
     error = unwritable(Path("a"), OSError(errno.EACCES, "Permission denied"), hint="ask")
     assert (str(error), error.hint) == ("a: cannot be written to: Permission denied", "ask")
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    left = tmp_path / ".shard.part"  # of a run that was killed
+    left.mkdir()
+    (left / "old.npy").touch()
+    with making_folder(tmp_path / "shard") as part:
+        assert list(part.iterdir()) == []
+        (part / "new.npy").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+    assert (tmp_path / "shard" / "new.npy").read_text() == "whole"
+
+    def fill(error: BaseException) -> None:
+        with making_folder(tmp_path / "other", VideoError) as part:
+            (part / "half.npy").touch()
+            raise error
+
+    with pytest.raises(VideoError, match="other: the disk is full"):
+        fill(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(KeyboardInterrupt):
+        fill(KeyboardInterrupt())
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+def test_a_folder_replaces_none_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").touch()
+    with (
+        pytest.raises(VideoError, match="taken: cannot be written to"),
+        making_folder(tmp_path / "taken", VideoError),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]

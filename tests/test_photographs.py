@@ -208,3 +208,15 @@ def test_the_landmarks_are_those_of_the_example() -> None:
     points = landmarks()
     assert points.shape == (mesh.LANDMARKS, 3)
     assert points[mesh.NOSE_TIP, 1] < points[13, 1] < points[mesh.CHIN, 1]
+
+
+def test_pairs_that_are_stopped_leave_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keyface_cli.avatars.portrait_pairs.draw_head", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_pairs(tmp_path / "pairs", 2, 3, 48)
+    assert list(tmp_path.iterdir()) == []

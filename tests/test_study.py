@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ from clips import moving, write_video
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation.study import ratings
+from keyface_cli.evaluation.study import ratings, sidebyside
 from keyface_cli.evaluation.study.page import make_page
 from keyface_cli.evaluation.study.ratings import Vote, bradley_terry, elo
 from keyface_cli.evaluation.study.study import (
@@ -306,6 +307,22 @@ def test_requests_without_the_token_and_bad_votes_are_refused(study: Study) -> N
             assert fetch(f"{url}vote", body) == 400
         assert fetch(f"{url}study.json") == 404
         assert not study.votes.exists()
+
+
+def test_a_full_disk_leaves_neither_a_study_nor_a_video(
+    methods: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("keyface_cli.evaluation.study.study._copy_clips", full)
+    with pytest.raises(KeyFaceError, match="new: the disk is full"):
+        new_study(methods, tmp_path / "new")
+    monkeypatch.setattr(sidebyside, "combined", full)  # after ffmpeg has written the video
+    clips = [next(folder.glob("*.mp4")) for folder in methods[:2]]
+    with pytest.raises(KeyFaceError, match=r"both\.mp4: the disk is full"):
+        sidebyside.compare(clips, ["a", "b"], tmp_path / "both.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_score_prints_table_and_plot(main: Main, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ A shard is a folder of arrays, for each of n heads: `portraits.npy` (n, H, W, 3)
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from keyface_cli.avatars.heads import draw_head, motion_of
 from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.pictures import random_poses
 from keyface_cli.config import MOTION
+from keyface_cli.files import making_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +39,19 @@ def write_pairs(folder: Path, count: int, seed: int, size: int, cast: Cast | Non
         seed: of all chance.
         size: of a picture in pixels.
         cast: whose photographs move; None draws heads instead.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
 
+    Raises:
+        KeyFaceError: it cannot be written.
+    """
+    with making_folder(folder) as part:
+        _draw_pairs(part, count, torch.Generator().manual_seed(seed), size, cast)
+
+
+def _draw_pairs(
+    folder: Path, count: int, generator: torch.Generator, size: int, cast: Cast | None
+) -> None:
     def array(name: str, *shape: int) -> Any:
-        path = partial / f"{name}.npy"
+        path = folder / f"{name}.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
     portraits = array("portraits", count, size, size, 3)
@@ -64,8 +68,7 @@ def write_pairs(folder: Path, count: int, seed: int, size: int, cast: Cast | Non
             logger.info("drew pairs of %d of %d heads", i + 1, count)
     for pictures in (portraits, stills, targets):
         pictures.flush()
-    np.save(partial / "motions.npy", motions)
-    os.replace(partial, folder)
+    np.save(folder / "motions.npy", motions)
 
 
 def _poses(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

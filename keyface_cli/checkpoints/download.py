@@ -1,7 +1,7 @@
 """The published files, fetched from their repositories and made into the model `keyface`.
 
 What is fetched stays under another name until its size and hash are right, and a fetch that was
-cut or killed goes on where it stopped. Nothing is fetched twice; nothing is run.
+cut or killed resumes where it stopped. Nothing is fetched twice; nothing is run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
-from keyface_cli.files import file_hash, is_full
+from keyface_cli.files import file_hash, is_full, take_name
 
 Report = Callable[[str], None]
 
@@ -336,7 +336,11 @@ def _ask(file: Found) -> None:
 
 
 def _fetch(file: Found, path: Path) -> None:
-    """Fetch one file, going on from what an earlier run left."""
+    """Fetch one file, from where an earlier run left it.
+
+    Not by `hf_hub_download(local_dir=...)`: as of huggingface_hub 2.4 it writes to a name that is
+    new each time and removes it on failure, so a killed fetch of 10 GB would begin anew.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -368,7 +372,8 @@ def _fetch(file: Found, path: Path) -> None:
             f"{file.path} of {file.role.repository} is not the file that is listed there",
             "its sha256 differs and it was dropped; run the command again",
         )
-    os.replace(partial, path)
+    with _network(file.role.repository, file.revision, file.path):
+        take_name(partial, path)
 
 
 def _endpoint() -> str:

@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import mimetypes
-import os
 import re
 import signal
 import threading
@@ -27,6 +26,7 @@ from keyface_cli.credentials.library import MIME, load_library, signing_settings
 from keyface_cli.credentials.marks import Mark
 from keyface_cli.credentials.validation import read_stream
 from keyface_cli.errors import CredentialsError
+from keyface_cli.files import take_name
 
 RECIPE = "keyface.recipe"  # the assertion that holds what `info` reads
 _PICTURE_SIZE = 512  # pixels, of an ingredient's picture
@@ -132,8 +132,7 @@ class Signer:
                         self.sign_stream(source, target, MIME[suffix or ".png"], statement)
                     except CredentialsError as error:
                         raise target.failure or error from error
-                    os.fsync(target.fileno())
-                os.replace(copy, one)
+                take_name(copy, one)
             finally:
                 copy.unlink(missing_ok=True)
 

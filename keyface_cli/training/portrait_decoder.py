@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from keyface_cli.config import MOTION, ModelConfig
 from keyface_cli.errors import ConfigError
+from keyface_cli.files import replacing
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.training import run
@@ -68,10 +69,10 @@ def encode_pairs(folder: Path, codec: LatentCodec) -> None:
         latents.append(z.half().numpy())
         back = ((codec.decode(z[:1]).clamp(-1, 1) + 1) * 127.5).round().byte()
         decoded[i] = back[0].permute(1, 2, 0).numpy()
-    np.save(folder / "decoded.npy", decoded)
-    partial = folder / "latents.part.npy"
-    np.save(partial, np.stack(latents))
-    partial.replace(folder / "latents.npy")
+    # the latents last: they tell that the shard is finished
+    for name, array in (("decoded.npy", decoded), ("latents.npy", np.stack(latents))):
+        with replacing(folder / name) as part, part.open("wb") as file:
+            np.save(file, array)
 
 
 class PortraitDecoderTraining:

@@ -21,7 +21,7 @@ from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint
 from keyface_cli.checkpoints.writing import replacing_model, save_component, write_manifest
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
-from keyface_cli.files import replacing
+from keyface_cli.files import replacing, take_name
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def adopt(folder: Path, source: Checkpoint, config: ModelConfig) -> None:
             partial = folder / f".{component}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(source.folder / component, partial, copy_function=_link)
-            partial.replace(folder / component)
+            take_name(partial, folder / component)
         write_manifest(folder, config, training=training_facts(folder))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from keyface_cli.checkpoints import download
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.networks.weights import METRIC_WEIGHTS, MetricWeights, fingerprint
-from keyface_cli.files import is_full, unwritable, write_text
+from keyface_cli.files import is_full, making_folder, take_name, unwritable, write_text
 
 RECORD = "weights.json"
 _CLIP = "openai/clip-vit-large-patch14"
@@ -74,18 +73,15 @@ def pull_metrics(
 def _fetch_clip(folder: Path, target: Path, report: download.Report) -> None:
     place = folder / ".clip"
     paths = download.fetch(download.find(roles=_CLIP_ROLES), place, report)
-    part = folder / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    for path in paths.values():
-        path.rename(part / path.name)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with making_folder(target, WeightsError) as part:
+        for path in paths.values():
+            path.rename(part / path.name)
+        shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
 
 
 def _fetch(weights: MetricWeights, target: Path) -> None:
-    """Fetch a file, going on from what an earlier run left, and check its hash."""
+    """Fetch a file, from where an earlier run left it, and check its hash."""
     from huggingface_hub.file_download import http_get
 
     partial = target.with_name(f"{target.name}.partial")
@@ -95,7 +91,7 @@ def _fetch(weights: MetricWeights, target: Path) -> None:
     except Exception as error:
         if is_full(error):
             raise
-        # a server that refuses to go on may hold another file by now
+        # a server that refuses to continue may hold another file by now
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 416 or not partial.stat().st_size:
             partial.unlink(missing_ok=True)
@@ -108,7 +104,7 @@ def _fetch(weights: MetricWeights, target: Path) -> None:
         raise WeightsError(
             f"{weights.url}: sha256 {found}..., expected {weights.sha256[:16]}: dropped"
         )
-    os.replace(partial, target)
+    take_name(partial, target)
 
 
 def _record(folder: Path, weights: MetricWeights, target: Path) -> None:

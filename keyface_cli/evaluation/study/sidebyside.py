@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keyface_cli.credentials.marks import Mark, combined, read_mark, write_mark
 from keyface_cli.errors import VideoError
-from keyface_cli.files import unwritable
+from keyface_cli.files import replacing
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 from keyface_cli.media.frames import VideoInfo, probe
 
@@ -124,8 +123,7 @@ def _has_sound(path: Path) -> bool:
 
 def _encode(command: Sequence[str], output: Path, sources: Sequence[Path]) -> None:
     """Run ffmpeg; the result says as the sources do that it is synthetic, and nothing else."""
-    part = output.with_name(f".{output.stem[:40]}-{secrets.token_hex(4)}.part")
-    try:
+    with replacing(output, VideoError, shared=True) as part:
         done = subprocess.run(
             [*command, *_ENCODE, *_PLAIN, "-f", "mp4", file_url(part)],
             capture_output=True,
@@ -137,8 +135,3 @@ def _encode(command: Sequence[str], output: Path, sources: Sequence[Path]) -> No
             raise VideoError(f"{output}: cannot be made: {last_words(done.stderr)}")
         if (source := combined(map(read_mark, sources))) is not None:
             write_mark(part, "mp4", Mark(source))
-        part.replace(output)
-    except OSError as error:
-        raise unwritable(output, error, VideoError) from error
-    finally:
-        part.unlink(missing_ok=True)

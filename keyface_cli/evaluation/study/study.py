@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.files import unwritable
+from keyface_cli.files import making_folder, unwritable, write_text
 from keyface_cli.media.frames import list_videos, probe
 
 FORMAT_VERSION = 1
@@ -106,10 +106,8 @@ def new_study(
         _check_lengths([videos[m][name] for m in methods])
     chance = random.Random(seed)
     chosen = _choose(methods, common, pairs, chance)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        (part / CLIPS).mkdir(parents=True)
+    with making_folder(folder) as part:
+        (part / CLIPS).mkdir()
         copies = _copy_clips(part / CLIPS, videos, chosen, chance)
         trials = _balance(chosen, copies, chance)
         trials = _insert_checks(part / CLIPS, trials, checks, chance)
@@ -119,12 +117,7 @@ def new_study(
             "seed": seed,
             "trials": [asdict(trial) for trial in trials],
         }
-        (part / MANIFEST).write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
-        part.rename(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_text(part / MANIFEST, json.dumps(study, indent=1) + "\n")
     return open_study(folder)
 
 
