@@ -7,11 +7,12 @@ is told by `stream`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,15 @@ class Engine:
     portrait_decoder: PortraitDecoder | None = None
 
     def __post_init__(self) -> None:
-        self.timings = dict.fromkeys(STAGES, 0.0)  # seconds spent in each stage of the last run
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._spans: deque[tuple[str, Any, Any]] = deque()  # of a GPU, that may not be over
+        self.compiled = False  # so that calls of another size would be compiled anew
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds spent in each stage of the last run."""
+        self._settle(wait=True)
+        return self._seconds
 
     def work(self, work: Callable[[], Result], *networks: str) -> Result:
         """Do work that needs networks; see `memory.Residency.attempt`."""
@@ -73,11 +82,24 @@ class Engine:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a block takes to those of a stage."""
-        started = time.perf_counter()
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            yield
+            self._seconds[stage] += time.perf_counter() - started
+            return
+        # the GPU notes the times itself, so that nobody waits for it between stages
+        begin, end = (cast(Any, torch.cuda.Event)(enable_timing=True) for _ in range(2))
+        begin.record(torch.cuda.current_stream(self.device))
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.timings[stage] += time.perf_counter() - started
+        end.record(torch.cuda.current_stream(self.device))
+        self._spans.append((stage, begin, end))
+        self._settle(wait=False)
+
+    def _settle(self, *, wait: bool) -> None:
+        while self._spans and (wait or self._spans[0][2].query()):
+            stage, begin, end = self._spans.popleft()
+            end.synchronize()
+            self._seconds[stage] += begin.elapsed_time(end) / 1000
 
     @torch.inference_mode()
     def running(self, made: Iterator[Result]) -> Iterator[Result]:
@@ -130,7 +152,7 @@ class Run:
         sigmas = sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min)
         self.engine, self.inputs, self.progress = engine, inputs, progress
         self.num_frames = len(inputs.emotion)
-        self._seed, self._updates = options.seed, len(sigmas) - 1
+        self._seed, self._chunk, self._updates = options.seed, options.chunk, len(sigmas) - 1
         self._liveliness, self._half_vae = sampling.liveliness, sampling.half_vae
         self._keyframe_stage = KeyframeStage(
             engine.keyframe_unet,
@@ -218,7 +240,7 @@ class Run:
             return self._keyframe_stage.sample(
                 identity,
                 context[None],
-                self.inputs.emotion[torch.tensor(clip.audio)][None].to(self.engine.device),
+                self.inputs.emotion[torch.tensor(clip.audio)][None],
                 self._noise("keyframes", [clip.index]),
                 report,
                 batched=self.engine.residency.level == "high",
@@ -280,7 +302,15 @@ class Run:
             self.progress("interpolation", done, self.num_frames)
 
         noise = self._noise("interpolation", [segment.index for segment in segments])
-        return self._interpolation_stage.sample(keyframes, context, noise, report)
+        if self.engine.compiled and self.engine.residency.level != "low":
+            # a last chunk that is short is filled up: another size would be compiled for minutes
+            missing = self._chunk - len(segments)
+            keyframes, context, noise = (
+                torch.cat([t, t[-1:].expand(missing, *t.shape[1:])])
+                for t in (keyframes, context, noise)
+            )
+        sampled = self._interpolation_stage.sample(keyframes, context, noise, report)
+        return sampled[: len(segments)]
 
     def _decode(self, latents: Tensor, first_frame: int) -> Tensor:
         codec, decoder = self.engine.codec, self.engine.portrait_decoder

@@ -71,7 +71,6 @@ class KeyFacePipeline:
             {name: parts[name] for name in encoder_names(config) if name in parts},
             portrait_decoder=cast("PortraitDecoder | None", parts.get("portrait_decoder")),
         )
-        self._compile = False  # whether the guide, when it comes, is to be compiled too
 
     @property
     def device(self) -> torch.device:
@@ -144,9 +143,9 @@ class KeyFacePipeline:
         parts = _load(checkpoint, names, place, formats)
         pipeline = cls(checkpoint, parts, where, formats, memory)
         if compile:
-            pipeline._compile = True
-            pipeline.engine.keyframe_unet.compile()
-            pipeline.engine.interpolation_unet.compile()
+            pipeline.engine.compiled = True
+            pipeline.engine.keyframe_unet.compile(dynamic=False)
+            pipeline.engine.interpolation_unet.compile(dynamic=False)
         pipeline.timings["load"] = time.perf_counter() - started
         return pipeline
 
@@ -320,7 +319,7 @@ class KeyFacePipeline:
         return Inputs(picture, waveform, curve, features, moved)
 
     def _begin(self, inputs: Inputs, options: GenerationOptions, progress: Progress | None) -> Run:
-        self.engine.timings |= dict.fromkeys(STAGES[1:], 0.0)
+        self.engine.timings.update(dict.fromkeys(STAGES[1:], 0.0))
         return Run(self.engine, inputs, options, progress or _silent)
 
     def _load_guide(self) -> None:
@@ -341,8 +340,8 @@ class KeyFacePipeline:
             loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
         self.engine.guide = cast("VideoUNet", loaded[name])
         self.engine.residency.add(name, self.engine.guide)
-        if self._compile:
-            self.engine.guide.compile()
+        if self.engine.compiled:
+            self.engine.guide.compile(dynamic=False)
         self.timings["load"] += time.perf_counter() - started
 
 

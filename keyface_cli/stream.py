@@ -13,8 +13,10 @@ what is asked of them here is told in `engine`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,11 +46,17 @@ def frames(
     # a frame where two segments meet takes a picture of the one before too
     begin = max(0, first_frame - 1) // KEYFRAME_STEP
     position = KEYFRAME_STEP * begin
+    waiting: deque[Arrival] = deque()
     for merged in merge_segments(segments(run, plan, chunk, begin, store)):
         shown = merged[: plan.num_frames - position][max(0, first_frame - position) :]
         position += len(merged)
         if len(shown):
-            yield to_uint8(shown)
+            waiting.append(Arrival(shown))
+        # a GPU has been asked for the next pictures before these are waited for
+        while len(waiting) > (run.engine.device.type == "cuda"):
+            yield waiting.popleft().pixels()
+    for rest in waiting:
+        yield rest.pixels()
 
 
 def keyframe_pictures(
@@ -107,7 +115,28 @@ def segments(
             yield pictures
 
 
+class Arrival:
+    """Pictures on their way to main memory: a GPU's copy goes on while other things are done.
+
+    Args:
+        pictures: (n, 3, R, R) in [0, 1].
+    """
+
+    def __init__(self, pictures: Tensor) -> None:
+        # cut, not rounded, to whole numbers, as published
+        pixels = (pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        self._pixels = pixels.to("cpu", non_blocking=True)
+        self._copied = cast(Any, torch.cuda.Event)() if pixels.is_cuda else None
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(pixels.device))
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return RGB (n, R, R, 3) when they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._pixels.numpy()
+
+
 def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
-    """(n, 3, R, R) in [0, 1] -> (n, R, R, 3), cut, not rounded, to whole numbers, as published."""
-    pixels = (pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return pixels.cpu().numpy()
+    """(n, 3, R, R) in [0, 1] -> (n, R, R, 3) in main memory."""
+    return Arrival(pictures).pixels()

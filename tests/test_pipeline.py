@@ -418,13 +418,72 @@ def test_networks_are_compiled_where_that_is_asked_for(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(VideoUNet, "compile", lambda network: compiled.append(network))
+
+    def compile_it(network: VideoUNet, *, dynamic: bool) -> None:
+        assert not dynamic
+        compiled.append(network)
+
+    monkeypatch.setattr(VideoUNet, "compile", compile_it)
     KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
     assert compiled == []
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", compile=True)
     make(pipeline, 1, dataclasses.replace(FAST, autoguidance=2.0))
     engine = pipeline.engine
     assert compiled == [engine.keyframe_unet, engine.interpolation_unet, engine.guide]
+
+
+def test_compiled_networks_are_always_asked_for_the_same_size(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+    sizes: list[int] = []
+    sample = InterpolationStage.sample
+
+    def watch(stage: InterpolationStage, keyframes: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(keyframes))
+        return sample(stage, keyframes, *rest)
+
+    monkeypatch.setattr(InterpolationStage, "sample", watch)
+    options = dataclasses.replace(FAST, chunk=3)
+    plain = make(tiny, 66, options)  # six segments less one: the last chunk has two
+    assert sizes == [3, 2]
+    monkeypatch.setattr(tiny.engine, "compiled", True)
+    assert psnr(make(tiny, 66, options), plain) >= 55
+    assert sizes == [3, 2, 3, 3]
+
+
+def test_a_gpu_s_times_are_read_when_it_has_them(
+    tiny: KeyFacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over: list[bool] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None: ...
+
+        def query(self) -> bool:
+            return bool(over)
+
+        def synchronize(self) -> None:
+            over.append(True)
+
+        def elapsed_time(self, end: Event) -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    engine = tiny.engine
+    before = dict(engine.timings)
+    with monkeypatch.context() as as_if:
+        as_if.setattr(engine, "device", torch.device("cuda"))
+        for _ in range(2):
+            with engine.timed("decode"):
+                pass
+        assert not over  # nobody has waited
+    assert engine.timings["decode"] == pytest.approx(before["decode"] + 0.5)
+    assert over
 
 
 def held() -> int:

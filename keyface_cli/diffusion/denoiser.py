@@ -54,17 +54,23 @@ def denoise(network: Network, x: Tensor, sigma: Tensor, *, anchor: Tensor | None
     Args:
         network: with its conditioning already bound.
         x: noisy latents (B, T, C, h, w).
-        sigma: one noise level per clip (B,), or 0-d for all clips.
+        sigma: one noise level per clip (B,), or 0-d, best on the CPU, for all clips.
         anchor: a, in x's shape or broadcastable to it, for a network that was trained with one.
 
     Returns:
         D, float32 (B, T, C, h, w).
     """
     x = x.float()
-    # Factors are computed at sigma's own precision and rounded once, to x's.
-    c = Preconditioning(*(value.to(x) for value in precondition(sigma.expand(x.shape[0]))))
-    c_skip, c_out, c_in = (value.view(-1, 1, 1, 1, 1) for value in c[:3])
-    answer = network(c_in * x, c.c_noise).float()
+    # Factors are computed at sigma's own precision and rounded once, to x's. One level for all
+    # clips stays a number: copying it to a GPU would wait until all that was asked of it is done.
+    c = Preconditioning(*(value.to(x.dtype) for value in precondition(sigma)))
+    if sigma.dim() == 0:
+        c_skip, c_out, c_in = c[:3]
+        c_noise = x.new_full((len(x),), c.c_noise.item())
+    else:
+        c_skip, c_out, c_in = (value.to(x.device).view(-1, 1, 1, 1, 1) for value in c[:3])
+        c_noise = c.c_noise.to(x.device)
+    answer = network(c_in * x, c_noise).float()
     if anchor is None:
         return c_skip * x + c_out * answer
     anchor = anchor.float()

@@ -205,7 +205,7 @@ class VideoUNet(Network):
             missing = missing + conditioning.anchor[:, 1:-1].to(dtype)
         frames = torch.cat([latents[:, :1], missing, latents[:, 1:]], dim=1)
         known = torch.zeros(T, 1, 1, 1, dtype=dtype, device=latents.device)
-        known[[0, -1]] = 1
+        known[0] = known[-1] = 1
         return torch.cat([frames, known.expand(B, T, 1, h, w)], dim=2)
 
 

@@ -64,7 +64,8 @@ class KeyframeStage:
         Args:
             identity: scaled latents of the portraits, (B, C, h, w).
             audio: the network's `project_audio` of each slot's sound, (B, T, D).
-            emotion: valence and arousal of each slot in [-1, 1], (B, T, 2).
+            emotion: valence and arousal of each slot in [-1, 1], (B, T, 2), on the CPU, so that
+                looking whether it is neutral waits for nothing.
             noise: unit Gaussian, (B, T, C, h, w).
             callback: called after each update with the number done and the latents.
             batched: run the branches of the guidance as one batch: faster, in more memory.
@@ -72,6 +73,8 @@ class KeyframeStage:
         Returns:
             Scaled latents, float32, (B, T, C, h, w).
         """
+        felt = bool(emotion.any())
+        emotion = emotion.to(identity.device)
         full = Conditioning(audio, identity.unsqueeze(1) / self.latent_scale, emotion)
         # zeros stand for a condition that is left out; a neutral face is one that is asked for
         conditions = {
@@ -99,7 +102,7 @@ class KeyframeStage:
             evaluate,
             audio=self.audio_guidance,
             identity=self.identity_guidance,
-            emotion=self.emotion_guidance if emotion.any() else 1,  # it is neutral already
+            emotion=self.emotion_guidance if felt else 1,  # it is neutral already
         )
         alone = keyframe_guidance(evaluate, audio=1, identity=1)
         guided = in_interval(guided, alone, self.guidance_interval)
