@@ -27,7 +27,7 @@ _GONE = {"detail"}  # fields that models of earlier versions may still have
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """One video UNet (paper section 3.2); the defaults are the published keyframe model's.
+    """One video UNet (KeyFace, arXiv 2503.01715); the defaults are the published keyframes'.
 
     `audio_dim` is the width of the raw audio features (both encoders side by side) and
     `context_dim` that of the projected audio which every cross-attention reads. `emotion_dim` is

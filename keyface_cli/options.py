@@ -103,7 +103,8 @@ class GenerationOptions:
     )
     autoguidance: float | None = of_model(
         "autoguidance",
-        "Autoguidance scale for the interpolated frames; 1 turns it off.",
+        "Autoguidance scale for the interpolated frames; 1 turns it off, and is all that a model "
+        "without a guide has, such as the bundled one: there --audio-guidance does this.",
         (0.0, 100.0),
     )
     chunk: int = option(

@@ -325,8 +325,11 @@ class KeyFacePipeline:
     def _load_guide(self) -> None:
         name = "interpolation_guide"
         if name not in self.checkpoint.components:
+            usual = self.config.sampling.audio_guidance
             raise WeightsError(
-                f"the model has no {name}: {self.checkpoint.folder}", "use --autoguidance 1"
+                f"the model has no {name}: {self.checkpoint.folder}",
+                "use --autoguidance 1: without a guide the keyframes' --audio-guidance makes "
+                f"motion stronger, {usual:g} by this model's default",
             )
         started = time.perf_counter()
         place = self.device if self.memory == "high" else torch.device("cpu")

@@ -112,7 +112,7 @@ def test_store_counts_clips_by_weight() -> None:
     clips = [features(count, 4, count).astype(np.float32) for count in (5, 1, 8)]
     for clip in clips:
         store.append(clip)
-        store.close_clip(len(clip))
+        store.close_clip()
     repeated = np.concatenate([clips[0], clips[0], clips[2]]).astype(np.float64)
     ours = store.gaussian(np.array([2.0, 0.0, 1.0]))
     assert ours.count == 18

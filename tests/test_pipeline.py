@@ -353,7 +353,9 @@ def test_model_without_a_guide(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert len(make(loaded, 1, FAST)) == 1
     with pytest.raises(WeightsError, match="the model has no interpolation_guide") as error:
         loaded.stream(*inputs(1))
-    assert error.value.hint == "use --autoguidance 1"
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("use --autoguidance 1: without a guide the keyframes'")
+    assert f"{opened.config.sampling.audio_guidance:g} by this model's default" in error.value.hint
 
 
 def test_anchored_model(tiny_checkpoint: Path, tmp_path: Path) -> None:

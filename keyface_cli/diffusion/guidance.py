@@ -31,7 +31,7 @@ Branches = Callable[[Tensor, Tensor, Sequence[Branch]], Sequence[Tensor]]
 def keyframe_guidance(
     evaluate: Branches, *, audio: float, identity: float, emotion: float = 1.0
 ) -> Denoiser:
-    """Guide by audio and identity with a scale for each (paper equation 4), and by emotion.
+    """Guide by audio and identity with a scale for each, as published, and by emotion.
 
     D = audio (e2 - e1) + identity (e1 - e0) + e0, which is
     audio e2 + (identity - audio) e1 + (1 - identity) e0: identity 1 drops e0, equal scales drop
@@ -77,7 +77,7 @@ def in_interval(
 
 
 def autoguidance(good: Denoiser, guide: Denoiser, scale: float) -> Denoiser:
-    """Guide a network away from a weaker version of itself (paper equation 5).
+    """Guide a network away from a weaker version of itself.
 
     D = guide + scale (good - guide), after Karras et al. 2024; both have the same conditions.
 

@@ -36,7 +36,6 @@ _JUDGES = (
     "psnr",
     "sync_correlation",
 )
-Say = Callable[[str], None]
 
 
 @dataclass

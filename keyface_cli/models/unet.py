@@ -1,4 +1,4 @@
-"""The video UNet of both stages (paper section 3.2).
+"""The video UNet of both stages of KeyFace (arXiv 2503.01715).
 
 A Stable Video Diffusion UNet, assembled from the blocks of `blocks`, that audio conditions in two
 ways: every cross-attention reads the T audio tokens of the clip, and each frame's own

@@ -1,7 +1,7 @@
 """Stage two: sample the frames between two keyframes, and join the segments.
 
-Paper section 3.3 and equation 5. A segment has T = 14 frames, of which the first and
-the last are keyframes that the network sees clean; it samples all 14 again.
+KeyFace (arXiv 2503.01715), stage two. A segment has T = 14 frames, of which the first and the last
+are keyframes that the network sees clean; it samples all 14 again.
 """
 
 from __future__ import annotations

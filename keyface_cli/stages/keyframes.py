@@ -1,7 +1,7 @@
 """Stage one: sample a clip of keyframes, 0.52 s apart, from a portrait, its sound and its emotion.
 
-Paper section 3.2 and equation 4. A clip has T = 14 slots. Slot 0 is the identity
-frame itself, as in training; what is sampled there is dropped by the pipeline.
+KeyFace (arXiv 2503.01715), stage one. A clip has T = 14 slots. Slot 0 is the identity frame itself,
+as in training; what is sampled there is dropped by the pipeline.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which frames are keyframes, the sound of each, and how segments join: pure integers.
 
-A video of N frames is made in two passes (paper section 3.1; see README.md here):
+A video of N frames is made in two passes (KeyFace, arXiv 2503.01715; see README.md here):
 
     frame       0         13        26        39   ...        every 13th frame is a keyframe
     keyframe    0 ------- 1 ------- 2 ------- 3    ...

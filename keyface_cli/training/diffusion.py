@@ -1,4 +1,4 @@
-"""Training of the two UNets and of the guide (paper section 3 and appendix).
+"""Training of the two UNets and of the guide by the published recipe (stages/README.md).
 
 A batch of clips is noised, denoised under its conditions, some of which are dropped at random so
 that guidance has its unconditional branches, and scored by `losses`.

@@ -1,4 +1,4 @@
-"""The losses of the UNets (paper section 3 and appendix).
+"""The losses of the UNets by the published recipe (stages/README.md).
 
 Noise levels are log-normal, ln sigma ~ N(1.0, 1.2^2). The squared error of the denoised latents is
 weighted by (sigma^2 + 1) / sigma^2, and the lower half of the picture, where the mouth is, counts

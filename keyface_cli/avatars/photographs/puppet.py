@@ -20,7 +20,7 @@ from keyface_cli.avatars.photographs.mesh import Points
 
 Image = NDArray[Any]  # (H, W, 3) RGB, 0 to 255
 SCALE = 1.5  # how much larger than wanted pictures are drawn
-TONGUE, CAVITY, GUM = (168.0, 88.0, 86.0), (62.0, 24.0, 24.0), (170.0, 92.0, 90.0)
+TONGUE, CAVITY = (168.0, 88.0, 86.0), (62.0, 24.0, 24.0)
 _SUBPIXEL = 4  # bits of a polygon's coordinates after the point
 
 
