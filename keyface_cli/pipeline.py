@@ -217,6 +217,7 @@ class KeyFacePipeline:
         features: Mapping[str, Features] | None = None,
         *,
         first_frame: int = 0,
+        last_frame: int | None = None,
         store: KeyframeStore | None = None,
         motion: NDArray[np.float32] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
@@ -231,6 +232,7 @@ class KeyFacePipeline:
             features: the audio features of each encoder, (N, 2, D), in memory or in a file of
                 `keyface embed`; None computes them now.
             first_frame: leave out the frames before this one; those after it are the same bits.
+            last_frame: leave out this frame and those after it.
             store: where keyframes are taken from and put to; None makes them anew.
             motion: (N, M) movements of head, eyes and lids, as `config.motion` names them and
                 `stages.motion` describes them; None draws them from the seed.
@@ -253,7 +255,14 @@ class KeyFacePipeline:
         run = self._begin(inputs, options, progress)
         plan = Timeline(run.num_frames)
         return self.engine.running(
-            frames(run, plan, chunk=options.chunk, first_frame=first_frame, store=store)
+            frames(
+                run,
+                plan,
+                chunk=options.chunk,
+                first_frame=first_frame,
+                last_frame=last_frame,
+                store=store,
+            )
         )
 
     def keyframes(

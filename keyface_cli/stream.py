@@ -31,7 +31,13 @@ from keyface_cli.stages.timeline import Timeline
 
 
 def frames(
-    run: Run, plan: Timeline, *, chunk: int, first_frame: int = 0, store: KeyframeStore | None
+    run: Run,
+    plan: Timeline,
+    *,
+    chunk: int,
+    first_frame: int = 0,
+    last_frame: int | None = None,
+    store: KeyframeStore | None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the video's frames from `first_frame` on, RGB (n, R, R, 3), as soon as they are final.
 
@@ -40,15 +46,18 @@ def frames(
         plan: which keyframes and segments the video has.
         chunk: how many segments are sampled together.
         first_frame: leave out those before it.
+        last_frame: leave out this one and those after it.
         store: where keyframes are taken from and put to; None makes them anew.
     """
     run.progress("audio", 0, plan.num_frames)
     # a frame where two segments meet takes a picture of the one before too
     begin = max(0, first_frame - 1) // KEYFRAME_STEP
     position = KEYFRAME_STEP * begin
+    stop = min(plan.num_frames, plan.num_frames if last_frame is None else last_frame)
+    end = -(-stop // KEYFRAME_STEP)
     waiting: deque[Arrival] = deque()
-    for merged in merge_segments(segments(run, plan, chunk, begin, store)):
-        shown = merged[: plan.num_frames - position][max(0, first_frame - position) :]
+    for merged in merge_segments(segments(run, plan, chunk, begin, end, store)):
+        shown = merged[: max(0, stop - position)][max(0, first_frame - position) :]
         position += len(merged)
         if len(shown):
             waiting.append(Arrival(shown))
@@ -88,14 +97,14 @@ def keyframes(
 
 
 def segments(
-    run: Run, plan: Timeline, chunk: int, begin: int, store: KeyframeStore | None
+    run: Run, plan: Timeline, chunk: int, begin: int, end: int, store: KeyframeStore | None
 ) -> Iterator[Tensor]:
-    """Stage two: yield the pictures (T, 3, R, R) of each segment from `begin` on, in [0, 1].
+    """Stage two: yield the pictures (T, 3, R, R) of segments `begin` to `end` - 1, in [0, 1].
 
-    All segments of a chunk are sampled, those before `begin` too.
+    All segments of a chunk are sampled, those before `begin` and from `end` on too.
     """
     first = begin - begin % chunk
-    left = islice(plan.segments(), first, None)
+    left = islice(plan.segments(), first, end + -end % chunk)
     latents_of_keyframes = keyframes(run, plan, first, store)
     start = next(latents_of_keyframes)
     while group := list(islice(left, chunk)):
@@ -105,7 +114,7 @@ def segments(
         wanted = [frame for segment in group for frame in segment.audio]
         context = run.audio_context("interpolation", wanted).view(len(group), NUM_FRAMES, -1)
         for segment, sampled in zip(group, run.sample_segments(group, pairs, context), strict=True):
-            if segment.index < begin:
+            if not begin <= segment.index < end:
                 continue
             # the last one may reach past the end
             shown = sampled[: plan.num_frames - segment.first_frame]

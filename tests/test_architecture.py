@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "jobs": {
         *("pipeline", "options", "output", "credentials", "emotion", "media", "checkpoints"),
-        *("version", "device", "files", "config", "errors"),
+        *("stages.timeline", "version", "device", "files", "config", "errors"),
     },
     "editor": {
         *("jobs", "pipeline", "stream", "options", "credentials", "emotion", "stages.timeline"),

@@ -17,7 +17,7 @@ from cluster_pieces import broken, set_up
 from test_batch import table, wav
 
 from keyface_cli.errors import DeviceError
-from keyface_cli.jobs import cluster
+from keyface_cli.jobs import cluster, cluster_video
 from keyface_cli.media.ffmpeg import find_ffmpeg
 
 pytest.importorskip("ray")
@@ -52,13 +52,11 @@ def test_a_lost_worker_s_piece_is_made_again(
     monkeypatch.setattr(cluster, "SETTLE_S", 0.1)
     made: list[int] = []
     lost: list[int] = []
-    cluster.share_out(
-        iter(range(1, 7)),
-        partial(set_up, tmp_path, 3),
-        made.append,
-        lost.append,
-        address=machines.address,
-    )
+    pieces: Iterator[int | None] = iter([1, None, 2, 3, None, None, 4, 5, 6])  # None: not yet
+    for piece in cluster.share_out(
+        pieces, partial(set_up, tmp_path, 3), lost.append, address=machines.address
+    ):
+        made.append(piece)
     assert (tmp_path / "killed").exists()
     assert sorted(made) == [2, 4, 6, 8, 10, 12]
     assert lost == []
@@ -66,14 +64,14 @@ def test_a_lost_worker_s_piece_is_made_again(
 
 def test_a_worker_that_cannot_begin_is_said(machines: Any) -> None:
     with pytest.raises(DeviceError, match=r"cannot begin: .*no model here"):
-        cluster.share_out(iter([1]), broken, print, print, address=machines.address)
+        list(cluster.share_out(iter([1]), broken, print, address=machines.address))
 
 
 def test_no_cluster_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
     with pytest.raises(DeviceError, match="no cluster at auto"):
-        cluster.share_out(
-            iter([1]), partial(set_up, Path()), print, print, address="auto", workers=1
+        list(
+            cluster.share_out(iter([1]), partial(set_up, Path()), print, address="auto", workers=1)
         )
 
 
@@ -121,3 +119,36 @@ def test_a_batch_survives_a_machine(
     for seed in range(8):
         one, many = (tmp_path / folder / f"{seed}.mp4" for folder in ("one", "many"))
         assert frames(one) == frames(many)
+
+
+def test_a_long_video_survives_a_machine(
+    tmp_path: Path,
+    machines: Any,
+    main: Main,
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster_video, "CHUNKS", 1)  # sixteen stretches, two clips of keyframes
+    wav(tmp_path / "speech.wav", 15.7, 3)
+    common = ["-m", tiny_checkpoint, "--device", "cpu", "--dtype", "float32", "-q"]
+    common += ["--steps", "1", "--crop", "center"]
+    given = ["animate", portrait_png, tmp_path / "speech.wav"]
+    killed: list[int] = []
+    take = cluster_video._Shared.take
+
+    def watch(shared: Any, piece: Any) -> Iterator[Any]:
+        yield from take(shared, piece)
+        if shared.position > 100 and not killed:
+            killed.append(shared.position)
+            machines.remove_node(machines.worker_nodes.copy().pop(), allow_graceful=False)
+
+    monkeypatch.setattr(cluster_video._Shared, "take", watch)
+    many, one = tmp_path / "many.mp4", tmp_path / "one.mp4"
+    code, _, err = main(*given, "-o", many, *common, "--cluster", machines.address)
+    assert code == 0, err
+    assert killed
+    assert killed[0] < 392
+    code, _, err = main(*given, "-o", one, *common)
+    assert code == 0, err
+    assert frames(one) == frames(many)

@@ -548,3 +548,19 @@ def test_a_preset_decodes_in_half_precision(
     half = make(loaded, 5, dataclasses.replace(options, preset="fast"))
     assert set(seen) == {torch.bfloat16}
     assert 30 <= psnr(exact, half) < 100
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 1), (0, 13), (0, 26), (26, 52), (20, 41), (52, 66)]
+)
+def test_a_stretch_of_a_video_is_cut_out_of_it(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, first: int, last: int
+) -> None:
+    tiny = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32")
+    whole = make(tiny, 66, FAST)  # two segments a chunk
+    decoded: list[int] = []
+    codec, decode = tiny.engine.codec, tiny.engine.codec.decode
+    monkeypatch.setattr(codec, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
+    part = make(tiny, 66, FAST, first_frame=first, last_frame=last)
+    assert np.array_equal(part, whole[first:last])
+    assert sum(decoded) <= 14 * (-(-last // 13) - max(0, first - 1) // 13)

@@ -47,6 +47,16 @@ def animate(
     vae_dtype: options.VaeDtypeOption = None,
     memory: options.MemoryOption = "auto",
     compile_networks: options.CompileOption = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local",
+            help="Let the machines of a Ray cluster make the frames, which see the same files "
+            "under the same paths: one worker for each GPU, without any for each machine.",
+            show_default=False,
+            rich_help_panel="Machine",
+        ),
+    ] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
@@ -60,7 +70,10 @@ def animate(
     plan = make_plan(job)
     compute = ComputeOptions(device, dtype, vae_dtype, memory, compile_networks)
     checkpoint = Checkpoint.open(resolve_model(model))
-    result = Runner(checkpoint, compute, console.Terminal(), is_default=model is None).run(plan)
+    runner = Runner(
+        checkpoint, compute, console.Terminal(), is_default=model is None, cluster=cluster
+    )
+    result = runner.run(plan)
     if not job.keyframes_only:
         console.say(summary(result))
     if as_json:

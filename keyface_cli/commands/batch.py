@@ -325,14 +325,15 @@ def _on_cluster(
         row.fail(KeyFaceError("every worker that tried it was lost", "see the memory it needs"))
         queue.give(row)
 
-    share_out(
+    made = share_out(
         queue.take(),
         partial(_set_up, checkpoint, compute, skip_existing),
-        queue.give,
         lose,
         address=address,
         workers=processes if processes > 1 else None,
     )
+    for row in made:
+        queue.give(row)
 
 
 def _set_up(

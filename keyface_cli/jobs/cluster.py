@@ -13,7 +13,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from keyface_cli.errors import DeviceError
 
@@ -24,6 +25,7 @@ Make = Callable[[Piece], Piece]
 LOCAL = "local"  # in the place of an address: a cluster of this machine alone, for this run
 TRIES = 3  # of a piece that loses its workers: more would follow a piece that kills them
 SETTLE_S = 5.0  # until a lost worker has let go of the files of its piece
+_END: Any = object()  # of the pieces
 _LOOK_S = 0.5  # how often to look for the end of that, and for Ctrl-C
 
 
@@ -34,20 +36,19 @@ class _Try(NamedTuple, Generic[Piece]):
 
 
 def share_out(
-    pieces: Iterator[Piece],
+    pieces: Iterator[Piece | None],
     set_up: Callable[[], Make[Piece]],
-    give: Callable[[Piece], None],
     lose: Callable[[Piece], None],
     *,
     address: str,
     workers: int | None = None,
-) -> None:
-    """Have every piece made by the workers of a cluster.
+) -> Iterator[Piece]:
+    """Have every piece made by the workers of a cluster, and yield them as they are finished.
 
     Args:
-        pieces: taken one by one as workers become free; each can be pickled.
+        pieces: taken one by one as workers become free; each can be pickled. None is none for now:
+            what comes next waits for a piece that is being made.
         set_up: makes what turns a piece into the finished one, once in every worker.
-        give: told of each finished piece, in the order in which they are finished.
         lose: told of a piece whose workers were lost `TRIES` times.
         address: of the cluster as `ray.init` takes it ("auto" is the one of this machine), or
             `LOCAL`.
@@ -61,7 +62,8 @@ def share_out(
         count, needs = _size(ray, workers)
         logger.info("cluster of %d machines: %d workers", len(ray.nodes()), count)
         kind = ray.remote(_Worker).options(scheduling_strategy="SPREAD", max_restarts=0, **needs)
-        _run(ray, pieces, lambda: kind.remote(set_up), next(iter(needs)), give, lose, count)
+        hire = partial(kind.remote, set_up)
+        yield from _run(ray, pieces, hire, next(iter(needs)), lose, count)
     finally:
         ray.shutdown()
 
@@ -76,13 +78,12 @@ class _Worker:
 
 def _run(
     ray: Any,
-    pieces: Iterator[Piece],
+    pieces: Iterator[Piece | None],
     hire: Callable[[], Any],
     need: str,
-    give: Callable[[Piece], None],
     lose: Callable[[Piece], None],
     count: int,
-) -> None:
+) -> Iterator[Piece]:
     again: deque[_Try[Piece]] = deque()
     running: dict[Any, tuple[Any, _Try[Piece]]] = {}
     idle: list[Any] = []
@@ -93,11 +94,11 @@ def _run(
             if again and again[0].not_before <= time.monotonic():
                 one = again.popleft()
             elif left:
-                piece = next(pieces, None)
-                if piece is None:
-                    left = False
+                piece = next(pieces, _END)
+                if piece is None or piece is _END:
+                    left = piece is None
                     break
-                one = _Try(piece)
+                one = _Try(cast(Piece, piece))
             else:
                 break
             worker = idle.pop() if idle else hire()
@@ -105,14 +106,13 @@ def _run(
         if not left and not again:
             while idle:  # a worker that still waits for a place gets this one's
                 ray.kill(idle.pop())
-        if not running:  # what is left waits for its lost worker to let go
+        if not running:  # what is left waits, for its lost worker to let go or for its turn
             time.sleep(_LOOK_S)
             continue
         for done in ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]:
             worker, one = running.pop(done)
             try:
-                give(ray.get(done))
-                idle.append(worker)
+                finished = ray.get(done)
             except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as error:
                 if getattr(error, "actor_init_failed", False):
                     reason = str(error).strip().splitlines()[-1]
@@ -125,6 +125,9 @@ def _run(
                     continue
                 logger.warning("a worker was lost; its piece is made again by another")
                 again.append(_Try(one.piece, one.number + 1, time.monotonic() + SETTLE_S))
+            else:
+                idle.append(worker)
+                yield finished
 
 
 def _free(ray: Any, need: str) -> bool:

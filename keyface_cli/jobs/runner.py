@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.jobs.plan import Plan, read
@@ -56,6 +56,7 @@ class Runner:
         compute: where and how to compute.
         listener: what is told.
         is_default: whether nobody asked for this model by name.
+        cluster: the address of a Ray cluster whose workers make the frames; None makes them here.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Runner:
         listener: Listener | None = None,
         *,
         is_default: bool = False,
+        cluster: str | None = None,
     ) -> None:
+        self._cluster = cluster
         self.checkpoint, self.compute = checkpoint, compute
         self._listener = listener or Listener()
         self._is_default = is_default
@@ -84,7 +87,13 @@ class Runner:
         started, job = time.perf_counter(), plan.job
         inputs = read(plan, self.checkpoint)
         with self._folder(plan) as folder:
-            pipeline = self.load(folder, encoders=inputs.features is None)
+            if self._cluster is None or job.keyframes_only:
+                pipeline = self.load(folder, encoders=inputs.features is None)
+            else:
+                from keyface_cli.jobs.cluster_video import ClusterPipeline
+
+                stand_in = ClusterPipeline(plan, self.checkpoint, self.compute, self._cluster)
+                pipeline = cast("KeyFacePipeline", stand_in)
             from keyface_cli.jobs.make_video import make_keyframes, make_video
 
             with self._listener.progress() as progress:
@@ -100,8 +109,8 @@ class Runner:
             **made,
             "model": self.checkpoint.name,
             "seed": job.seed,
-            "device": str(pipeline.device),
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "device": str(self._place[0]),
+            "dtype": str(self._place[1]).removeprefix("torch."),
             "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
 
