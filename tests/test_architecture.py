@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.timeline": {"config"},
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
-    "emotion": {"media", "stages.timeline", "web", "plotting", "files", "config", "errors"},
+    "emotion": {"media", "stages.timeline", "plotting", "files", "config", "errors"},
     "memory": {"device"},
     "options": {"config", "errors"},
     "engine": {
@@ -51,8 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("stages.timeline", "version", "device", "files", "config", "errors"),
     },
     "editor": {
-        *("jobs", "pipeline", "stream", "options", "credentials", "emotion", "stages.timeline"),
-        *("files", "config", "errors"),
+        *("jobs", "pipeline", "stream", "options", "output", "credentials", "emotion"),
+        *("checkpoints", "web", "stages.timeline", "files", "config", "errors"),
     },
     "api": {"jobs", "options", "checkpoints"},
     "benchmark": {

@@ -22,8 +22,8 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from keyface_cli.editor.page import Editor
 from keyface_cli.emotion import EASES, NAMED, EmotionTrack, Key, load_emotion
-from keyface_cli.emotion.editor import Editor
 from keyface_cli.emotion.write import write_json
 from keyface_cli.errors import EmotionError
 
@@ -220,16 +220,96 @@ def test_page_draws_the_curve_that_the_program_makes(opened: Chrome) -> None:
     ]
 
 
-def test_a_file_changed_elsewhere_is_not_overwritten(opened: Chrome, path: Path) -> None:
+THEIRS = "time,emotion\n0,sad\n"
+
+
+def test_a_file_changed_elsewhere_is_kept_beside_what_is_saved(opened: Chrome, path: Path) -> None:
     drag(opened, (4, 0.5), (5, 0.2))
-    path.write_text("time,emotion\n0,sad\n")
+    path.write_text(THEIRS)
     opened.find_element(By.ID, "save").click()
     said = wait_for(opened, "byId('status').textContent")
-    assert re.fullmatch(
-        r"not saved: .*curve\.csv: has been changed elsewhere since; reload .*", said
-    )
-    assert path.read_text() == "time,emotion\n0,sad\n"
+    assert re.fullmatch(r"not saved: .*curve\.csv: has been changed elsewhere since; .*", said)
+    assert path.read_text() == THEIRS
     complaints(opened)  # the refused request
+    wait_for(opened, "byId('warning').classList.contains('open')")
+    opened.find_element(By.ID, "mine").click()
+    wait_for(opened, "byId('status').textContent.endsWith('curve.other-1.csv')")
+    assert path.with_name("curve.other-1.csv").read_text() == THEIRS
+    assert load_emotion(str(path)).keys[1].time_s == state(opened)[1]["time"]
+
+
+def test_a_file_changed_elsewhere_is_taken_and_what_was_drawn_kept(
+    opened: Chrome, path: Path
+) -> None:
+    drag(opened, (4, 0.5), (5, 0.2))
+    drawn = state(opened)
+    path.write_text(THEIRS)
+    wait_for(opened, "byId('warning').classList.contains('open')")  # seen without being saved
+    opened.find_element(By.ID, "theirs").click()
+    wait_for(opened, "byId('status').textContent.endsWith('curve.mine-1.csv')")
+    assert [key["emotion"] for key in state(opened)] == ["sad"]
+    assert path.read_text() == THEIRS
+    kept = load_emotion(str(path.with_name("curve.mine-1.csv")))
+    assert [key.time_s for key in kept.keys] == [key["time"] for key in drawn]
+    opened.find_element(By.ID, "undo").click()
+    assert state(opened) == drawn
+
+
+def test_a_draft_survives_a_crash_and_is_offered(opened: Chrome, editor: Editor) -> None:
+    drag(opened, (4, 0.5), (6, -0.8))
+    drawn = state(opened)
+    WebDriverWait(opened, 60).until(lambda _: editor.draft.exists())
+    opened.execute_script("saved = snapshot()")  # as if the tab had died
+    assert load_emotion(str(editor.path)).keys[1].time_s == 4
+    opened.refresh()
+    wait_for(opened, "byId('recover').open")
+    opened.find_element(By.ID, "recoverYes").click()
+    assert state(opened) == drawn
+    opened.find_element(By.ID, "undo").click()
+    assert state(opened)[1]["time"] == 4
+    opened.find_element(By.ID, "redo").click()
+    opened.find_element(By.ID, "save").click()
+    wait_for(opened, "byId('status').textContent === 'saved'")
+    assert not editor.draft.exists()
+    assert load_emotion(str(editor.path)).keys[1].time_s == drawn[1]["time"]
+
+
+def test_selection_loops_and_snaps_to_pauses(opened: Chrome) -> None:
+    # the tone of the sound ends at 4 s
+    assert_allclose(opened.execute_script("return file.pauses"), [[4, 8]], atol=0.05)
+    canvas = opened.find_element(By.ID, "canvas")
+    ActionChains(opened, duration=20).move_to_element_with_offset(
+        canvas, *place(opened, 3.5, 0.9)
+    ).key_down(Keys.SHIFT).click_and_hold().move_to_element_with_offset(
+        canvas, place(opened, 4, 0.9)[0] + 4, place(opened, 4, 0.9)[1]
+    ).release().key_up(Keys.SHIFT).perform()
+    start, end = opened.execute_script("return selection")
+    assert_allclose(
+        [start, end], [3.5, opened.execute_script("return file.pauses[0][0]")], atol=0.02
+    )
+    press(opened, "l", control=False)
+    opened.execute_script("sound.currentTime = 3.6")
+    press(opened, " ", control=False)
+    opened.execute_script(
+        "window.times = []; sound.ontimeupdate = () => times.push(sound.currentTime)"
+    )
+    wait_for(opened, "times.some((t, i) => i && t < times[i - 1])")
+    assert opened.execute_script("return Math.max(...times)") < end + 0.3
+    press(opened, " ", control=False)
+
+
+def test_every_action_of_the_keyboard_is_listed(opened: Chrome) -> None:
+    press(opened, "?", control=False)
+    shown = opened.find_element(By.ID, "keys").text
+    assert opened.find_element(By.ID, "help").is_displayed()
+    for word in ("play", "loop", "snap", "zoom", "valence", "arousal", "render", "undo", "save"):
+        assert word in shown
+    opened.find_element(By.ID, "helpClose").click()
+    press(opened, Keys.ARROW_RIGHT, control=False)
+    press(opened, Keys.ARROW_UP, control=False)
+    assert_allclose(state(opened)[1]["valence"], 0.55)
+    press(opened, "3", control=False)
+    assert state(opened)[1]["ease"] == "smooth"
 
 
 def answers(url: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from keyface_cli.commands import console, emotion_preview, emotion_tools, options
+from keyface_cli.commands import console, emotion_edit, emotion_preview, emotion_tools, options
 from keyface_cli.commands.emotion_options import (
     AudioOption,
     CurveArgument,
@@ -248,7 +248,7 @@ def convert(
         typer.echo(output)
 
 
-app.command()(emotion_tools.edit)
+app.command()(emotion_edit.edit)
 app.command()(emotion_preview.preview)
 app.command()(emotion_tools.extract)
 app.command()(emotion_tools.measure)

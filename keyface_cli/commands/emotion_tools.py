@@ -1,4 +1,4 @@
-"""`keyface emotion edit`, `extract`, `measure`: curves drawn, taken from a film, followed."""
+"""`keyface emotion extract`, `measure`: curves taken from a film, and how they are followed."""
 
 from __future__ import annotations
 
@@ -63,46 +63,6 @@ def extract(
     save_text(output, text, force=force)
     console.say(f"{len(track.keys)} keys of {len(found)} frames")
     typer.echo(output)
-
-
-def edit(
-    curve: Annotated[
-        Path, typer.Argument(metavar="CURVE", help="The CSV or JSON file; made where missing.")
-    ],
-    audio: Annotated[
-        Path, typer.Option("--audio", "-a", metavar="AUDIO", help="The recording it belongs to.")
-    ],
-    browser: Annotated[
-        bool, typer.Option(help="Open the page; its address is printed in any case.")
-    ] = True,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page.", show_default="a free one")
-    ] = 0,
-) -> None:
-    """Draw a curve over the sound, in a page that only this machine can open."""
-    import tempfile
-    import webbrowser
-
-    import soundfile
-
-    from keyface_cli.config import SAMPLE_RATE
-    from keyface_cli.emotion.editor import Editor
-    from keyface_cli.emotion.write import check_free
-    from keyface_cli.media.audio import load_waveform
-
-    check_free(curve, force=True, inputs=[audio])
-    waveform = load_waveform(audio)
-    with tempfile.TemporaryDirectory(prefix="keyface-") as folder:
-        sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
-        soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")
-        editor = Editor(curve, waveform, sound)
-        with editor.page(port=port) as page:
-            console.say(f"editing {curve}: {page.url} (Ctrl-C ends it)")
-            if browser:
-                webbrowser.open(page.url)
-            page.serve()
-    if editor.saves:
-        typer.echo(curve)
 
 
 @options.taking(GenerationOptions, "seed")

@@ -78,6 +78,38 @@ def phrases(level: NDArray[np.float64]) -> list[Phrase]:
     return [Phrase(start / FPS, end / FPS) for start, end in _runs(speaks(level))]
 
 
+def pauses(level: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return start and end of each pause in seconds, from the loudness of each frame (N,)."""
+    return [(start / FPS, end / FPS) for start, end in _runs(~speaks(level))]
+
+
+def loudest_words(level: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return start and end in seconds of the words that stand out, without knowing any word.
+
+    A syllable that is louder than all within 0.8 s, and by 2 dB than the middle of the speech;
+    around it what is at most 9 dB quieter.
+
+    Args:
+        level: the loudness of each frame, (N,).
+    """
+    speech = speaks(level)
+    if not speech.any():
+        return []
+    reach, found = round(0.8 * FPS), []
+    usual = float(np.median(level[speech]))
+    for peak in np.flatnonzero(syllables(level, speech)).tolist():
+        near = level[max(0, peak - reach) : peak + reach + 1]
+        if level[peak] < near.max() or level[peak] < usual + 2:
+            continue
+        start, end = peak, peak + 1
+        while start > 0 and level[start - 1] > level[peak] - 9:
+            start -= 1
+        while end < len(level) and level[end] > level[peak] - 9:
+            end += 1
+        found.append((start / FPS, end / FPS))
+    return found
+
+
 def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Yield start and end of each run of true."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))

@@ -22,12 +22,20 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from keyface_cli.errors import KeyFaceError, PageError
 
 logger = logging.getLogger(__name__)
+
+
+class Content(NamedTuple):
+    """What a handler answers where that is no JSON: bytes, and their media type."""
+
+    data: bytes
+    kind: str
+
 
 Get = Callable[[dict[str, str]], Any]
 Post = Callable[[Any], Any]
@@ -58,7 +66,8 @@ class Page:
     """A page and what it may ask for; use it as a context manager, and `serve` inside.
 
     Paths are relative to the page, as in `fetch("curve")`. Handlers run one at a time. What they
-    return is sent as JSON; a `KeyFaceError` becomes status 400 with `{"error", "hint"}`.
+    return is sent as JSON, a `Content` as it is; a `KeyFaceError` becomes status 400 with
+    `{"error", "hint"}`.
 
     Args:
         html: the page; its scripts and styles stand in it as plain `<script>` and `<style>`.
@@ -279,7 +288,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in page.get:
             fields = dict(parse_qsl(query, keep_blank_values=True))
             with page.lock:
-                self._send_json(page.get[name](fields))
+                answer = page.get[name](fields)
+                if isinstance(answer, Content):
+                    self._send(*answer)
+                else:
+                    self._send_json(answer)
         elif name in page.files:
             self._send_file(page.files[name])
         else:
