@@ -418,3 +418,12 @@ def test_sounds_without_a_voice_are_compared_with_speech() -> None:
     }
     loud, quiet = (voiceless.scene_of(kind, 1).waveform for kind in ("noise", "room"))
     assert 20 * math.log10(float(quiet.std() / loud.std())) == pytest.approx(-15, abs=1)
+
+
+def test_the_shipped_reader_reads_heads_that_it_has_not_seen() -> None:
+    shipped = reader.load(reader.BUNDLED)
+    seen = reader.examples(12, reader.DRAWN_POSES, torch.Generator().manual_seed(123))
+    read = reader.validate(shipped, seen)
+    assert read["jaw"] > 0.9
+    assert read["smile"] > 0.7
+    assert set(shipped.accuracy) == {"drawn", "photographs"}
