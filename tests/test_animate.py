@@ -145,6 +145,9 @@ def test_json_object_and_metadata_say_how_it_was_made(
         "autoguidance": 2.0,
         "emotion_guidance": 1.0,
         "liveliness": 0.0,
+        "sigma_min": 0.002,
+        "guidance_interval": None,
+        "half_vae": False,
         "emotion": "Happy:0.8@0:hold",
         "emotion_curve": "0.34,0.3@0:hold",
     }
