@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -303,6 +304,8 @@ class VideoWriter:
                 process.kill()
                 raise
             finally:
+                with suppress(OSError):  # what is left in its buffer has no reader
+                    process.stdin.close()
                 process.wait()
             if process.returncode != 0 or broken or not made.exists():
                 raise self._ffmpeg_error(process.returncode, log)

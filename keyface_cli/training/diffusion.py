@@ -260,11 +260,11 @@ def train_unet(
         FileNotFoundError: the data has no finished shard.
     """
     component = COMPONENTS[stage]
-    if not resume and not force:
-        run.refuse_trained(folder, component)
     guide_at = max(1, round(train.updates * options.guide_share)) if options.guide_share else 0
     if stage == "guide" and not guide_at:
         raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
+    if not resume and not force:
+        run.refuse_trained(folder, component)
     run_stage = "keyframes" if stage == "keyframes" else "interpolation"
     network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
