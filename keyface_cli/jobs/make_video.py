@@ -54,20 +54,13 @@ def make_video(
     job = plan.job
     if folder is not None:
         save_text(folder.path / CURVE, write_table(inputs.curve), force=True)
-    R = pipeline.config.resolution
-    metadata = describe_job(plan, inputs, pipeline)
-    writer = VideoWriter(
-        job.output,
+    writer = _writer(
+        plan,
+        inputs,
+        pipeline,
+        describe_job(plan, inputs, pipeline),
         num_frames=len(inputs.emotion),
-        size=(R, R),
         sound=job.sound,
-        crf=job.crf,
-        metadata=metadata,
-        mark=mark_of(job),
-        seal=seal_of(plan, inputs, metadata),
-        force=job.force,
-        fps=job.fps,
-        composer=_composer(plan, inputs, R),
         ledger=None if folder is None else folder.ledger,
         piece_frames=KEYFRAME_STEP * job.chunk,
     )
@@ -184,23 +177,11 @@ def make_part(
     Raises:
         KeyFaceError: of any kind.
     """
-    job, R = plan.job, pipeline.config.resolution
-    metadata = describe_job(plan, inputs, pipeline)
+    job, metadata = plan.job, describe_job(plan, inputs, pipeline)
     metadata["part_s"] = [frames.start / FPS, frames.stop / FPS]
     start_s = job.start + frames.start / FPS
-    writer = VideoWriter(
-        job.output,
-        num_frames=len(frames),
-        size=(R, R),
-        sound=replace(job.sound, start_s=start_s, duration_s=len(frames) / FPS),
-        crf=job.crf,
-        metadata=metadata,
-        mark=mark_of(job),
-        seal=seal_of(plan, inputs, metadata),
-        force=job.force,
-        fps=job.fps,
-        composer=_composer(plan, inputs, R),
-    )
+    sound = replace(job.sound, start_s=start_s, duration_s=len(frames) / FPS)
+    writer = _writer(plan, inputs, pipeline, metadata, num_frames=len(frames), sound=sound)
     left = len(frames)
     made = pipeline.stream(
         inputs.portrait,
@@ -217,6 +198,29 @@ def make_part(
             piece = next(made)[:left]
             writer.write(piece)
             left -= len(piece)
+
+
+def _writer(
+    plan: Plan,
+    inputs: JobInputs,
+    pipeline: KeyFacePipeline,
+    metadata: dict[str, Any],
+    **rest: Any,
+) -> VideoWriter:
+    """Return what writes a job's output as it asks; `rest` is as `VideoWriter` has it."""
+    job, R = plan.job, pipeline.config.resolution
+    return VideoWriter(
+        job.output,
+        size=(R, R),
+        crf=job.crf,
+        metadata=metadata,
+        mark=mark_of(job),
+        seal=seal_of(plan, inputs, metadata),
+        force=job.force,
+        fps=job.fps,
+        composer=_composer(plan, inputs, R),
+        **rest,
+    )
 
 
 def seal_of(
