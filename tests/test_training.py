@@ -486,6 +486,21 @@ def test_a_run_refuses_another_configuration(tmp_path: Path, encoded_shard: Path
         run.load_trained(tmp_path, "vae", TINY)
 
 
+def test_a_run_goes_on_with_other_sampling_defaults(tmp_path: Path, encoded_shard: Path) -> None:
+    options = dataclasses.replace(OPTIONS, updates=1)
+    train_unet("keyframes", TINY, encoded_shard, tmp_path, options, DiffusionOptions())
+    presets = {"hasty": {"audio_guidance": 1.5}}
+    sampling = dataclasses.replace(TINY.sampling, steps=3)
+    other = dataclasses.replace(TINY, sampling=sampling, sampling_presets=presets)
+    options = dataclasses.replace(options, updates=2)
+    assert (
+        train_unet(
+            "keyframes", other, encoded_shard, tmp_path, options, DiffusionOptions(), resume=True
+        )
+        == 2
+    )
+
+
 def test_lip_sync_follows_the_main_motion_of_the_true_mouth() -> None:
     rng = np.random.default_rng(0)
     still = rng.integers(0, 256, (64, 64, 3)).astype(np.float32) * 0.5

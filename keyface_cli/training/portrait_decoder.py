@@ -37,7 +37,7 @@ CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
 NOISE = 0.25  # greatest deviation of the noise on latents
 BACK = 0.3  # greatest share by which latents are drawn back to the portrait's
 MUON_RATE = 0.005
-SAMPLED_SHARE = 0.4  # of a batch are frames as the UNets made them, where there are any
+SAMPLED_SHARE = 0.5  # of a batch are frames as the UNets made them, where there are any
 REFRESH = 200  # batches between looks for new shards
 
 

@@ -83,7 +83,9 @@ def check(folder: Path, config: ModelConfig) -> None:
 
 def same_networks(one: ModelConfig, other: ModelConfig) -> bool:
     """Whether two configurations build the same networks, whatever the sampling defaults."""
-    return dataclasses.replace(one, sampling=other.sampling, preset=other.preset) == other
+    chosen_when_animating = ("sampling", "sampling_presets", "preset")
+    same = {name: getattr(other, name) for name in chosen_when_animating}
+    return dataclasses.replace(one, **same) == other
 
 
 def state_path(folder: Path, name: str) -> Path:

@@ -39,7 +39,7 @@ def sample_shard(
 
     Args:
         folder: of the shard.
-        config: of the model; without guidance.
+        config: of the model; its sampling defaults count, but there is no guide.
         keyframe_unet: stage one.
         interpolation_unet: stage two.
         codec: of the latents.
@@ -47,7 +47,16 @@ def sample_shard(
     device, sampling = keyframe_unet.device, config.sampling
     sigmas = sigmas_for(sampling.schedule, sampling.steps)
     scale, kind = config.latent_scale, config.parameterization
-    first = KeyframeStage(keyframe_unet, scale, kind, sigmas, 1.0, 1.0, 1.0)
+    first = KeyframeStage(
+        keyframe_unet,
+        scale,
+        kind,
+        sigmas,
+        sampling.audio_guidance,
+        sampling.identity_guidance,
+        sampling.emotion_guidance,
+        sampling.guidance_interval,
+    )
     second = InterpolationStage(interpolation_unet, None, scale, kind, sigmas, 1.0)
     portraits = np.load(folder / "latents_portraits.npy", mmap_mode="r")[:, 0, 0]
     starts = np.load(folder / "run_starts.npy")
