@@ -79,7 +79,7 @@ def test_table_and_report(main: Main, folders: Path, tmp_path: Path) -> None:
         assert f"absent: {metric}: " in err
     assert "keyface weights pull metrics; or --weights inception=FILE" in err
     facts = json.loads((report / "report.json").read_text())
-    assert {one["metric"] for one in facts["absent"]} >= {"fid", "identity"}
+    assert {one["metric"] for one in facts["absent"]} >= {"fid", "face-similarity"}
     assert facts["packages"]["torch"] != "not installed"
     assert facts["settings"]["fid_resize"] == "antialias"
     assert "## Absent" in (report / "report.md").read_text()

@@ -22,7 +22,7 @@ import cv2
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Measure
 from keyface_cli.evaluation.metrics import aesthetic, affect, lipsync, vocalisation
-from keyface_cli.evaluation.metrics.identity import FaceEmbedder, IdentityDrift
+from keyface_cli.evaluation.metrics.face_similarity import FaceEmbedder, FaceSimilarity
 from keyface_cli.evaluation.metrics.landmarks import Fan, StoredLandmarks, heat_map_points
 from keyface_cli.evaluation.metrics.motion import MotionSmoothness
 from keyface_cli.evaluation.metrics.unreferenced import ColourDrift, Flicker, FlowSmoothness, Seams
@@ -229,7 +229,7 @@ def test_fan_points_come_back_in_pixels(tmp_path: Path) -> None:
     assert heat_map_points(peak)[0] == pytest.approx((40.5 / 64, 10.5 / 64))
 
 
-# --- identity, with a network that averages colours in place of SFace
+# --- face similarity, with a network that averages colours in place of SFace
 
 
 @pytest.fixture(scope="module")
@@ -257,28 +257,30 @@ def coloured(colours: np.ndarray) -> np.ndarray:
     return np.broadcast_to(colours[:, None, None], (len(colours), 48, 48, 3)).astype(np.uint8)
 
 
-def test_identity_over_time(embedder: FaceEmbedder) -> None:
+def test_face_similarity_over_time(embedder: FaceEmbedder) -> None:
     red, t = np.array([200.0, 40, 40]), np.linspace(0, 1, 300)[:, None]
-    same = run(IdentityDrift(embedder), coloured(red + 0 * t))
-    assert same.values["identity"] == pytest.approx(1, abs=1e-6)
-    assert same.values["identity_drift"] == pytest.approx(0, abs=1e-6)
-    assert same.values["identity_ends"] == pytest.approx(1, abs=1e-6)
-    lost = run(IdentityDrift(embedder), coloured(red * (1 - t) + np.array([40, 40, 200]) * t))
-    assert lost.values["identity_drift"] < -1
-    a, b = lost.tracks["identity"][0], lost.tracks["identity"][-1]
+    same = run(FaceSimilarity(embedder), coloured(red + 0 * t))
+    assert same.values["face_similarity"] == pytest.approx(1, abs=1e-6)
+    assert same.values["face_similarity_drift"] == pytest.approx(0, abs=1e-6)
+    assert same.values["face_similarity_ends"] == pytest.approx(1, abs=1e-6)
+    lost = run(FaceSimilarity(embedder), coloured(red * (1 - t) + np.array([40, 40, 200]) * t))
+    assert lost.values["face_similarity_drift"] < -1
+    a, b = lost.tracks["face_similarity"][0], lost.tracks["face_similarity"][-1]
     assert a > 0.99
     assert b == pytest.approx(0.43, abs=0.05)
-    assert lost.values["identity_ends"] < 0.8
-    short = run(IdentityDrift(embedder), coloured(red + 0 * t)[:60])
-    assert set(short.reasons) == {"identity_drift", "identity_ends"}
-    assert run(IdentityDrift(embedder), np.zeros((30, 48, 48, 3), np.uint8)).reasons["identity"]
+    assert lost.values["face_similarity_ends"] < 0.8
+    short = run(FaceSimilarity(embedder), coloured(red + 0 * t)[:60])
+    assert set(short.reasons) == {"face_similarity_drift", "face_similarity_ends"}
+    assert run(FaceSimilarity(embedder), np.zeros((30, 48, 48, 3), np.uint8)).reasons[
+        "face_similarity"
+    ]
     # RGB, 0 to 255: the order in which OpenCV's own wrapper feeds it
     assert embedder.embed(coloured(red[None])[0], POINTS) == pytest.approx(
         red / np.linalg.norm(red), abs=1e-3
     )
 
 
-def test_identity_needs_its_file(tmp_path: Path) -> None:
+def test_face_similarity_needs_its_file(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     for name, words in (("x.onnx", "not an ONNX network"), ("y.onnx", "file not found")):
         with pytest.raises(WeightsError, match=words):

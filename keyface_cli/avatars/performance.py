@@ -175,7 +175,7 @@ def perform(
     for act in acts:
         begin_s = act.start_s - act.vocalisation.start_s
         tracks += at_frames(act.vocalisation.tracks, num_frames, begin_s)
-    tracks[:, rig.INDEX["blink"]] = _blinks(num_frames, emotion[:, 1], generator)
+    tracks[:, rig.INDEX["blink"]] = _blinks(num_frames, generator)
     return torch.minimum(torch.maximum(tracks, _LOW), _HIGH)
 
 
@@ -356,7 +356,7 @@ def _gaze(num_frames: int, yaw: Tensor, generator: torch.Generator) -> Tensor:
     return looks
 
 
-def _blinks(num_frames: int, arousal: Tensor, generator: torch.Generator) -> Tensor:
+def _blinks(num_frames: int, generator: torch.Generator) -> Tensor:
     """(N,) how far a blink closes the lids: every 2 to 6 s, 0.2 s long, 1 in its middle frame."""
     shape = torch.tensor([0.45, 1.0, 0.85, 0.45, 0.12])  # frames; closing is quicker than opening
     closing = torch.zeros(num_frames)

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 from keyface_cli.checkpoints.tensorfiles import TensorReader, move, open_tensors
 from keyface_cli.config import ModelConfig, from_dict
 from keyface_cli.errors import ConfigError, WeightsError
-from keyface_cli.files import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +123,8 @@ class Checkpoint:
         Raises:
             WeightsError: names the first file that differs, or that the manifest does not list.
         """
+        from keyface_cli.files import file_hash
+
         for component in self.components:
             self._check_listed(component)
         for name, recorded in self.manifest["files"].items():

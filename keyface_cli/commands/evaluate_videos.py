@@ -95,7 +95,7 @@ def videos(
         typer.Option(
             metavar="NAME,...",
             help="Which: fid, fvd, lipscore, lpips-alex, lpips-vgg, fidelity (PSNR, SSIM), "
-            "aesthetic, motion, flow, emotion, nsv, identity, sync, flicker, seams, drift.",
+            "aesthetic, motion, flow, emotion, nsv, face-similarity, sync, flicker, seams, drift.",
             show_default="all",
             rich_help_panel=_METRICS,
         ),

@@ -114,10 +114,10 @@ def _emotion(s: Settings, w: dict[str, Path]) -> Measure:
     return Affect(AffectReader(w["emotion"]))
 
 
-def _identity(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.identity import FaceEmbedder, IdentityDrift
+def _face_similarity(s: Settings, w: dict[str, Path]) -> Measure:
+    from keyface_cli.evaluation.metrics.face_similarity import FaceEmbedder, FaceSimilarity
 
-    return IdentityDrift(FaceEmbedder(w["sface"]))
+    return FaceSimilarity(FaceEmbedder(w["sface"]))
 
 
 def _nsv(s: Settings, w: dict[str, Path]) -> Measure:
@@ -157,7 +157,7 @@ METRICS: dict[str, Entry] = {
     "flow": Entry("smoothness by optical flow", (), _unreferenced("flow")),
     "emotion": Entry("valence, arousal and emotion", ("emotion",), _emotion),
     "nsv": Entry("NSV accuracy", ("nsv",), _nsv),
-    "identity": Entry("identity over time", ("sface",), _identity),
+    "face-similarity": Entry("face similarity over time", ("sface",), _face_similarity),
     "sync": Entry("lip-to-sound correlation", (), _unreferenced("sync")),
     "flicker": Entry("flicker", (), _unreferenced("flicker")),
     "seams": Entry("seams", (), _unreferenced("seams")),

@@ -138,7 +138,7 @@ class Motion:
             drift = slow * self._noise(f"{name} slow", time_s / SLOW_S)
             drift = drift + quick * self._noise(f"{name} quick", time_s / QUICK_S)
             moves[name] = drift
-        for frame in self._accents(first, last, level):
+        for frame in self._accents(first, level):
             strength = 0.5 + 0.5 * self._chance("nod", frame).random()
             away = (time_s - (frame + 0.5) / FPS) / NOD_S
             # cut off, so that it does not matter which frames are asked for
@@ -147,7 +147,7 @@ class Motion:
         for name, most in LIMITS.items():
             moves[name] = self.liveliness * most * np.tanh(moves[name] / most)
 
-    def _accents(self, first: int, last: int, level: NDArray[np.float64]) -> list[int]:
+    def _accents(self, first: int, level: NDArray[np.float64]) -> list[int]:
         """Frames that are louder than all around them, some way beyond the ends too."""
         reach = round(ACCENT_S * FPS)
         found = []

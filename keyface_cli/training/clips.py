@@ -1,10 +1,10 @@
 """Clips that the UNets train on: latents, audio features, emotion and pictures of finished shards.
 
-The VAE and the audio encoders are frozen by the time the UNets train, so each frame
-and each recording are encoded once. There are two kinds of shards: those of drawn avatars, which
+The VAE and the audio encoders are frozen by the time the UNets train, so each frame and each
+recording are encoded once. There are two kinds of shards: those of drawn avatars, which
 `encode_shard` completes and which hold every frame mirrored too, and those of real videos (see
-`shards`). A clip of keyframes is fourteen frames, 13 apart, the first of which is the identity; a
-run is fourteen consecutive frames.
+`shards`). A clip of keyframes is fourteen frames, 13 apart, the first of which is the identity
+frame; a run is fourteen consecutive frames.
 """
 
 from __future__ import annotations

@@ -320,7 +320,7 @@ class _Stage:
         ridge = (0.72 + 0.34 * np.exp(-(((v - tongue_y + 0.03) / 0.07) ** 2))) * groove
         colour = colour + tongue[..., None] * (np.array(TONGUE) * ridge[..., None] - colour)
         colour = self._lower_teeth(colour, u, v - fall, r)
-        colour = self._upper_teeth(colour, u, v, r)
+        colour = self._upper_teeth(colour, u, v)
         shadow = np.exp(-np.clip(y - top, 0, None) / (0.045 * S))[..., None] * 0.42
         edge = np.clip(np.abs(u) / 0.33, 0, 1)[..., None] ** 3
         lit = colour * (1 - shadow) * (1 - 0.55 * edge)
@@ -337,7 +337,7 @@ class _Stage:
         line: Image = 1 - 0.22 * np.clip((between - 0.82) / 0.18, 0, 1) ** 2
         return line * (1 - 0.55 * np.clip(np.abs(u) / self.puppet.arch[0], 0, 1) ** 2)
 
-    def _upper_teeth(self, colour: Image, u: Image, v: Image, r: dict[str, float]) -> Image:
+    def _upper_teeth(self, colour: Image, u: Image, v: Image) -> Image:
         half, teeth = self.puppet.arch[0], self.puppet.teeth
         if teeth is None:
             low = 0.062 - 0.055 * (u / half) ** 2

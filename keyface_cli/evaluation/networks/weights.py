@@ -96,7 +96,7 @@ METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
     MetricWeights(
         "sface",
         "face_recognition_sface_2021dec.onnx",
-        "OpenCV's SFace, for identity",
+        "OpenCV's SFace, for face similarity",
         "Apache-2.0",
         "https://huggingface.co/opencv/face_recognition_sface/resolve/main/"
         "face_recognition_sface_2021dec.onnx",

@@ -62,18 +62,18 @@ class FaceEmbedder:
         return feature / max(float(np.linalg.norm(feature)), 1e-12)
 
 
-class IdentityDrift(Measure):
+class FaceSimilarity(Measure):
     """Cosine similarity to the mean face of the first second, as it changes over time.
 
     Args:
         embedder: of faces.
     """
 
-    name = "identity"
+    name = "face-similarity"
     columns = (
-        Column("identity", "Identity", "higher", 3),
-        Column("identity_drift", "Identity drift (1/min)", "higher", 3),
-        Column("identity_ends", "Identity last/first 5 s", "higher", 3),
+        Column("face_similarity", "Face similarity", "higher", 3),
+        Column("face_similarity_drift", "Face similarity drift (1/min)", "higher", 3),
+        Column("face_similarity_ends", "Face similarity last/first 5 s", "higher", 3),
     )
 
     def __init__(self, embedder: FaceEmbedder) -> None:
@@ -84,9 +84,9 @@ class IdentityDrift(Measure):
         return {
             "network": "OpenCV SFace 2021dec",
             "landmarks": SOURCE,
-            "identity": "mean cosine similarity to the mean face of the first second",
-            "identity_drift": "slope of that similarity, a minute; below 0 the person is lost",
-            "identity_ends": "similarity of the mean faces of the first and the last 5 s, "
+            "face_similarity": "mean cosine similarity to the mean face of the first second",
+            "face_similarity_drift": "its slope, a minute; below 0 the person is lost",
+            "face_similarity_ends": "similarity of the mean faces of the first and the last 5 s, "
             "of clips of at least 10 s",
         }
 
@@ -123,16 +123,18 @@ class IdentityDrift(Measure):
         if not len(track):
             return self.unscored("no face was found in the first second")
         times = np.array(self._times)
-        values = {"identity": float(track.mean())}
+        values = {"face_similarity": float(track.mean())}
         reasons = {}
         if (times[-1] - times[0]) < LEAST_S - 0.5:
-            reasons["identity_drift"] = f"shorter than {LEAST_S:g} s"
+            reasons["face_similarity_drift"] = f"shorter than {LEAST_S:g} s"
         else:
             later = times >= 1.0  # the first second is its own anchor
-            values["identity_drift"] = float(np.polyfit(times[later] / 60, track[later], 1)[0])
+            values["face_similarity_drift"] = float(
+                np.polyfit(times[later] / 60, track[later], 1)[0]
+            )
         if times[-1] < 2 * _ENDS_S - 0.5:
-            reasons["identity_ends"] = f"shorter than {2 * _ENDS_S:g} s"
+            reasons["face_similarity_ends"] = f"shorter than {2 * _ENDS_S:g} s"
         else:
             a, b = np.mean(self._early, axis=0), np.mean(self._recent, axis=0)
-            values["identity_ends"] = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-        return Figures(values, reasons, {"identity": track})
+            values["face_similarity_ends"] = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        return Figures(values, reasons, {"face_similarity": track})
