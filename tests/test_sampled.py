@@ -12,11 +12,14 @@ import torch
 
 from keyface_cli.avatars.shards import RUN_FRAMES, SCENE_FRAMES
 from keyface_cli.checkpoints.checkpoint import build
-from keyface_cli.config import PRESETS
+from keyface_cli.config import NUM_FRAMES, PRESETS
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.keyframes import KeyframeStage
-from keyface_cli.training.sampled import FILE, sample_shard
+from keyface_cli.training.clips import SAMPLED_PLACES, ClipSource
+from keyface_cli.training.diffusion import UNetTraining
+from keyface_cli.training.options import DiffusionOptions, TrainOptions
+from keyface_cli.training.sampled import FILE, sample_keyframes, sample_shard
 
 TINY = PRESETS["tiny"]
 UNGUIDED = dataclasses.replace(
@@ -87,3 +90,63 @@ def test_keyframes_are_guided_as_in_animating(
     (stage,) = seen
     assert (stage.audio_guidance, stage.emotion_guidance) == (1.4, 1.5)
     assert stage.guidance_interval == (1.0, 50.0)
+
+
+def test_runs_lie_between_sampled_keyframes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    shard, starts = tmp_path / "shard", [3, 40]
+    make_shard(shard, starts)
+    runs = rng.normal(size=(2, 2, RUN_FRAMES, 4, 8, 8)).astype(np.float16)
+    np.save(shard / "latents_runs.npy", runs)
+    network = VideoUNet(**dataclasses.asdict(CONFIG.unet("keyframes"))).eval()
+    network.zero_output_layers()  # it answers its anchor, the portrait
+    sample_keyframes(shard, CONFIG, network, pairs=3)
+    portraits = np.load(shard / "latents_portraits.npy")[:, :, 0]
+    places = np.load(shard / SAMPLED_PLACES)
+    assert {0, 1} == set(places[..., 1].flatten().tolist())  # as is and mirrored
+
+    encoders = CONFIG.interpolation_encoders
+    source = ClipSource(tmp_path, "runs", encoders, sampled_keyframes=1.0)
+    clips = source.batch(16, torch.Generator().manual_seed(0))
+    assert clips.keyframes is not None
+    for latents, keyframes in zip(clips.latents.numpy(), clips.keyframes.numpy(), strict=True):
+        # the run that is asked for is a true one, at a place that was drawn for its keyframes
+        ((scene, mirrored, start),) = [
+            (scene, mirrored, start)
+            for scene, pairs in enumerate(places.tolist())
+            for start, mirrored in {tuple(pair) for pair in pairs}
+            if np.array_equal(latents, runs[scene, mirrored, start : start + NUM_FRAMES])
+        ]
+        assert 0 <= start <= RUN_FRAMES - NUM_FRAMES
+        error = np.abs(keyframes.astype(np.float32) - portraits[scene, mirrored]).max()
+        assert error < 0.02 * np.abs(portraits).max()
+
+    source = ClipSource(tmp_path, "runs", encoders, sampled_keyframes=0.0)
+    assert source.batch(4, torch.Generator().manual_seed(0)).keyframes is None
+
+
+def test_interpolation_is_given_the_sampled_keyframes(tmp_path: Path) -> None:
+    make_shard(tmp_path / "shard", [3])
+    runs = np.zeros((1, 2, RUN_FRAMES, 4, 8, 8), np.float16)
+    np.save(tmp_path / "shard" / "latents_runs.npy", runs)
+    network = VideoUNet(**dataclasses.asdict(CONFIG.unet("interpolation")))
+    network.zero_output_layers()
+    first = VideoUNet(**dataclasses.asdict(CONFIG.unet("keyframes"))).eval()
+    first.zero_output_layers()
+    sample_keyframes(tmp_path / "shard", CONFIG, first)
+    source = ClipSource(tmp_path, "runs", CONFIG.interpolation_encoders, sampled_keyframes=1.0)
+    training = UNetTraining(
+        "interpolation", CONFIG, source, DiffusionOptions(), TrainOptions(batch_size=2)
+    )
+    generator = torch.Generator().manual_seed(0)
+    clips = training.draw(generator)
+    clips = clips._replace(latents=clips.latents.float(), features=clips.features.float())
+    noise = torch.randn(clips.latents.shape, generator=generator)
+    denoised, anchor = training.denoised(network, clips, torch.ones(2), noise, generator)
+    assert clips.keyframes is not None
+    assert anchor is not None
+    assert torch.equal(anchor[:, 0], clips.keyframes[:, 0].float())
+    assert torch.equal(anchor[:, -1], clips.keyframes[:, 1].float())
+    # scored by the true frames, which are zero here
+    score = training.score(denoised, clips, torch.ones(2))
+    assert score["loss"].item() > 0

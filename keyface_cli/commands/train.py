@@ -208,7 +208,8 @@ def encode(
         bool,
         typer.Option(
             "--sampled",
-            help="Sample the scenes with the run's UNets too, for the portrait decoder.",
+            help="Sample the scenes with the run's UNets too: its keyframes for interpolation, "
+            "all frames for the portrait decoder.",
         ),
     ] = False,
     device: DeviceOption = None,
@@ -232,13 +233,17 @@ def encode(
         console.say(f"encoding {shard}")
         encode_shard(shard, codec, encoders)
     if sampled:
-        from keyface_cli.training.sampled import sample_shard
+        from keyface_cli.training.sampled import sample_keyframes, sample_shard
 
         first: Any = load_trained(run, "keyframe_unet", config).to(place)
-        second: Any = load_trained(run, "interpolation_unet", config).to(place)
+        second: Any = None
+        if (run / "interpolation_unet").is_dir():
+            second = load_trained(run, "interpolation_unet", config).to(place)
         for shard in encoded_shards(data):
             console.say(f"sampling {shard}")
-            sample_shard(shard, config, first, second, codec)
+            sample_keyframes(shard, config, first)
+            if second is not None:
+                sample_shard(shard, config, first, second, codec)
     _echo(data)
 
 

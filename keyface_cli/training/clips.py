@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 ENCODE_BATCH = 16
 # kind of clip -> frames from one to the next, and the name of the first one's position
 KINDS = {"keyframes": (KEYFRAME_STEP, "keyframe_starts"), "runs": (1, "run_starts")}
+# written by `sampled.sample_keyframes`: float16 (n, P, 2, C, h, w), and where each pair lies, int64
+# (n, P, 2): the run's first frame within what the shard holds, and whether it is mirrored
+SAMPLED_KEYFRAMES, SAMPLED_PLACES = "keyframes_sampled.npy", "keyframes_sampled_places.npy"
 
 
 class Clips(NamedTuple):
@@ -39,6 +42,8 @@ class Clips(NamedTuple):
     emotion: Tensor  # (B, T, 2)
     pictures: Tensor | None = None  # (B, H, W, 3) uint8 of one frame of each clip
     frame: Tensor | None = None  # which one, 0-d
+    # (B, 2, C, h, w), keyframes that the frames between are made from; None is the true ones
+    keyframes: Tensor | None = None
 
 
 class Window(NamedTuple):
@@ -49,6 +54,7 @@ class Window(NamedTuple):
     start: int  # within what the shard holds of the clip
     mirrored: bool = False
     from_rest: bool = False  # the first frame is the portrait at rest, not what is true
+    sampled: int | None = None  # which pair of sampled keyframes it lies between; None is true ones
 
 
 class Shard(Protocol):
@@ -116,6 +122,11 @@ class DrawnShard:
         self.sources = [f"{folder.name}/{i}" for i in range(len(self.starts))]
         path = folder / "latents_portraits.npy"  # shards of earlier versions have none
         self.portraits = np.load(path, mmap_mode="r") if path.is_file() else None
+        self.sampled_pairs = 0  # of each clip
+        if (folder / SAMPLED_KEYFRAMES).is_file():
+            self.sampled = np.load(folder / SAMPLED_KEYFRAMES, mmap_mode="r")
+            self.sampled_places = np.load(folder / SAMPLED_PLACES)
+            self.sampled_pairs = self.sampled.shape[1]
 
     def windows(self, clip: int) -> int:
         """See `Shard`."""
@@ -133,6 +144,11 @@ class DrawnShard:
             np.concatenate([self.features[name][clip, times] for name in self.encoders], -1),
             self.emotions[clip, times],
         )
+
+    def between_sampled(self, clip: int, pair: int) -> Window:
+        """Return the run between a pair of keyframes that stage one has sampled."""
+        start, mirrored = self.sampled_places[clip, pair].tolist()
+        return Window(self, clip, start, bool(mirrored), sampled=pair)
 
     def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
         """See `Shard`."""
@@ -158,6 +174,8 @@ class ClipSource:
         pictures: give one frame of each clip as a picture too.
         from_rest: share of the drawn avatars' clips of keyframes that begin with the portrait at
             rest, as every clip does when a portrait is animated.
+        sampled_keyframes: share of the drawn avatars' runs that lie between keyframes as stage one
+            makes them, where `sampled.sample_keyframes` has been there.
 
     Raises:
         FileNotFoundError: there is no complete shard yet.
@@ -172,9 +190,11 @@ class ClipSource:
         held_out: int = 0,
         pictures: bool = False,
         from_rest: float = 0.0,
+        sampled_keyframes: float = 0.0,
     ) -> None:
         self.data, self.kind, self.encoders, self.pictures = data, kind, encoders, pictures
         self.from_rest = from_rest if kind == "keyframes" else 0.0
+        self.sampled_keyframes = sampled_keyframes if kind == "runs" else 0.0
         self.shards: dict[Path, Shard] = {}
         self._held_out: list[Window] = []
         self._wanted = held_out
@@ -236,6 +256,9 @@ class ClipSource:
         def draw(stop: int) -> int:
             return int(torch.randint(stop, (), generator=generator))
 
+        def happens(share: float) -> bool:
+            return float(torch.rand((), generator=generator)) < share
+
         windows = []
         places, ends = self._places
         for _ in range(size):
@@ -245,14 +268,32 @@ class ClipSource:
             start = number - int(ends[place])
             drawn = isinstance(shard, DrawnShard)
             mirrored = drawn and draw(2) == 1
-            rest = drawn and float(torch.rand((), generator=generator)) < self.from_rest
-            windows.append(Window(shard, clip, start, mirrored, rest))
+            window = Window(shard, clip, start, mirrored, drawn and happens(self.from_rest))
+            if (
+                self.sampled_keyframes
+                and isinstance(shard, DrawnShard)
+                and (pairs := shard.sampled_pairs)
+                and happens(self.sampled_keyframes)
+            ):
+                window = shard.between_sampled(clip, draw(pairs))
+            windows.append(window)
         clips = _stack([window.shard.read(window) for window in windows])
+        if any(window.sampled is not None for window in windows):
+            clips = clips._replace(keyframes=torch.from_numpy(_keyframes(clips, windows)))
         if not self.pictures:
             return clips
         frame = draw(NUM_FRAMES)  # the same of all clips, as published
         pictures = np.stack([window.shard.picture(window, frame) for window in windows])
         return clips._replace(pictures=torch.from_numpy(pictures), frame=torch.tensor(frame))
+
+
+def _keyframes(clips: Clips, windows: list[Window]) -> NDArray[np.float16]:
+    """Return the keyframes of runs, (B, 2, C, h, w): sampled ones where a window has them."""
+    keyframes = clips.latents[:, [0, -1]].numpy().copy()
+    for given, window in zip(keyframes, windows, strict=True):
+        if window.sampled is not None and isinstance(window.shard, DrawnShard):
+            given[:] = window.shard.sampled[window.clip, window.sampled]
+    return keyframes
 
 
 def _stack(parts: list[tuple[NDArray[np.float16], ...]]) -> Clips:

@@ -209,7 +209,10 @@ class UNetTraining:
             return (drawn >= probability).float().view(B, *shape)
 
         audio = network.project_audio(clips.features) * kept(self.options.drop_audio, 1, 1)
-        clean = z[:, :1] if self.stage == "keyframes" else z[:, [0, -1]]
+        if self.stage == "keyframes":
+            clean = z[:, :1]
+        else:
+            clean = z[:, [0, -1]] if clips.keyframes is None else clips.keyframes.float()
         clean = clean * kept(self.options.drop_identity, 1, 1, 1, 1)
         emotion = clips.emotion if self.stage == "keyframes" else None
         given = Conditioning(audio, clean / self.config.latent_scale, emotion)
@@ -369,6 +372,7 @@ def _prepare(
         held_out=options.held_out,
         pictures=pictures,
         from_rest=options.from_rest,
+        sampled_keyframes=options.sampled_keyframes,
     )
     if not len(source):
         raise ConfigError(f"{data} holds no clip that is long enough to train {stage}")

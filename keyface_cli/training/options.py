@@ -82,6 +82,9 @@ class DiffusionOptions:
     drop_audio: float = 0.2
     # share of the drawn avatars' clips of keyframes whose identity is the head at rest
     from_rest: float = 0.0
+    # share of the drawn avatars' runs that lie between keyframes as stage one samples them, made by
+    # `keyface train encode --sampled`; the truth that is asked for stays
+    sampled_keyframes: float = 0.0
     freeze_temporal: bool = False  # leave the layers along time as they are; published: True
     # of an interpolation run, after which it leaves the guide; 0 keeps the guide that is there
     guide_share: float = 1 / 16
@@ -258,7 +261,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("updates", "batch_size", "accumulate", "save_every", "log_every"), (1, 1e9)),
     **dict.fromkeys(
         (
-            *("drop_identity", "drop_audio", "from_rest", "guide_share"),
+            *("drop_identity", "drop_audio", "from_rest", "sampled_keyframes", "guide_share"),
             *("wide_sigmas", "high_sigmas"),
         ),
         (0, 1),

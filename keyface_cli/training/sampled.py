@@ -1,7 +1,8 @@
-"""What the UNets make of training scenes, for the portrait decoder to put right.
+"""What the UNets make of training scenes, for the networks after them to put right.
 
 Sampling leaves latents that no picture has: where a network cannot know, it shows the mean. A
-decoder that has seen them beside the true frames learns what they stand for.
+decoder that has seen them beside the true frames learns what they stand for, and an interpolation
+network that has seen keyframes as stage one leaves them follows the sound where those did not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
 from keyface_cli.stages.keyframes import KeyframeStage
+from keyface_cli.training.clips import SAMPLED_KEYFRAMES, SAMPLED_PLACES
 
 FILE = "latents_sampled.npy"
 
@@ -44,47 +46,95 @@ def sample_shard(
         interpolation_unet: stage two.
         codec: of the latents.
     """
-    device, sampling = keyframe_unet.device, config.sampling
+    first, scenes = _keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
+    sampling = config.sampling
     sigmas = sigmas_for(sampling.schedule, sampling.steps)
     scale, kind = config.latent_scale, config.parameterization
-    first = KeyframeStage(
-        keyframe_unet,
-        scale,
-        kind,
-        sigmas,
-        sampling.audio_guidance,
-        sampling.identity_guidance,
-        sampling.emotion_guidance,
-        sampling.guidance_interval,
-    )
     second = InterpolationStage(interpolation_unet, None, scale, kind, sigmas, 1.0)
-    portraits = np.load(folder / "latents_portraits.npy", mmap_mode="r")[:, 0, 0]
-    starts = np.load(folder / "run_starts.npy")
-    emotions = np.load(folder / "emotions.npy")
-    names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
-    features = {name: np.load(folder / f"features_{name}.npy", mmap_mode="r") for name in names}
-
-    def audio(scene: int, encoders: tuple[str, ...]) -> Tensor:
-        rows = [features[name][scene] for name in encoders]
-        return torch.from_numpy(np.concatenate(rows, -1)).float().to(device)
-
     generator = torch.Generator().manual_seed(0)
     sampled = []
-    for i, start in enumerate(starts.tolist()):
-        tokens = audio(i, config.keyframe_encoders)
-        identity = torch.from_numpy(np.array(portraits[i]))[None].float().to(device)
-        keyframes = _keyframes(
-            first, identity, tokens, torch.from_numpy(emotions[i]), start, generator
-        )
-        tokens = audio(i, config.interpolation_encoders)
+    for i, start in enumerate(scenes.starts.tolist()):
+        keyframes = _keyframes(first, scenes, i, start, False, generator)
+        tokens = scenes.audio(i, config.interpolation_encoders).to(interpolation_unet.device)
         frames = _frames_between(second, keyframes, tokens, start, generator)
         sampled.append(frames.half().cpu().numpy())
+    portraits = scenes.portraits[:, 0, 0]
     for name, rows in (
         ("decoded_portraits.npy", [_decoded(codec, latent) for latent in portraits]),
         (FILE, sampled),  # the last: it tells that the shard is finished
     ):
         with replacing(folder / name) as part, part.open("wb") as file:
             np.save(file, np.stack(rows))
+
+
+@torch.inference_mode()
+def sample_keyframes(
+    folder: Path, config: ModelConfig, keyframe_unet: VideoUNet, *, pairs: int = 2
+) -> None:
+    """Sample pairs of keyframes of a shard, for the option `sampled_keyframes` of interpolation.
+
+    Writes the files that `clips.SAMPLED_KEYFRAMES` and `clips.SAMPLED_PLACES` describe. Where a
+    pair lies in its scene, and whether the head is mirrored, is drawn.
+
+    Args:
+        folder: of a shard that `clips.encode_shard` has finished.
+        config: of the model; its sampling defaults count.
+        keyframe_unet: stage one.
+        pairs: how many of each scene.
+    """
+    stage, scenes = _keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.stack(
+        [
+            torch.randint(KEYFRAME_STEP + 1, (len(scenes.starts), pairs), generator=generator),
+            torch.randint(2, (len(scenes.starts), pairs), generator=generator),
+        ],
+        -1,
+    ).numpy()
+    sampled = []
+    for i, start in enumerate(scenes.starts.tolist()):
+        keyframes = [
+            _keyframes(stage, scenes, i, start + first, bool(mirrored), generator)[:2]
+            for first, mirrored in places[i].tolist()
+        ]
+        sampled.append(torch.stack(keyframes).half().cpu().numpy())
+    # the places last but one: a shard is read only where its keyframes are
+    for name, array in ((SAMPLED_PLACES, places), (SAMPLED_KEYFRAMES, np.stack(sampled))):
+        with replacing(folder / name) as part, part.open("wb") as file:
+            np.save(file, array)
+
+
+class _Scenes:
+    """What a shard says of its scenes."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.keyframe_encoders = config.keyframe_encoders
+        self.portraits = np.load(folder / "latents_portraits.npy", mmap_mode="r")
+        self.starts = np.load(folder / "run_starts.npy")
+        self.emotions = np.load(folder / "emotions.npy")
+        names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
+        self._features = {
+            name: np.load(folder / f"features_{name}.npy", mmap_mode="r") for name in names
+        }
+
+    def audio(self, scene: int, encoders: tuple[str, ...]) -> Tensor:
+        """Return the features of a scene's sound, (N, 2, A)."""
+        rows = [self._features[name][scene] for name in encoders]
+        return torch.from_numpy(np.concatenate(rows, -1)).float()
+
+
+def _keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
+    sampling = config.sampling
+    return KeyframeStage(
+        network,
+        config.latent_scale,
+        config.parameterization,
+        sigmas_for(sampling.schedule, sampling.steps),
+        sampling.audio_guidance,
+        sampling.identity_guidance,
+        sampling.emotion_guidance,
+        sampling.guidance_interval,
+    )
 
 
 def _decoded(codec: LatentCodec, latent: np.ndarray) -> np.ndarray:
@@ -112,20 +162,20 @@ def _frames_between(
 
 def _keyframes(
     stage: KeyframeStage,
-    identity: Tensor,
-    features: Tensor,
-    emotion: Tensor,
+    scenes: _Scenes,
+    scene: int,
     start: int,
+    mirrored: bool,
     generator: torch.Generator,
 ) -> Tensor:
-    """Sample a clip of keyframes that has those of a run in its midst: (3, C, h, w)."""
+    """Sample a clip that has three keyframes from a frame on in its midst: (3, C, h, w)."""
+    device = stage.network.device
+    features = scenes.audio(scene, scenes.keyframe_encoders).to(device)
+    identity = torch.from_numpy(np.array(scenes.portraits[scene, int(mirrored)])).float().to(device)
     before = min(start // KEYFRAME_STEP, NUM_FRAMES - 4)
     frames = start + KEYFRAME_STEP * (torch.arange(NUM_FRAMES - 1) - before)
     frames = torch.cat([torch.zeros(1, dtype=torch.long), frames.clamp(max=len(features) - 1)])
     context = stage.network.project_audio(features[frames][None])
-    noise = torch.randn(1, NUM_FRAMES, *identity.shape[1:], generator=generator)
-    noise = noise.to(identity.device)
-    clip = stage.sample(
-        identity, context, emotion[frames][None].float().to(identity.device), noise
-    )[0]
-    return clip[1 + before : 4 + before]
+    noise = torch.randn(1, NUM_FRAMES, *identity.shape[1:], generator=generator).to(device)
+    emotion = torch.from_numpy(scenes.emotions[scene])[frames][None].float()
+    return stage.sample(identity, context, emotion, noise)[0][1 + before : 4 + before]
