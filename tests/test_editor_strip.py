@@ -95,7 +95,7 @@ def edit(browser: Chrome, script: str) -> None:
 
 
 def still(browser: Chrome) -> None:
-    wait_for(browser, "document.body.dataset.strip === 'still' && JSON.parse(wished).keys.length")
+    wait_for(browser, "!framing && !settling && document.body.dataset.strip === 'still'")
 
 
 def test_strip_follows_what_is_drawn_and_shows_what_animate_makes(
@@ -127,6 +127,33 @@ def test_strip_follows_what_is_drawn_and_shows_what_animate_makes(
         np.testing.assert_array_equal(shown, np.asarray(Image.open(path)))
     source = opened.execute_script("return shots.drawn.get(3).img.naturalWidth")
     assert source == worker.inputs.portrait.shape[-1]
+
+
+def test_only_what_has_changed_is_drawn_again_and_once_a_frame(opened: Chrome) -> None:
+    names = ["drawGround", "drawCurves", "placeShots", "labelShots"]
+    still(opened)
+    opened.execute_script(
+        "window.calls = {}; for (const name of arguments[0]) { const own = window[name];"
+        " calls[name] = 0; window[name] = (...given) => { calls[name]++; return own(...given); } }",
+        names,
+    )
+
+    def calls(script: str) -> list[int]:
+        opened.execute_script(f"for (const name in calls) calls[name] = 0; {script}")
+        still(opened)
+        return [opened.execute_script("return calls")[name] for name in names]
+
+    # a row of labels is that of the drawn curve, another that of the saved one
+    assert calls("for (let i = 1; i < 30; i++) change(() => { keys[1].valence = i / 40; })") == [
+        *(0, 1, 0, 2),
+    ]
+    assert calls("seek(3)") == [0, 0, 0, 0]
+    assert opened.execute_script("return byId('now').style.transform.startsWith('translateX(4')")
+    assert calls("select(2, 3)") == [0, 1, 0, 0]
+    assert calls("zoom(.9, 3)") == [1, 1, 1, 2]
+    assert list(pictures(opened)) == opened.execute_script("return shown")
+    assert calls("zoom(1e9, 0)") == [1, 1, 1, 2]
+    assert list(pictures(opened)) == list(range(17))
 
 
 def test_a_change_samples_only_the_clips_that_it_reaches(opened: Chrome, worker: Worker) -> None:

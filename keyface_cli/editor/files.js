@@ -1,8 +1,8 @@
 "use strict";
 // ---- the server ---------------------------------------------------------------------------
-async function post(path, body) {
-  const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body) });
+const post = (path, body) => postText(path, JSON.stringify(body));
+async function postText(path, body) {
+  const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
   const answer = await reply.json();
   if (!reply.ok) throw new Error([answer.error, answer.hint].filter(Boolean).join("; "));
   return answer;
@@ -74,7 +74,7 @@ addEventListener("pagehide", () => {
 
 async function load() {
   file = await (await fetch("curve")).json();
-  keys = file.keys; saved = file.version ? snapshot() : ""; drafted = snapshot();
+  keys = file.keys; touch(); saved = file.version ? snapshot() : ""; drafted = snapshot();
   view = [0, Math.max(file.seconds, .5)];
   for (const name of Object.keys(file.names)) {
     const chip = document.createElement("button");
@@ -85,8 +85,8 @@ async function load() {
     byId("names").append(chip);
   }
   beginStrip();
-  new ResizeObserver(show).observe(canvas);
-  show();
+  look();
+  new ResizeObserver(look).observe(canvas);
   offerDraft();
   setInterval(() => document.hidden || watch().catch(() => say("keyface has ended; a draft is kept", true)), 2000);
   document.body.dataset.ready = "yes";
@@ -127,7 +127,7 @@ canvas.onpointerdown = event => {
   }
   const found = nearest(event.offsetX, event.offsetY);
   drag = { before: snapshot(), ...(found || { seek: true }) };
-  if (found) selected = found.index ?? insert(toTime(event.offsetX));
+  if (found) { selected = found.index ?? insert(toTime(event.offsetX)); touch(); }
   else seek(toTime(event.offsetX));
   show();
 };
@@ -138,7 +138,7 @@ canvas.onpointermove = event => {
   if (drag.seek) return seek(toTime(event.offsetX));
   moveTo(selected, snap(toTime(event.offsetX)));
   setValue(keys[selected], drag.channel, toValue(event.offsetY));
-  show();
+  touch(); show();
 };
 canvas.onpointerup = canvas.onpointercancel = () => {
   if (drag && drag.before && snapshot() !== drag.before) { past.push(drag.before); future = []; }
@@ -173,7 +173,9 @@ sound.onpause = () => { byId("play").textContent = "play"; show(); };
 function follow() {
   if (looping && selection && (sound.currentTime >= selection[1] || sound.currentTime < selection[0] - .1))
     sound.currentTime = selection[0];
-  byId("clock").textContent = clock(sound.currentTime); draw(); layOut(); if (!sound.paused) requestAnimationFrame(follow); }
+  show();
+  if (!sound.paused) requestAnimationFrame(follow);
+}
 function edit(name) {
   const value = Number(byId(name).value.replace(",", "."));
   if (!byId(name).value.trim() || !Number.isFinite(value)) return say(`${name} is not a number`, true);
@@ -246,5 +248,5 @@ addEventListener("keydown", event => {
   event.preventDefault();
 });
 addEventListener("beforeunload", event => { if (file && !isSaved()) event.preventDefault(); });
-matchMedia("(prefers-color-scheme: dark)").onchange = show;
+matchMedia("(prefers-color-scheme: dark)").onchange = look;
 load().catch(error => say(`cannot be loaded: ${error.message}`, true));

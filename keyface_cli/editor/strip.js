@@ -1,8 +1,10 @@
 "use strict";
 // ---- the strip of keyframes under the curve ---------------------------------------------------
-const SMALLEST = 46, LARGEST = 120;
+const SIDES = [56, 76, 100], ROWS = ["drawn", "saved"];
 let stripOn = false, comparing = false, wished = "", asking = false, told = null, large = null, playing = "";
-const shots = { drawn: new Map(), saved: new Map() };
+let shown = [];   // numbers of the keyframes that there is room for
+const shots = { drawn: new Map(), saved: new Map() };   // what shows them
+const spare = { drawn: new Map(), saved: new Map() };   // what has shown others, with their pictures
 
 function beginStrip() {
   stripOn = file.output !== null;
@@ -16,40 +18,68 @@ function beginStrip() {
 const nearestKeyframe = time => clamp(Math.round(time * FPS / STEP), 0, keyframes().length - 1);
 const secondsOf = k => keyframes()[k] / FPS;
 
-function layOut() {   // each keyframe under its time, as many as there is room for
+function layOut(place) {   // each keyframe under its time, as many as there is room for
   if (!stripOn) return;
-  const all = keyframes(), space = (width() - 2 * pad) * STEP / FPS / (view[1] - view[0]);
-  const stride = Math.max(1, Math.ceil(SMALLEST / space)), side = Math.floor(clamp(space * stride - 4, 40, LARGEST));
-  const shown = all.map((frame, k) => k).filter(k =>
-    (k % stride === 0) && toX(all[k] / FPS) > -side / 2 && toX(all[k] / FPS) < width() + side / 2);
+  if (stale("places", comparing, ...place)) placeShots();
+  if (stale("texts", revision, saved, comparing, shown)) ROWS.forEach(labelShots);
   const now = nearestKeyframe(sound.currentTime);
-  for (const name of ["drawn", "saved"]) {
-    const row = byId(name), curves = name === "drawn" ? keys : savedKeys();
+  if (stale("here", now, comparing, shown))
+    for (const name of ROWS) for (const [k, shot] of shots[name]) shot.classList.toggle("here", k === now);
+  if (large !== null && stale("circle", revision, large, colours)) drawCircle();
+}
+function placeShots() {
+  const all = keyframes(), room = seconds => (W - 2 * pad) * STEP / FPS / seconds;
+  const steps = (side, space) => Math.max(1, Math.ceil((side + 4) / space));
+  // few sizes, which do not change with every turn of the wheel: the page is laid out anew for each
+  const fit = space => SIDES.findLast(side => side === SIDES[0] || side + 4 <= space);
+  const whole = room(file.seconds), space = room(view[1] - view[0]);
+  const least = fit(whole * steps(SIDES[0], whole)), stride = steps(least, space);
+  const side = stride > 1 ? least : Math.max(least, fit(space));
+  shown = all.map((frame, k) => k).filter(k =>
+    (k % stride === 0) && toX(all[k] / FPS) > -side / 2 && toX(all[k] / FPS) < W + side / 2);
+  const lefts = shown.map(k => clamp(toX(all[k] / FPS) - side / 2, 0, W - side));
+  for (const name of ROWS) {
+    const row = byId(name);
     row.hidden = name === "saved" && !comparing;
     if (row.hidden) continue;
-    row.style.height = `${side + 32}px`;
-    const at = CHANNELS.map(channel => sampler(channel, curves));
-    for (const [k, shot] of shots[name]) if (!shown.includes(k)) { shot.remove(); shots[name].delete(k); }
-    for (const k of shown) {
-      const shot = shots[name].get(k) || addShot(name, k), time = all[k] / FPS;
-      shot.style.width = `${side}px`;
-      shot.style.left = `${clamp(toX(time) - side / 2, 0, width() - side)}px`;
-      shot.img.style.height = `${side}px`;
-      shot.classList.toggle("here", k === now);
-      const [v, a] = at.map(f => f(time));
-      const texts = [clock(time).slice(0, -1), v.toFixed(1), a.toFixed(1)];
-      shot.texts.forEach((node, i) => { if (node.textContent !== texts[i]) node.textContent = texts[i]; });
+    row.style.setProperty("--side", `${side}px`);
+    for (const [k, shot] of shots[name]) if (!shown.includes(k)) {
+      shot.remove(); shots[name].delete(k); spare[name].set(k, shot);
     }
+    shown.forEach((k, i) => {
+      const shot = shots[name].get(k) || addShot(name, k), free = i + 1 < lefts.length ? lefts[i + 1] - lefts[i] - 3 : side;
+      shot.style.transform = `translateX(${lefts[i]}px)`;
+      shot.style.width = free < side ? `${Math.max(free, 8)}px` : "";   // the last comes sooner than others
+      shot.classList.toggle("narrow", free < 44);
+    });
   }
+}
+function labelShots(name) {
+  if (byId(name).hidden) return;
+  const at = CHANNELS.map(channel => sampler(channel, name === "drawn" ? keys : savedKeys()));
+  for (const [k, shot] of shots[name]) {
+    const time = secondsOf(k), texts = [clock(time).slice(0, -1), ...at.map(f => short(f(time)))];
+    shot.texts.forEach((node, i) => { if (node.textContent !== texts[i]) node.textContent = texts[i]; });
+  }
+}
+const short = value => (Math.round(value * 10) / 10 || 0).toFixed(1);   // no -0.0
+function wishFor() {   // what is drawn, and what of it is seen
+  if (!stripOn) return;
   const cursor = nearestKeyframe(large !== null ? secondsOf(large) : drag && hover !== null ? hover : sound.currentTime);
-  wish(JSON.stringify({ keys, saved: comparing ? savedKeys() : null, shown, cursor }));
-  if (large !== null) drawCircle();
+  wish(`{"keys":${snapshot()},"saved":${comparing ? saved || snapshot() : null},`
+    + `"shown":${JSON.stringify(shown)},"cursor":${cursor}}`);
 }
 function savedKeys() { return saved ? JSON.parse(saved) : keys; }
 function addShot(name, k) {
+  const shot = spare[name].get(k) || newShot(k);
+  spare[name].delete(k); shots[name].set(k, shot);
+  byId(name).append(shot);
+  return shot;
+}
+function newShot(k) {
   const shot = document.createElement("button");
   shot.className = "shot waits"; shot.dataset.keyframe = k;
-  shot.img = new Image(); shot.img.alt = `keyframe ${k}`;
+  shot.img = new Image(); shot.img.decoding = "async"; shot.img.alt = `keyframe ${k}`;
   const upper = document.createElement("span"), lower = document.createElement("span");
   shot.texts = ["", "v", "a"].map((kind, i) => {
     const node = document.createElement("i"); node.className = kind; node.style.fontStyle = "normal";
@@ -58,8 +88,6 @@ function addShot(name, k) {
   });
   shot.append(shot.img, upper, lower);
   shot.onclick = () => openLarge(k);
-  byId(name).append(shot);
-  shots[name].set(k, shot);
   return shot;
 }
 
@@ -75,7 +103,7 @@ async function ask() {
   asking = true;
   try {
     let sent;
-    do { sent = wished; apply(await post("strip", JSON.parse(sent)), sent); } while (sent !== wished);
+    do { sent = wished; apply(await postText("strip", sent), sent); } while (sent !== wished);
   } catch (error) { say(error.message, true); }
   asking = false;
   poll();
@@ -136,18 +164,17 @@ function openLarge(k) {
 }
 const emotionAt = time => CHANNELS.map(channel => sampler(channel)(time));
 function drawCircle() {
-  const box = byId("circle"), g = box.getContext("2d"), n = 220, m = n / 2, r = m - 14, scale = devicePixelRatio;
-  box.width = box.height = n * scale; g.scale(scale, scale);
-  g.strokeStyle = colour("line"); g.beginPath(); g.arc(m, m, r, 0, 7); g.stroke();
+  const n = 220, m = n / 2, r = m - 14, g = begin(byId("circle"), n, n);
+  g.strokeStyle = colours.line; g.beginPath(); g.arc(m, m, r, 0, 7); g.stroke();
   line(g, [[m, 8], [m, n - 8]]); line(g, [[8, m], [n - 8, m]]);
-  g.fillStyle = colour("soft"); g.font = "10px system-ui";
+  g.fillStyle = colours.soft; g.font = "10px system-ui";
   for (const [name, [v, a]] of Object.entries(file.names)) {
     g.beginPath(); g.arc(m + v * r, m - a * r, 1.8, 0, 7); g.fill();
     if (["happy", "sad", "angry", "calm", "surprised", "bored"].includes(name))
       g.fillText(name, clamp(m + v * r + 4, 0, n - 48), m - a * r + 3);
   }
   const time = secondsOf(large), [v, a] = emotionAt(time);
-  g.fillStyle = colour("pick"); g.strokeStyle = colour("ink"); g.lineWidth = 1.5;
+  g.fillStyle = colours.pick; g.strokeStyle = colours.ink; g.lineWidth = 1.5;
   g.beginPath(); g.arc(m + v * r, m - a * r, 7, 0, 7); g.fill(); g.stroke();
   byId("faceTime").textContent = clock(time);
   byId("faceV").textContent = `valence ${v.toFixed(2)}`; byId("faceA").textContent = `arousal ${a.toFixed(2)}`;
@@ -155,6 +182,7 @@ function drawCircle() {
 function setEmotion(v, a) {
   selected = insert(secondsOf(large));
   setValue(keys[selected], "valence", v); setValue(keys[selected], "arousal", a);
+  touch();
 }
 function circleAt(event) {
   const m = 110, r = m - 14;
