@@ -376,11 +376,12 @@ def test_keys_that_fall_on_one_frame_are_not_saved(editor: Editor, path: Path) -
         editor.save({"keys": keys, "version": version})
 
 
-def test_command_serves_until_it_is_closed(tmp_path: Path, tone_wav: Path) -> None:
+def start(folder: Path, sound: Path, *words: object) -> tuple[subprocess.Popen[str], str]:
+    """Start the editor of c.csv as a process of its own; return it and its page's address."""
     command = [sys.executable, "-m", "keyface_cli", "emotion", "edit", "c.csv", "--no-browser"]
     child = subprocess.Popen(
-        [*command, "--audio", tone_wav],
-        cwd=tmp_path,
+        [*command, "-a", sound, *map(str, words)],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -389,25 +390,103 @@ def test_command_serves_until_it_is_closed(tmp_path: Path, tone_wav: Path) -> No
     line = child.stderr.readline()
     found = re.search(r"editing c\.csv: (http://127\.0\.0\.1:\d+/\S+/) ", line)
     assert found, line
-    with urllib.request.urlopen(f"{found[1]}sound.wav", timeout=60) as reply:
+    return child, found[1]
+
+
+def test_command_serves_until_it_is_closed(tmp_path: Path, tone_wav: Path) -> None:
+    child, url = start(tmp_path, tone_wav)
+    with urllib.request.urlopen(f"{url}sound.wav", timeout=60) as reply:
         assert len(reply.read()) == 44 + 2 * 16_000
     keys = [{"time": 0, "emotion": "calm"}]
     for path, body in (("save", {"keys": keys, "version": ""}), ("close", None)):
         headers = {"Content-Type": "application/json"}
         data = json.dumps(body).encode()
-        request = urllib.request.Request(found[1] + path, data, headers)
+        request = urllib.request.Request(url + path, data, headers)
         urllib.request.urlopen(request, timeout=60).close()
     out, _ = child.communicate(timeout=60)
     assert (child.returncode, out) == (0, "c.csv\n")
     assert load_emotion(str(tmp_path / "c.csv")).keys == (Key.named(0.0, "calm"),)
+    assert os.listdir(tmp_path) == ["c.csv"]
 
 
 def test_ctrl_c_ends_the_command(tmp_path: Path, tone_wav: Path) -> None:
-    command = [sys.executable, "-m", "keyface_cli", "emotion", "edit", "c.csv", "--no-browser"]
-    child = subprocess.Popen([*command, "-a", tone_wav], cwd=tmp_path, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    assert b"editing" in child.stderr.readline()
+    child, _ = start(tmp_path, tone_wav)
     child.send_signal(signal.SIGINT)
-    assert b"Traceback" not in child.communicate(timeout=60)[1]
+    assert "Traceback" not in child.communicate(timeout=60)[1]
     assert child.returncode == 130
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("port", "changed"), [("same", True), ("other", False)])
+def test_killed_editor_loses_nothing(
+    browser: Chrome, tmp_path: Path, tone_wav: Path, port: str, changed: bool
+) -> None:
+    """SIGKILL while a point is held: the next editor offers what was drawn, beside a newer file."""
+    path = tmp_path / "c.csv"
+    path.write_text("time,valence,arousal\n0,0,0\n0.5,0.5,-0.5\n")
+    child, url = start(tmp_path, tone_wav)
+    browser.get(url)
+    wait_for(browser, "document.body.dataset.ready")
+    drag(browser, (0.5, 0.5), (0.8, -0.8))
+    canvas = browser.find_element(By.ID, "canvas")
+    hand = ActionChains(browser, duration=20)
+    hand.move_to_element_with_offset(canvas, *place(browser, 0, 0)).click_and_hold()
+    hand.move_to_element_with_offset(canvas, *place(browser, 0, 0.4)).perform()
+    wait_for(browser, "!settling && !draftTimer && drafted === snapshot()")
+    browser.execute_async_script("drafting.then(arguments[0])")
+    drawn = state(browser)
+    child.kill()
+    child.communicate(timeout=60)
+    said = wait_for(browser, "byId('status').textContent")
+    assert said == "keyface has ended; the draft is kept"
+    ActionChains(browser).release().perform()
+    browser.execute_script("saved = snapshot()")
+    browser.get("about:blank")
+    complaints(browser)
+    if changed:
+        path.write_text(THEIRS)
+    number = re.findall(r":(\d+)/", url)[0] if port == "same" else 0
+    child, url = start(tmp_path, tone_wav, "--port", number)
+    browser.get(url)
+    wait_for(browser, "document.body.dataset.ready && byId('recover').open")
+    browser.find_element(By.ID, "recoverYes").click()
+    assert state(browser) == drawn
+    if changed:
+        wait_for(browser, "byId('warning').classList.contains('open')")
+        browser.find_element(By.ID, "mine").click()
+        wait_for(browser, "byId('status').textContent.endsWith('c.other-1.csv')")
+        assert path.with_name("c.other-1.csv").read_text() == THEIRS
+    browser.find_element(By.ID, "done").click()
+    wait_for(browser, "document.body.textContent.startsWith('Saved.')")
+    assert child.communicate(timeout=60)[0] == "c.csv\n"
+    kept = [(key.time_s, key.valence, key.arousal) for key in load_emotion(str(path)).keys]
+    assert kept == [(key["time"], key["valence"], key["arousal"]) for key in drawn]
+    assert sorted(os.listdir(tmp_path)) == (["c.csv", "c.other-1.csv"] if changed else ["c.csv"])
+
+
+def test_a_curve_has_one_editor_at_a_time(main: Any, tmp_path: Path, tone_wav: Path) -> None:
+    """The second one would write the first one's draft; a killed one stands in nobody's way."""
+    child, _ = start(tmp_path, tone_wav)
+    (tmp_path / "link.csv").symlink_to("c.csv")
+    for name in ("c.csv", "link.csv"):
+        code, out, err = main("emotion", "edit", tmp_path / name, "-a", tone_wav, "--no-browser")
+        assert (code, out) == (1, "")
+        assert f"{name}: is open in another editor: process {child.pid} on " in err.replace(
+            "\n", ""
+        )
+    child.kill()
+    child.communicate(timeout=60)
+    assert (tmp_path / ".c.csv.lock").exists()
+    child, _ = start(tmp_path, tone_wav)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert os.listdir(tmp_path) == ["link.csv"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(
+    main: Any, tmp_path: Path, tone_wav: Path
+) -> None:
+    (tmp_path / ".c.csv.lock").mkdir()
+    code, out, err = main("emotion", "edit", tmp_path / "c.csv", "-a", tone_wav, "--no-browser")
+    assert (code, out) == (1, "")
+    assert "cannot be written to" in err

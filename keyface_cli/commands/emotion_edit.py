@@ -61,6 +61,7 @@ def edit(
     import soundfile
 
     from keyface_cli.config import SAMPLE_RATE
+    from keyface_cli.editor.lock import editing
     from keyface_cli.editor.page import Editor
     from keyface_cli.emotion.write import check_free
     from keyface_cli.jobs.runner import ComputeOptions
@@ -71,6 +72,7 @@ def edit(
         _refuse({**choices, "output": output, "model": model})
     waveform = load_waveform(audio, choices["start"], choices["duration"])
     with ExitStack() as stack:
+        stack.enter_context(editing(curve))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="keyface-"))
         sound = Path(folder) / "sound.wav"  # what any browser plays, whatever the recording is
         soundfile.write(sound, waveform, SAMPLE_RATE, subtype="PCM_16")

@@ -13,7 +13,8 @@ function took(answer) {   // a file that was read or written
   byId("warning").classList.remove("open");
 }
 async function save(replace = false) {
-  clearTimeout(draftTimer); await drafting;
+  clearTimeout(draftTimer); draftTimer = 0;
+  await drafting;
   const sent = snapshot();
   try {
     const answer = await post("save", { keys, version: file.version, replace });
@@ -22,7 +23,7 @@ async function save(replace = false) {
     say(answer.kept ? `saved; what was there is now ${answer.kept}` : "saved");
     show();
     return true;
-  } catch (error) { say(`not saved: ${error.message}`, true); watch(); return false; }
+  } catch (error) { say(`not saved: ${error.message}`, true); watch().catch(() => {}); return false; }
 }
 async function close() {
   if (!(isSaved() && file.version) && !await save()) return;
@@ -30,7 +31,9 @@ async function close() {
   document.body.textContent = "Saved. This page can be closed.";
 }
 async function watch() {   // somebody else may write the file
-  const version = await (await fetch("version")).json();
+  const reply = await fetch("version");
+  if (!reply.ok) throw new Error("another keyface answers");
+  const version = await reply.json();
   byId("warning").classList.toggle("open", version !== file.version);
 }
 async function takeTheirs() {
@@ -46,11 +49,11 @@ async function takeTheirs() {
 // ---- a draft beside the file, which a crash or a closed tab leaves there -----------------------
 let drafted = "", draftTimer = 0, drafting = Promise.resolve();
 function keepDraft() {
-  if (!file || drag || document.querySelector("dialog#recover[open]") || snapshot() === drafted) return;
-  clearTimeout(draftTimer);
-  draftTimer = setTimeout(writeDraft, 300);
+  if (!file || document.querySelector("dialog#recover[open]") || snapshot() === drafted) return;
+  draftTimer ||= setTimeout(writeDraft, 300);
 }
 function writeDraft() {
+  draftTimer = 0;
   drafted = snapshot();
   const body = { keys: isSaved() ? null : keys, version: file.version };
   drafting = post("draft", body).catch(error => { drafted = ""; say(`no draft is kept: ${error.message}`, true); });
@@ -62,6 +65,7 @@ function offerDraft() {
   byId("recover").oncancel = event => event.preventDefault();
   byId("recoverYes").onclick = () => {
     byId("recover").close();
+    file.version = file.draft.version;   // where the file was changed since, the page asks
     change(() => { keys = file.draft.keys; selected = 0; });
     say("recovered; not saved yet");
   };
@@ -71,6 +75,11 @@ addEventListener("pagehide", () => {
   if (file && !isSaved() && snapshot() !== drafted) fetch("draft", { method: "POST", keepalive: true,
     headers: { "Content-Type": "application/json" }, body: JSON.stringify({ keys, version: file.version }) });
 });
+
+function gone() {
+  const kept = isSaved() ? "" : drafted === snapshot() ? "; the draft is kept" : "; what you draw now is not kept";
+  say(`keyface has ended${kept}`, true);
+}
 
 async function load() {
   file = await (await fetch("curve")).json();
@@ -88,7 +97,7 @@ async function load() {
   look();
   new ResizeObserver(look).observe(canvas);
   offerDraft();
-  setInterval(() => document.hidden || watch().catch(() => say("keyface has ended; a draft is kept", true)), 2000);
+  setInterval(() => document.hidden || watch().catch(gone), 2000);
   document.body.dataset.ready = "yes";
 }
 

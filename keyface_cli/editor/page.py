@@ -156,7 +156,7 @@ class Editor:
             self.draft.unlink(missing_ok=True)
             return
         _track(body)
-        said = {"time": time.strftime("%H:%M:%S"), "version": body.get("version")}
+        said = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "version": body.get("version")}
         save_text(self.draft, json.dumps({**said, "keys": body["keys"]}), force=True)
 
     def _read_draft(self) -> dict[str, Any] | None:
@@ -164,7 +164,7 @@ class Editor:
         try:
             found = json.loads(self.draft.read_text("utf-8"))
             _track(found)
-            return {"keys": found["keys"], "time": str(found["time"])}
+            return {name: found[name] for name in ("keys", "time", "version")}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EmotionError) as error:
