@@ -22,7 +22,7 @@ from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import Features, Samples, audio_features
+from keyface_cli.models.speech import AudioFeatures, Features, Samples, audio_features
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
@@ -67,6 +67,7 @@ class Engine:
     def __post_init__(self) -> None:
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._spans: deque[tuple[str, Any, Any]] = deque()  # of a GPU, that may not be over
+        self._latents: deque[tuple[Tensor, Tensor]] = deque(maxlen=4)  # of the last portraits
         self.compiled = False  # so that calls of another size would be compiled anew
 
     @property
@@ -100,6 +101,25 @@ class Engine:
             stage, begin, end = self._spans.popleft()
             end.synchronize()
             self._seconds[stage] += begin.elapsed_time(end) / 1000
+
+    def audio_features(self, waveform: Samples) -> dict[str, AudioFeatures]:
+        """Return each encoder's features of a recording, computed when they are asked for."""
+        return {
+            name: audio_features(name, encoder, waveform, partial(self._work_with, name))
+            for name, encoder in self.encoders.items()
+        }
+
+    def _work_with(self, network: str, work: Callable[[], Tensor]) -> Tensor:
+        return self.work(work, network)
+
+    def latent_of(self, portrait: Tensor) -> Tensor:
+        """Encode a portrait (3, R, R) as a scaled latent (1, C, h, w); the last few are kept."""
+        for known, latent in self._latents:
+            if torch.equal(known, portrait):
+                return latent
+        latent = self.codec.encode(portrait[None].to(self.device))
+        self._latents.append((portrait, latent))
+        return latent
 
     @torch.inference_mode()
     def running(self, made: Iterator[Result]) -> Iterator[Result]:
@@ -173,12 +193,9 @@ class Run:
             sampling.autoguidance,
             sampling.guidance_interval,
         )
-        encoders = {} if inputs.features is not None else engine.encoders
-        self._encoded = {
-            # of the engine, not of this run: a circle would keep the waveform's file open
-            name: audio_features(name, encoder, inputs.waveform, partial(_work_with, engine, name))
-            for name, encoder in encoders.items()
-        }
+        self._encoded = (
+            {} if inputs.features is not None else engine.audio_features(inputs.waveform)
+        )
 
     def audio_context(self, stage: str, frames: Sequence[int]) -> Tensor:
         """Project the audio features of some frames for a network.
@@ -215,9 +232,8 @@ class Run:
     @cached_property
     def identity(self) -> Tensor:
         """The scaled latent (1, C, h, w) of the portrait: the identity frame."""
-        picture = self.inputs.portrait[None].to(self.engine.device)
         with self.engine.timed("keyframes"):
-            return self.engine.work(partial(self.engine.codec.encode, picture), "vae")
+            return self.engine.work(partial(self.engine.latent_of, self.inputs.portrait), "vae")
 
     def sample_keyframes(self, clip: Clip, context: Tensor, of: int) -> Tensor:
         """Sample the keyframes of a clip.
@@ -350,10 +366,10 @@ class Run:
     @cached_property
     def _portrait(self) -> Portrait:
         """What the portrait decoder keeps; it and the VAE are on the device by now."""
-        codec, decoder = self.engine.codec, self.engine.portrait_decoder
-        assert decoder is not None
-        picture = self.inputs.portrait[None].to(self.engine.device)
-        return decoder.prepare(picture, codec.decode(codec.encode(picture)))
+        engine, portrait = self.engine, self.inputs.portrait
+        assert engine.portrait_decoder is not None
+        decoded = engine.codec.decode(engine.latent_of(portrait))
+        return engine.portrait_decoder.prepare(portrait[None].to(engine.device), decoded)
 
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""
@@ -361,7 +377,3 @@ class Run:
         shape = (NUM_FRAMES, config.latent_channels, config.latent_size, config.latent_size)
         noises = [noise_for(kind, index, shape, self._seed) for index in indices]
         return torch.stack(noises).to(self.engine.device)
-
-
-def _work_with(engine: Engine, network: str, work: Callable[[], Tensor]) -> Tensor:
-    return engine.work(work, network)

@@ -263,7 +263,7 @@ class Worker:
                 row.status = "skipped"
             else:
                 console.say(f"{job.portrait} + {job.audio} -> {job.output}")
-                self._runner.run(plan)
+                self._runner.run(plan, keep_sound=row.shares_sound)
                 row.status = "done"
             row.sha256 = output_hash(job.output)
         except (MemoryError, Exception) as error:

@@ -9,6 +9,7 @@ import json
 import os
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Row:
     """One line of a batch, and what became of it.
 
     `status` is "pending", "running", "done", "skipped", "failed" or "interrupted"; `seconds` how
-    long it took.
+    long it took; `shares_sound` whether another row has the same part of the same recording.
     """
 
     row: int
@@ -41,6 +42,7 @@ class Row:
     seconds: float = 0.0
     output: str = ""
     sha256: str = ""
+    shares_sound: bool = False
     portrait: str = field(init=False, default="")
     audio: str = field(init=False, default="")
 
@@ -277,6 +279,10 @@ def _fill(rows: list[Row], base: Path, folder: Path) -> None:
         except (KeyFaceError, ValueError, OSError) as error:
             row.fail(error)
             row.job = None
+    made = [(row, row.job) for row in rows if row.job is not None]
+    sounds = Counter((job.audio.resolve(), job.start, job.duration) for _, job in made)
+    for row, job in made:
+        row.shares_sound = sounds[job.audio.resolve(), job.start, job.duration] > 1
 
 
 def _job(values: Mapping[str, str], base: Path, folder: Path) -> Job:

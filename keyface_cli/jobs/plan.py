@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -113,7 +114,7 @@ class JobInputs(NamedTuple):
 
     `portrait` is (3, R, R) in [-1, 1], cut out of `picture` at `crop`; `emotion` (N, 2) valence and
     arousal of each frame, sampled from `curve`; `features` those of each audio encoder, where they
-    come from a file.
+    come from a file or of an earlier job.
     """
 
     picture: Image.Image
@@ -122,7 +123,7 @@ class JobInputs(NamedTuple):
     waveform: StoredWaveform
     emotion: NDArray[np.float32]
     curve: EmotionTrack
-    features: dict[str, StoredFeatures] | None
+    features: Mapping[str, StoredFeatures] | None
 
 
 def make_plan(job: Job) -> Plan:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
-from keyface_cli.jobs.plan import Plan, read
+from keyface_cli.jobs.plan import JobInputs, Plan, read
+from keyface_cli.jobs.shared_sound import SharedSounds
 from keyface_cli.output.formats import STDOUT
 
 if TYPE_CHECKING:
     import torch
 
     from keyface_cli.jobs.jobfolder import JobFolder
+    from keyface_cli.media.features import StoredFeatures
     from keyface_cli.options import Progress
     from keyface_cli.pipeline import KeyFacePipeline
 
@@ -73,9 +75,14 @@ class Runner:
         self._listener = listener or Listener()
         self._is_default = is_default
         self._pipeline: KeyFacePipeline | None = None
+        self._sounds = SharedSounds()
 
-    def run(self, plan: Plan) -> dict[str, Any]:
+    def run(self, plan: Plan, *, keep_sound: bool = False) -> dict[str, Any]:
         """Make a job's video, or its keyframes alone.
+
+        Args:
+            plan: the job.
+            keep_sound: keep the audio features for later jobs with the same recording.
 
         Returns:
             What `keyface animate --json` prints, see `make_video`; and "model", "seed", "device",
@@ -89,6 +96,9 @@ class Runner:
         with self._folder(plan) as folder:
             if self._cluster is None or job.keyframes_only:
                 pipeline = self.load(folder, encoders=inputs.features is None)
+                if keep_sound and inputs.features is None:
+                    features = self._kept_features(plan, inputs, pipeline)
+                    inputs = inputs._replace(features=features)
             else:
                 from keyface_cli.jobs.cluster_video import ClusterPipeline
 
@@ -113,6 +123,13 @@ class Runner:
             "dtype": str(self._place[1]).removeprefix("torch."),
             "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
+
+    def _kept_features(
+        self, plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline
+    ) -> Mapping[str, StoredFeatures] | None:
+        part = plan.hashes["recording"], plan.job.start, plan.job.duration
+        place = plan.job.output.resolve().parent
+        return self._sounds.of(part, inputs.waveform, pipeline, place)
 
     @cached_property
     def _place(self) -> tuple[torch.device, torch.dtype]:
@@ -167,6 +184,7 @@ class Runner:
             level not in (None, loaded.memory) or (encoders and not loaded.has_encoders)
         ):
             self._pipeline = loaded = None  # its memory is needed
+            self._sounds.clear()
         pipeline = self._pipeline
         if pipeline is None:
             pipeline = self._pipeline = load_pipeline(
