@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 def double(folder: Path, killer: int | None, piece: int) -> int:
@@ -24,3 +25,13 @@ def set_up(folder: Path, killer: int | None = None) -> Callable[[int], int]:
 def broken() -> Callable[[int], int]:
     """Fail to begin."""
     raise FileNotFoundError("no model here")
+
+
+def prepare_marked(*given: Any) -> Callable[[Any], Any]:
+    """Set up a worker of `dataset prepare` for drawn films, in which marks stand for faces."""
+    from test_preparation import find_marks
+
+    from keyface_cli.training.preparation import parts, tracking
+
+    tracking.find_faces = find_marks
+    return parts.set_up(*given)

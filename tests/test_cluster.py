@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_pieces import broken, set_up
+from cluster_pieces import broken, prepare_marked, set_up
 from test_batch import table, wav
+from test_preparation import film, find_marks, openings, speech, write_video
 
 from keyface_cli.errors import DeviceError
 from keyface_cli.jobs import cluster, cluster_video
 from keyface_cli.media.ffmpeg import find_ffmpeg
+from keyface_cli.training.preparation import parts, tracking
 
 pytest.importorskip("ray")
 # Ray leaves sockets and processes to its own end
@@ -152,3 +154,45 @@ def test_a_long_video_survives_a_machine(
     code, _, err = main(*given, "-o", one, *common)
     assert code == 0, err
     assert frames(one) == frames(many)
+
+
+def test_videos_are_prepared_though_a_machine_is_lost(
+    tmp_path: Path,
+    machines: Any,
+    main: Main,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(6):
+        sound = speech(2.0, number)
+        write_video(tmp_path / "videos" / f"{number}.mkv", film(50, openings(sound, 50)), sound)
+    (tmp_path / "videos" / "damaged.mp4").write_text("no video")
+    given = ["dataset", "prepare", tmp_path / "videos", "--model", tiny_checkpoint, "--neutral"]
+    given += ["--shortest", "1", "--device", "cpu"]
+    taken: list[str] = []
+    take = parts._take
+
+    def watch(writer: Any, key: str, *more: Any) -> None:
+        take(writer, key, *more)
+        taken.append(key)
+        if len(taken) == 2:
+            machines.remove_node(machines.worker_nodes.copy().pop(), allow_graceful=False)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "_take", watch)
+        patched.setattr(parts, "set_up", prepare_marked)
+        code, _, err = main(*given, "-o", tmp_path / "many", "--cluster", machines.address)
+    assert code == 0, err
+    assert len(taken) == 7
+
+    monkeypatch.setattr(tracking, "find_faces", find_marks)
+    code, _, err = main(*given, "-o", tmp_path / "one")
+    assert code == 0, err
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["index.json", "report.csv", "shard-00000.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == files
+    for name in files:
+        one, many = ((tmp_path / folder / name).read_bytes() for folder in ("one", "many"))
+        assert one == many, name
+    assert (tmp_path / "one" / "report.csv").read_text().count("kept") > 3

@@ -24,7 +24,7 @@ from keyface_cli.media.faces import Face
 from keyface_cli.media.framing import PUBLISHED, FaceFrame
 from keyface_cli.training import shards
 from keyface_cli.training.clips import ClipSource
-from keyface_cli.training.preparation import checks, media, prepare, tracking, writer
+from keyface_cli.training.preparation import checks, media, parts, prepare, tracking, writer
 from keyface_cli.training.preparation.affect import AffectReader
 
 Main = Callable[..., tuple[int, str, str]]
@@ -207,6 +207,47 @@ def test_videos_become_shards_and_reasons(
     other = made_with | {"size": 32}
     with pytest.raises(KeyFaceError, match="another model or other options"):
         prepare.prepare(videos, parts, encoders, LIMITS, other)
+
+
+def test_videos_prepared_in_any_order_are_put_together_in_theirs(
+    clips: Path, tiny_checkpoint: Path, encoders: prepare.Encoders, tmp_path: Path
+) -> None:
+    videos = media.find_videos([clips])
+    made_with = prepare.facts_of(encoders, LIMITS)
+    expected = prepare.prepare(videos, tmp_path / "one", encoders, LIMITS, made_with)
+    make = parts.set_up(str(tiny_checkpoint), None, "cpu", LIMITS)
+    said: list[int] = []
+
+    def gather(work: Callable[[Iterator[parts.Part]], Iterator[parts.Part]]) -> list[prepare.Piece]:
+        return parts.prepare_parts(
+            videos, tmp_path / "many", made_with, work, lambda done, total, name: said.append(done)
+        )
+
+    def cut_off(given: Iterator[parts.Part]) -> Iterator[parts.Part]:
+        for part in list(given)[1::-1]:
+            yield make(part)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather(cut_off)
+    assert said == [0, 1, 2]
+    assert gather(lambda given: map(make, reversed(list(given)))) == expected
+    assert said[3:] == list(range(len(videos) + 1))
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
+    for name in names:
+        one, many = ((tmp_path / folder / name).read_bytes() for folder in ("one", "many"))
+        assert one == many, name
+    # what is done is not done again
+    assert gather(lambda given: iter(list(given)[:0])) == expected
+
+    def other(given: Iterator[parts.Part]) -> Iterator[parts.Part]:
+        for part in given:
+            prepare.prepare([part.video], part.folder, encoders, LIMITS, made_with | {"size": 32})
+            yield part
+
+    with pytest.raises(KeyFaceError, match="another model or other options"):
+        parts.prepare_parts(videos[:1], tmp_path / "new", made_with, other, lambda *_: None)
 
 
 def tensors(folder: Path) -> dict[str, NDArray[Any]]:

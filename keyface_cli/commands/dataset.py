@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,13 @@ import typer
 
 from keyface_cli.commands import console
 from keyface_cli.config import PRESETS
-from keyface_cli.errors import ConfigError, KeyFaceError
+from keyface_cli.errors import ConfigError, DeviceError, KeyFaceError
 from keyface_cli.files import replacing
 
 if TYPE_CHECKING:
     from keyface_cli.avatars.photographs.casting import Cast
     from keyface_cli.avatars.recordings import Recording
+    from keyface_cli.training.preparation.parts import Part
 
 app = typer.Typer(
     name="dataset",
@@ -247,6 +249,15 @@ def prepare(
         float, typer.Option(min=7.0, help="Seconds of a clip; longer ones are divided.")
     ] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local",
+            help="Share the videos out over a Ray cluster, whose machines see the same files under "
+            "the same paths: one worker for each GPU, without any for each machine.",
+            show_default=False,
+        ),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the counts as one JSON object.")
     ] = False,
@@ -263,7 +274,9 @@ def prepare(
             "valence and arousal are read by a network that has to be named",
             "--emotion-model enet_b0_8_va_mtl.onnx (EmotiEffLib), or --neutral to store zeros",
         )
+    from keyface_cli.jobs.cluster import share_out
     from keyface_cli.training.preparation import media
+    from keyface_cli.training.preparation.parts import prepare_parts, set_up
     from keyface_cli.training.preparation.prepare import (
         Limits,
         facts_of,
@@ -275,10 +288,16 @@ def prepare(
     files = media.find_videos(videos)
     limits = Limits(shortest, longest)
     with console.waiting("loading the model"):
-        encoders = load_encoders(model, emotion_model, device)
-    with VideosDisplay() as display:
+        encoders = load_encoders(model, emotion_model, device if cluster is None else "cpu")
         made_with = facts_of(encoders, limits)
-        pieces = prepare(files, folder, encoders, limits, made_with, display)
+    with VideosDisplay() as display:
+        if cluster is None:
+            pieces = prepare(files, folder, encoders, limits, made_with, display)
+        else:
+            del encoders  # the workers have their own
+            begin = partial(set_up, model, emotion_model, device, limits)
+            make = partial(share_out, set_up=begin, lose=_lose, address=cluster)
+            pieces = prepare_parts(files, folder, made_with, make, display)
     counts = summarise(pieces)
     for outcome, row in counts.items():
         console.say(f"{outcome}: {row['clips']} clips, {row['hours']:.2f} h")
@@ -286,6 +305,13 @@ def prepare(
         typer.echo(json.dumps({"folder": str(folder), "outcomes": counts}))
     else:
         typer.echo(folder)
+
+
+def _lose(part: Part) -> None:
+    raise DeviceError(
+        f"every worker that tried {part.video} was lost",
+        "see the memory it needs; the same command resumes with what is finished",
+    )
 
 
 class VideosDisplay:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,35 @@ def write_shard(path: Path, clips: Mapping[str, Mapping[str, Any]]) -> None:
     hint = "free some space and run the command again: it resumes"
     with replacing(path, hint=hint, also=(SafetensorError,)) as part:
         save_file(tensors, part)
+
+
+def read_clips(data: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the clips of a data folder in the order in which they were written.
+
+    Yields:
+        The name of each, its source, and its arrays as `write_shard` takes them.
+
+    Raises:
+        KeyFaceError: the index or a shard is damaged or missing.
+    """
+    listed = read_index(data)["shards"]
+    for path in prepared_shards(data):
+        try:
+            with safe_open(path, framework="np") as file:
+                names = [str(name) for name in file.keys()]  # noqa: SIM118
+                for clip, facts in listed[path.name].items():
+                    found = {
+                        name.removeprefix(f"{clip}/"): file.get_tensor(name)
+                        for name in names
+                        if name.startswith(f"{clip}/")
+                    }
+                    pictures, offsets = found.pop("pictures"), found.pop("offsets")
+                    files = [pictures[i:j].tobytes() for i, j in pairwise(offsets)]
+                    yield clip, facts["source"], found | {"pictures": files}
+        except (OSError, SafetensorError) as error:
+            raise KeyFaceError(
+                f"the shard is damaged: {path}", "delete it and prepare the data again"
+            ) from error
 
 
 def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:

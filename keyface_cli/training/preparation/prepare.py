@@ -117,7 +117,7 @@ def prepare(
     for number, video in enumerate(videos):
         if report is not None:
             report(number, len(videos), video.name)
-        key = _fingerprint(video)
+        key = fingerprint_of(video)
         if key in writer.videos:
             continue
         pieces = []
@@ -126,15 +126,20 @@ def prepare(
             if clip is not None:
                 writer.add(name, key, clip)
         writer.finish(key, [asdict(piece) for piece in pieces])
-    writer.flush()
     if report is not None:
         report(len(videos), len(videos), "")
+    return finish(writer)
+
+
+def finish(writer: ShardWriter) -> list[Piece]:
+    """Write what was gathered, and the report; returns what became of every stretch."""
+    writer.flush()
     pieces = [Piece(**row) for key in writer.videos for row in writer.videos[key]]
-    _write_report(folder / REPORT, pieces)
+    _write_report(writer.folder / REPORT, pieces)
     return pieces
 
 
-def _fingerprint(video: Path) -> str:
+def fingerprint_of(video: Path) -> str:
     """Name a video by where it lies, its size and when it was changed."""
     stat = video.stat()
     text = f"{video.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
