@@ -27,6 +27,7 @@ def animate(
     vae_dtype: str | None = None,
     memory: str = "auto",
     compile: bool = False,
+    cluster: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -45,6 +46,8 @@ def animate(
         vae_dtype: of the VAE, the same words; None is what the model says.
         memory: "auto", "high", "balanced" or "low", see `memory`.
         compile: have torch.compile translate the UNets first.
+        cluster: the address of a Ray cluster whose machines make the frames, or "local"; None makes
+            them here.
         progress: told how far each stage is.
         options: any other option of `keyface animate` by its name, with underscores: the fields of
             `jobs.job.Job`. `force=True` replaces an existing file.
@@ -66,8 +69,8 @@ def animate(
     target = default_output(*sources) if output is None else Path(output)
     plan = make_plan(Job(portrait=sources[0], audio=sources[1], output=target, **given))
     compute = ComputeOptions(device, dtype, vae_dtype, memory, compile)
-    runner = Runner(Checkpoint.open(resolve_model(model)), compute, _Caller(progress))
-    return runner.run(plan)
+    checkpoint = Checkpoint.open(resolve_model(model))
+    return Runner(checkpoint, compute, _Caller(progress), cluster=cluster).run(plan)
 
 
 class _Caller(Listener):

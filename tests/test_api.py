@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 import keyface_cli as keyface
 from keyface_cli.emotion import load_emotion
 from keyface_cli.errors import ConfigError, DeviceError, PortraitError, VideoError
+from keyface_cli.jobs import cluster_video
 from keyface_cli.media.audio import load_waveform
 
 Main = Callable[..., tuple[int, str, str]]
@@ -81,6 +82,28 @@ def test_animate_makes_what_the_program_makes(
     assert np.array_equal(
         pictures(tmp_path / "made"), shown("--emotion", "happy", "--duration", 0.5)
     )
+
+
+def test_animate_lets_a_cluster_make_the_frames(
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tone_wav: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses: list[str] = []
+
+    def here(pieces: Iterator[Any], set_up: Any, lose: Any, *, address: str) -> Iterator[Any]:
+        addresses.append(address)
+        make = set_up()
+        return (make(piece) for piece in pieces)
+
+    monkeypatch.setattr(cluster_video, "share_out", here)
+    where = {"model": str(tiny_checkpoint), "device": "cpu", "dtype": "float32"}
+    for name, address in (("one", None), ("many", "10.0.0.1:6379")):
+        keyface.animate(portrait_png, tone_wav, tmp_path / name, **where, cluster=address, **FAST)
+    assert addresses == ["10.0.0.1:6379"]
+    assert np.array_equal(pictures(tmp_path / "one"), pictures(tmp_path / "many"))
 
 
 def test_animate_refuses_as_the_program_does(
