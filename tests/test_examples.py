@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from keyface_cli.commands import animate, batch, crop
+from keyface_cli.commands import animate, batch, crop, emotion_preview
 from keyface_cli.commands.examples import NAMES
 from keyface_cli.media.audio import load_waveform
 from keyface_cli.media.faces import find_faces
@@ -52,12 +52,12 @@ def test_script_makes_one_of_everything(
         shutil.copy(EXAMPLES / name, tmp_path)
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
-    for module in (animate, batch, crop):
+    for module in (animate, batch, crop, emotion_preview):
         monkeypatch.setattr(module, "resolve_model", lambda name: tiny_checkpoint)
     script = (tmp_path / "all.sh").read_text()
     subprocess.run(["sh", "-n", "all.sh"], check=True)
     commands = re.findall(r"^(?:if )?(keyface .*?)(?:; then)?$", script, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         words = shlex.split(command.replace("$out", "out"))[1:]
         code, out, err = main(*words)
@@ -67,8 +67,8 @@ def test_script_makes_one_of_everything(
     assert [row["status"] for row in rows] == ["done"] * 3
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert made == [
-        *("calm.mp4", "moods.webm", "on-the-wall.mp4", "report.csv", "report.jsonl", "seen.png"),
-        *("smooth.gif", "wall.mp4"),
+        *("calm.mp4", "curve.png", "moods.webm", "on-the-wall.mp4", "report.csv", "report.jsonl"),
+        *("seen.png", "smooth.gif", "wall.mp4"),
     ]
     assert Image.open(tmp_path / "out" / "smooth.gif").size == (320, 320)
     assert main(*words)[1].count("skipped") == 3

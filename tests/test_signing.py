@@ -99,6 +99,45 @@ def test_a_signed_result_is_whole_and_shows_what_the_unsigned_one_shows(
     assert read_mark(plain) == GENERATED
 
 
+def test_a_preview_is_signed_as_a_video_is(
+    main: Main, sign: tuple[object, ...], tiny_checkpoint: Path, portrait_png: Path,
+    tone_wav: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+
+    def preview(name: str, *options: object) -> Path:
+        words = ["happy", "--audio", tone_wav, "--portrait", portrait_png, "-o", name, *options]
+        code, out, err = main("emotion", "preview", *words, "--model", tiny_checkpoint, *FAST)
+        assert (code, out) == (0, f"{name}\n"), err
+        return Path(name)
+
+    plain, signed = preview("plain.png"), preview("signed.png", *sign)
+    assert content(signed) == content(plain)
+    assert read_metadata(signed) == read_metadata(plain)
+    assert read_mark(signed) == read_mark(plain) == GENERATED
+    assert read_credentials(plain) is None
+    found = read_credentials(signed)
+    assert found is not None
+    assert (found.signer, found.source, found.refused) == ("Jane Doe", GENERATED, False)
+    assert found.ingredients[0] == f"portrait.png SHA-256 {file_hash(portrait_png)}"
+    assert "credentials: whole" in main("info", signed)[1]
+    changed = bytearray(signed.read_bytes())
+    changed[-40] ^= 1
+    signed.write_bytes(changed)
+    code, out, _ = main("info", signed)
+    assert (code, "credentials: changed" in out) == (1, True)
+    monkeypatch.setenv("KEYFACE_SIGN_CERT", str(keys / "cert.pem"))
+    monkeypatch.setenv("KEYFACE_SIGN_KEY", str(keys / "key.pem"))
+    assert read_credentials(preview("by-environment.png")) is not None
+    monkeypatch.setenv("KEYFACE_SIGN_KEY", str(keys / "none.pem"))
+    code, _, err = main(
+        "emotion", "preview", "happy", "--audio", tone_wav, "--portrait", portrait_png, "-o",
+        "late.png", "--model", tiny_checkpoint, *FAST,
+    )  # fmt: skip
+    assert (code, "none.pem: no such file" in err.replace("\n", "")) == (1, True)
+    assert sorted(os.listdir()) == ["by-environment.png", "plain.png", "signed.png"]
+
+
 def test_pasted_back_it_is_a_composite_and_pictures_are_shown_on_request(
     animate: Main, sign: tuple[object, ...]
 ) -> None:
