@@ -11,8 +11,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keyface_cli.errors import KeyFaceError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -104,16 +108,34 @@ def making_folder(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def take_name(part: Path, path: Path) -> None:
+def take_name(part: Path, path: Path, *, force: bool = False) -> None:
     """Give a finished file or folder its name, on the disk before it takes it.
 
+    Args:
+        part: the file or folder, on the same disk as `path`.
+        path: its name. A file of that name is replaced.
+        force: replace a folder that holds something too. That takes two steps: between them the
+            old folder is `.NAME.old`, and a later call removes what a kill left there.
+
     Raises:
-        OSError: it cannot be written; a folder of that name is not empty.
+        OSError: it cannot be written, or a folder of that name is not empty. What was there
+            before is there still.
     """
     for inner in part.rglob("*") if part.is_dir() else ():
         sync(inner)
     sync(part)
-    os.replace(part, path)
+    if force and part.is_dir() and path.exists():
+        old = path.with_name(f".{path.name[:80]}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+        try:
+            os.replace(part, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(part, path)
     sync(path.parent)
 
 
@@ -128,6 +150,31 @@ def write_text(
     """Write a whole file of UTF-8 text, see `replacing`; names that are no text go through."""
     with replacing(path, error, hint, shared=shared) as part:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def save_array(
+    path: Path,
+    array: NDArray[Any],
+    error: type[KeyFaceError] = KeyFaceError,
+    hint: str | None = None,
+) -> None:
+    """Write a whole `.npy` file, see `replacing`."""
+    import numpy as np
+
+    with replacing(path, error, hint) as part, part.open("wb") as file:
+        np.save(file, array)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file, made where it is missing; it is on the disk when this returns.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_full(error: BaseException | str) -> bool:

@@ -6,11 +6,21 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 
 from keyface_cli.errors import VideoError, WeightsError
-from keyface_cli.files import is_full, making_folder, replacing, unwritable, write_text
+from keyface_cli.files import (
+    is_full,
+    making_folder,
+    replacing,
+    save_array,
+    take_name,
+    unwritable,
+    write_text,
+)
 
 
 def write_half(path: Path, failure: Exception) -> None:
@@ -108,3 +118,46 @@ def test_a_folder_replaces_none_that_holds_something(tmp_path: Path) -> None:
     ):
         pass
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_holds_something_is_replaced_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(name: str, content: str) -> Path:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "a").write_text(content)
+        return tmp_path / name
+
+    make(".model.old", "of a run that was killed")
+    take_name(make("part", "second"), make("model", "first"), force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "a").read_text() == "second"
+
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(source).name == "part":
+            raise OSError(errno.EACCES, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="Permission denied"):
+        take_name(make("part", "third"), tmp_path / "model", force=True)
+    assert (tmp_path / "model" / "a").read_text() == "second"
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "part"}
+
+
+def test_an_array_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npy"
+    save_array(path, np.arange(3))
+    assert np.load(path).tolist() == [0, 1, 2]
+
+    def save(file: BinaryIO, array: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(VideoError, match="the disk is full"):
+        save_array(path, np.arange(4), VideoError)
+    assert np.load(path).tolist() == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == [path]

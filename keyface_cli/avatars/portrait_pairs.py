@@ -21,7 +21,7 @@ from keyface_cli.avatars.heads import draw_head, motion_of
 from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.pictures import random_poses
 from keyface_cli.config import MOTION
-from keyface_cli.files import making_folder
+from keyface_cli.files import making_folder, save_array
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _draw_pairs(
             logger.info("drew pairs of %d of %d heads", i + 1, count)
     for pictures in (portraits, stills, targets):
         pictures.flush()
-    np.save(folder / "motions.npy", motions)
+    save_array(folder / "motions.npy", motions)
 
 
 def _poses(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,7 +25,7 @@ from keyface_cli.avatars.recordings import Recording
 from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, KEYFRAME_STEP, NUM_FRAMES, SAMPLE_RATE
 from keyface_cli.errors import ConfigError
-from keyface_cli.files import replacing, write_text
+from keyface_cli.files import replacing, save_array, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,7 @@ def write_scenes(
         ("labels", labels),
         ("waveforms", waveforms),
     ):
-        with replacing(folder / f"{name}.npy") as part, part.open("wb") as file:
-            np.save(file, np.stack(arrays))
+        save_array(folder / f"{name}.npy", np.stack(arrays))
 
 
 def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) -> None:
@@ -152,8 +151,8 @@ def render_frames(folder: Path, seed: int, size: int, cast: Cast | None = None) 
     span = NUM_FRAMES * KEYFRAME_STEP - KEYFRAME_STEP
     starts = torch.randint(SCENE_FRAMES - span, (count,), generator=generator)
     runs = torch.randint(SCENE_FRAMES - RUN_FRAMES + 1, (count,), generator=generator)
-    np.save(folder / "keyframe_starts.npy", starts.numpy())
-    np.save(folder / "run_starts.npy", runs.numpy())
+    save_array(folder / "keyframe_starts.npy", starts.numpy())
+    save_array(folder / "run_starts.npy", runs.numpy())
     scenes = torch.arange(count)[:, None]
     poses = {
         "portraits": torch.tensor(rig.REST).expand(count, 1, -1),

@@ -20,7 +20,7 @@ from keyface_cli.checkpoints.checkpoint import (
 from keyface_cli.checkpoints.tensorfiles import move
 from keyface_cli.config import ModelConfig, to_dict
 from keyface_cli.errors import WeightsError
-from keyface_cli.files import file_hash, replacing, write_text
+from keyface_cli.files import file_hash, replacing, take_name, unwritable, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -116,22 +116,13 @@ def replacing_model(folder: Path, *, force: bool) -> Iterator[Path]:
         raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
-    partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)  # that a run left which was killed just here
-            folder.rename(old)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        take_name(partial, folder, force=force)
     except OSError as error:
-        raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise unwritable(folder, error, WeightsError) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

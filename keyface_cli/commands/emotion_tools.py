@@ -11,6 +11,7 @@ import typer
 
 from keyface_cli.commands import console, options
 from keyface_cli.commands.emotion_options import TimeOption, is_json, style_for
+from keyface_cli.files import replacing
 from keyface_cli.options import GenerationOptions
 
 
@@ -120,7 +121,8 @@ def measure(
             f"{result.valence:.3f}, brow arousal {result.arousal:.3f}"
         )
         if output is not None and result.index == 0:
-            Image.fromarray(moods.sheet(shown)).save(output)
+            with replacing(output) as part:
+                Image.fromarray(moods.sheet(shown)).save(part, "png")
     summary = moods.summarise(results)
     if as_json:
         typer.echo(json.dumps({"summary": summary, "heads": [asdict(r) for r in results]}))

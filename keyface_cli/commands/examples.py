@@ -9,7 +9,7 @@ import typer
 
 from keyface_cli.commands import console
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.files import unwritable
+from keyface_cli.files import replacing, unwritable
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
@@ -49,7 +49,8 @@ def examples(
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():
             if present.get(path) != content:
-                path.write_bytes(content)
+                with replacing(path) as part:
+                    part.write_bytes(content)
             typer.echo(path)
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from keyface_cli.errors import WeightsError
+from keyface_cli.files import write_text
+
 
 class Network(nn.Module):
     """A module that knows its arguments, and can compute its blocks twice rather than keep them.
@@ -42,7 +45,7 @@ class Network(nn.Module):
         """Write the arguments to `folder`/config.json, in the form that the libraries read."""
         settings = (self.signature or {"_class_name": type(self).__name__}) | self.config
         text = json.dumps(settings, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "config.json", text + "\n", WeightsError)
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep only what goes into each block, and compute the block again for its gradients."""

@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from keyface_cli.files import file_hash, sync
+from keyface_cli.files import append, file_hash, take_name
 
 _NAME = "done.jsonl"
 
@@ -55,17 +55,13 @@ class Ledger:
 
     def add(self, name: str) -> None:
         """Take over the finished file `part(name)`."""
-        part, path = self.part(name), self.path(name)
+        part = self.part(name)
         described = _describe(part)
         assert described is not None
-        sync(part)
-        os.replace(part, path)
-        sync(self.folder)
+        take_name(part, self.path(name))
         line = json.dumps({"name": name, "bytes": described[0], "sha256": described[1]})
-        with self._lock, self.path(_NAME).open("ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self._lock:
+            append(self.path(_NAME), line.encode() + b"\n")
             self._noted[name], self._checked[name] = described, True
 
     def _read(self) -> dict[str, tuple[int, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import secrets
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.credentials.marks import Mark
 from keyface_cli.errors import VideoError
-from keyface_cli.files import is_full, unwritable
+from keyface_cli.files import is_full, take_name, unwritable
 from keyface_cli.media.ffmpeg import find_ffmpeg, last_words
 from keyface_cli.output.compose import Composer, Resize
 from keyface_cli.output.formats import (
@@ -350,13 +349,7 @@ class VideoWriter:
     def _take_name(self, part: Path) -> None:
         if os.path.lexists(self.path) and not self._force:  # made by someone else meanwhile
             check_output(self.path)
-        if not part.is_dir() or not self._target.exists():
-            os.replace(part, self._target)
-            return
-        old = self._target.with_name(f".{self.path.stem[:40]}-{secrets.token_hex(4)}.old")
-        os.replace(self._target, old)  # a folder cannot be replaced in one step
-        os.replace(part, self._target)
-        shutil.rmtree(old, ignore_errors=True)
+        take_name(part, self._target, force=True)
 
 
 def _remove(part: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES
-from keyface_cli.files import replacing
+from keyface_cli.files import save_array
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
 from keyface_cli.training.shards import PreparedShard, prepared_shards
@@ -88,7 +88,7 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
         for name, features in encode(encoders, wave).items():
             encoded[name].append(features.half().cpu().numpy())
     for name, each in encoded.items():
-        np.save(folder / f"features_{name}.npy", np.stack(each))
+        save_array(folder / f"features_{name}.npy", np.stack(each))
     for name in ("portraits", "keyframes", "runs"):
         pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
         latents = []
@@ -98,8 +98,7 @@ def encode_shard(folder: Path, codec: LatentCodec, encoders: Mapping[str, nn.Mod
             both = torch.cat([x, x.flip(-1)])
             parts = [codec.encode(part) for part in torch.split(both, ENCODE_BATCH)]
             latents.append(torch.stack(torch.cat(parts).chunk(2)).half().cpu().numpy())
-        with replacing(folder / f"latents_{name}.npy") as part, part.open("wb") as file:
-            np.save(file, np.stack(latents))
+        save_array(folder / f"latents_{name}.npy", np.stack(latents))
     logger.info("encoded %s", folder)
 
 

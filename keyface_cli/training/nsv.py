@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyface_cli.errors import KeyFaceError, VideoError, WeightsError
-from keyface_cli.files import write_text
+from keyface_cli.files import take_name, write_text
 from keyface_cli.media.frames import list_videos, probe, read_frames
 from keyface_cli.models.classifier_input import (
     IMAGENET,
@@ -126,7 +125,7 @@ def train_nsv(
         settings = {"image_mean": normal[0], "image_std": normal[1]}
         write_text(part / SETTINGS, json.dumps(settings) + "\n")
         write_text(part / RESULT, json.dumps(facts, indent=2) + "\n")
-        shutil.move(part, output)
+        take_name(part, output)
     return facts
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from keyface_cli.config import MOTION, ModelConfig
 from keyface_cli.errors import ConfigError
-from keyface_cli.files import replacing
+from keyface_cli.files import save_array
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.training import run
@@ -70,9 +70,8 @@ def encode_pairs(folder: Path, codec: LatentCodec) -> None:
         back = ((codec.decode(z[:1]).clamp(-1, 1) + 1) * 127.5).round().byte()
         decoded[i] = back[0].permute(1, 2, 0).numpy()
     # the latents last: they tell that the shard is finished
-    for name, array in (("decoded.npy", decoded), ("latents.npy", np.stack(latents))):
-        with replacing(folder / name) as part, part.open("wb") as file:
-            np.save(file, array)
+    save_array(folder / "decoded.npy", decoded)
+    save_array(folder / "latents.npy", np.stack(latents))
 
 
 class PortraitDecoderTraining:

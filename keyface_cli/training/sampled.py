@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
 from keyface_cli.diffusion.sampler import sigmas_for
-from keyface_cli.files import replacing
+from keyface_cli.files import save_array
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.interpolation import InterpolationStage, merge_segments
@@ -59,12 +59,9 @@ def sample_shard(
         frames = _frames_between(second, keyframes, tokens, start, generator)
         sampled.append(frames.half().cpu().numpy())
     portraits = scenes.portraits[:, 0, 0]
-    for name, rows in (
-        ("decoded_portraits.npy", [_decoded(codec, latent) for latent in portraits]),
-        (FILE, sampled),  # the last: it tells that the shard is finished
-    ):
-        with replacing(folder / name) as part, part.open("wb") as file:
-            np.save(file, np.stack(rows))
+    decoded = [_decoded(codec, latent) for latent in portraits]
+    save_array(folder / "decoded_portraits.npy", np.stack(decoded))
+    save_array(folder / FILE, np.stack(sampled))  # the last: it tells that the shard is finished
 
 
 @torch.inference_mode()
@@ -98,10 +95,8 @@ def sample_keyframes(
             for first, mirrored in places[i].tolist()
         ]
         sampled.append(torch.stack(keyframes).half().cpu().numpy())
-    # the places last but one: a shard is read only where its keyframes are
-    for name, array in ((SAMPLED_PLACES, places), (SAMPLED_KEYFRAMES, np.stack(sampled))):
-        with replacing(folder / name) as part, part.open("wb") as file:
-            np.save(file, array)
+    save_array(folder / SAMPLED_PLACES, places)
+    save_array(folder / SAMPLED_KEYFRAMES, np.stack(sampled))  # the last: it tells of both
 
 
 class _Scenes:

@@ -75,7 +75,7 @@ def _fetch_clip(folder: Path, target: Path, report: download.Report) -> None:
     paths = download.fetch(download.find(roles=_CLIP_ROLES), place, report)
     with making_folder(target, WeightsError) as part:
         for path in paths.values():
-            path.rename(part / path.name)
+            take_name(path, part / path.name)
         shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -17,10 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.files import making_folder, unwritable, write_text
+from keyface_cli.files import append, making_folder, unwritable, write_text
 from keyface_cli.media.frames import list_videos, probe
 
 FORMAT_VERSION = 1
@@ -175,23 +173,15 @@ def record(study: Study, rater: str, pair: str, side: str, seconds: float) -> No
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     try:
-        with study.votes.open("a+b") as file:
-            size = file.tell()
-            if not size:
-                writer.writerow(HEADER)
-            elif _last_byte(file, size) != b"\n":
-                line.write("\n")  # the end of a row that a crash cut off
-            writer.writerow(row)
-            file.write(line.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
+        before = study.votes.read_bytes() if study.votes.exists() else b""
+        if not before:
+            writer.writerow(HEADER)
+        elif not before.endswith(b"\n"):
+            line.write("\n")  # the end of a row that a crash cut off
+        writer.writerow(row)
+        append(study.votes, line.getvalue().encode())
     except OSError as error:
         raise unwritable(study.votes, error) from error
-
-
-def _last_byte(file: Any, size: int) -> bytes:
-    file.seek(size - 1)
-    return bytes(file.read(1))
 
 
 def _rows(study: Study) -> list[dict[str, str]]:
