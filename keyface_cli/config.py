@@ -96,7 +96,7 @@ class ModelConfig:
     sampling_presets: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=_LATER)
     # keyword arguments of models.portrait_decoder.PortraitDecoder; none where the model has none
     portrait_decoder: dict[str, Any] = field(default_factory=dict, metadata=_LATER)
-    # what the portrait decoder is told of each frame besides, in this order, see stages/motion.py
+    # further conditions of the portrait decoder for each frame, in this order, see stages/motion.py
     motion: tuple[str, ...] = field(default=(), metadata=_LATER)
     # keyword arguments of the networks, read by checkpoints/checkpoint.py
     vae: dict[str, Any] = field(default_factory=dict)  # models.vae.VideoVAE

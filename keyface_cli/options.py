@@ -79,7 +79,7 @@ class GenerationOptions:
         chunk: segments (0.52 s each) that are sampled together: speed against memory.
         emotion_guidance: scale of valence and arousal in the keyframes; 1 turns it off.
         liveliness: how much head, eyes and lids move of their own; 0 is still.
-        preset: "exact", "fast" or "draft": which defaults of the model the others stand on.
+        preset: "exact", "fast" or "draft": which defaults of the model the others change.
 
     Raises:
         ConfigError: a number is out of its range.

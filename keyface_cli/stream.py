@@ -71,7 +71,7 @@ def frames(
 def keyframe_pictures(
     run: Run, plan: Timeline, store: KeyframeStore | None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield where each keyframe stands in the video, in frames, and its picture (R, R, 3)."""
+    """Yield the place of each keyframe in the video, in frames, and its picture (R, R, 3)."""
     run.progress("audio", 0, plan.num_frames)
     for index, latent in enumerate(keyframes(run, plan, 0, store)):
         frame = KEYFRAME_STEP * index

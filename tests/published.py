@@ -81,7 +81,7 @@ def write_files(parity: ParitySet, folder: Path) -> None:
     )
     deepspeed(folder / "interpolation.pt", interpolation | decoder | LPIPS)
     guide = interpolation | parity.weights("interpolation_bad_weights_overlay.safetensors")
-    # its own audio projection is not used: as published, it hears through the other's
+    # its own audio projection is not used: as published, it uses that of the other
     projection = {n: t + 1 for n, t in guide.items() if n.startswith("conditioner.")}
     deepspeed(folder / "interpolation_bad.pt", guide | projection)
     deepspeed(folder / "whole_keyframe.pt", keyframe | autoencoder)

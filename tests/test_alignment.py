@@ -29,7 +29,7 @@ class FakeDecoder:
 
     def __init__(self, **options: object) -> None:
         self.words = {"a": "AH", "above": "AH B AH V"}
-        self.heard: list[bytes] = []
+        self.aligned: list[bytes] = []
 
     def lookup_word(self, word: str) -> str | None:
         return self.words.get(word)
@@ -38,7 +38,7 @@ class FakeDecoder:
         self.words[word] = phones
 
     def reinit_feat(self) -> None:
-        self.heard.clear()
+        self.aligned.clear()
 
     def set_align_text(self, text: str) -> None:
         self.text = text
@@ -48,7 +48,7 @@ class FakeDecoder:
     def end_utt(self) -> None: ...
 
     def process_raw(self, sound: bytes, full_utt: bool) -> None:
-        self.heard.append(sound)
+        self.aligned.append(sound)
 
     def set_alignment(self) -> None:
         if self.found is None:
@@ -111,7 +111,7 @@ def test_unstressed_vowels_are_told_by_their_length_where_the_lexicon_differs(
     assert [p.name for p in phones] == ["ax", "v", "ah"]
 
 
-def test_new_words_are_pronounced_once_and_the_sound_is_heard_twice(
+def test_new_words_are_pronounced_once_and_the_sound_is_aligned_twice(
     decoder: type[FakeDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder, "found", [("zorb", [("Z", 0, 50)])])
@@ -121,9 +121,9 @@ def test_new_words_are_pronounced_once_and_the_sound_is_heard_twice(
     assert used.text == "zorb a zorb"
     assert used.words["zorb"] == "Z AO R B"
     assert known == {"zorb", "a"}
-    assert len(used.heard) == 2
-    heard = np.frombuffer(used.heard[0], "<i2")
-    assert (heard.min(), heard.max()) == (-32767, 32767)
+    assert len(used.aligned) == 2
+    samples = np.frombuffer(used.aligned[0], "<i2")
+    assert (samples.min(), samples.max()) == (-32767, 32767)
 
 
 def test_a_pause_that_a_phone_ran_into_becomes_silence(

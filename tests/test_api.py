@@ -98,7 +98,7 @@ def test_animate_lets_a_cluster_make_the_frames(
         make = set_up()
         return (make(piece) for piece in pieces)
 
-    monkeypatch.setattr(cluster_video, "share_out", here)
+    monkeypatch.setattr(cluster_video, "distribute", here)
     where = {"model": str(tiny_checkpoint), "device": "cpu", "dtype": "float32"}
     for name, address in (("one", None), ("many", "10.0.0.1:6379")):
         keyface.animate(portrait_png, tone_wav, tmp_path / name, **where, cluster=address, **FAST)

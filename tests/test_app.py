@@ -200,7 +200,7 @@ def test_progress_is_plain_lines_without_a_terminal(
 
 def test_quiet_says_neither_progress_nor_notices(capsys: pytest.CaptureFixture[str]) -> None:
     console.set_up(verbose=False, debug=False)
-    console.hush()
+    console.set_quiet()
     with console.StageProgress() as progress:
         progress("audio", 1, 1)
     console.say("notice")

@@ -76,10 +76,10 @@ def test_sound_labels_and_mouth_are_stretched_together(tmp_path: Path) -> None:
     wave, phones, mouth = training.draw(torch.Generator().manual_seed(0))
     assert wave.shape == (8, WINDOW_SAMPLES)
     paces = set()
-    for heard, labels, track in zip(wave, phones, mouth, strict=True):
+    for samples, labels, track in zip(wave, phones, mouth, strict=True):
         at = (track[:, 0] * frames).double()  # where each frame of the window comes from
         paces.add(round(float(at[-2] - at[1]) / (WINDOW_FRAMES - 3), 2))
-        middle = heard.view(WINDOW_FRAMES, 640).mean(1)
+        middle = samples.view(WINDOW_FRAMES, 640).mean(1)
         level = middle / middle[50] * (at[50] + 0.5)
         torch.testing.assert_close(level[1:-1], (at + 0.5)[1:-1].float(), atol=0.3, rtol=0.01)
         halves = ((at + 0.25) * 2).long().div(10, rounding_mode="floor")

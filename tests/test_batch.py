@@ -209,9 +209,9 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     def lead(*arguments: Any) -> None:
         given.append(arguments[-2])
 
-    monkeypatch.setattr(batches, "_lead", lead)
+    monkeypatch.setattr(batches, "_drive_process", lead)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    batches._share_out(None, None, ComputeOptions("cpu"), False, 2)  # type: ignore[arg-type]
+    batches._distribute(None, None, ComputeOptions("cpu"), False, 2)  # type: ignore[arg-type]
     assert given == [4, 4]
 
 

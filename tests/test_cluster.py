@@ -55,7 +55,7 @@ def test_a_lost_worker_s_piece_is_made_again(
     made: list[int] = []
     lost: list[int] = []
     pieces: Iterator[int | None] = iter([1, None, 2, 3, None, None, 4, 5, 6])  # None: not yet
-    for piece in cluster.share_out(
+    for piece in cluster.distribute(
         pieces, partial(set_up, tmp_path, 3), lost.append, address=machines.address
     ):
         made.append(piece)
@@ -66,14 +66,14 @@ def test_a_lost_worker_s_piece_is_made_again(
 
 def test_a_worker_that_cannot_begin_is_said(machines: Any) -> None:
     with pytest.raises(DeviceError, match=r"cannot begin: .*no model here"):
-        list(cluster.share_out(iter([1]), broken, print, address=machines.address))
+        list(cluster.distribute(iter([1]), broken, print, address=machines.address))
 
 
 def test_no_cluster_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
     with pytest.raises(DeviceError, match="no cluster at auto"):
         list(
-            cluster.share_out(iter([1]), partial(set_up, Path()), print, address="auto", workers=1)
+            cluster.distribute(iter([1]), partial(set_up, Path()), print, address="auto", workers=1)
         )
 
 

@@ -73,7 +73,7 @@ def test_colours_are_matched_and_do_not_drift() -> None:
 
 
 @pytest.mark.parametrize("side", [60, 128, 500])
-def test_square_of_any_size_stands_where_it_was(side: int) -> None:
+def test_square_of_any_size_is_put_back_in_its_place(side: int) -> None:
     picture = Image.new("RGB", (600, 600), (100, 100, 100))
     crop = Crop(310, 280, side)
     frame = np.full((R, R, 3), 100, np.uint8)

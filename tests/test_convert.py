@@ -149,7 +149,7 @@ def test_e_and_f_the_other_networks_converted(parity: ParitySet, converted: Path
 def test_the_folder_is_whole_and_in_half_precision(converted: Path, main: Main) -> None:
     checkpoint = Checkpoint.open(converted)
     assert checkpoint.dtypes("keyframe_unet") == checkpoint.dtypes("interpolation_guide") == ["F16"]
-    assert checkpoint.dtypes("wavlm") == ["F32"]  # exact: small, and heard in float32
+    assert checkpoint.dtypes("wavlm") == ["F32"]  # exact: small, and computed in float32
     code, out, err = main("weights", "verify", converted)
     assert (code, out) == (0, f"{converted}: whole\n"), err
     code, out, _ = main("weights", "show", converted, "--json")

@@ -416,7 +416,7 @@ def test_a_copy_that_cannot_be_written_leaves_the_file(
     assert [file.name for file in tmp_path.iterdir()] == ["a.mov"]
 
 
-def test_ctrl_c_while_it_is_signed_is_heard(
+def test_ctrl_c_while_it_is_signed_ends_the_run(
     samples: Path, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copy(samples / "a.mov", tmp_path))

@@ -71,16 +71,16 @@ def test_anchored_network_adds_to_its_anchor_and_lets_x_pass_where_its_gate_is_o
     torch.testing.assert_close(seen["scaled"], x / math.sqrt(1 + sigma**2))
 
 
-def test_network_hears_one_noise_level_per_clip() -> None:
-    heard = []
+def test_network_gets_one_noise_level_per_clip() -> None:
+    levels = []
 
     def network(x: Tensor, c_noise: Tensor) -> Tensor:
-        heard.append(c_noise)
+        levels.append(c_noise)
         return x
 
     denoise(network, noise(), torch.tensor(1.0, dtype=torch.float64))
-    assert heard[0].shape == (2,)
-    assert heard[0].dtype == torch.float32
+    assert levels[0].shape == (2,)
+    assert levels[0].dtype == torch.float32
 
 
 def test_all_but_the_network_is_float32_and_gradients_flow() -> None:
@@ -224,13 +224,13 @@ E0, E1, E2, N = Branch
 
 
 @pytest.mark.parametrize(("audio", "identity"), [(5.0, 2.0), (1.5, 3.0), (0.0, 2.0)])
-def test_keyframe_guidance_is_equation_4(audio: float, identity: float) -> None:
+def test_keyframe_guidance_scales_audio_and_identity_apart(audio: float, identity: float) -> None:
     branches = Branches()
     e0, e1, e2, n = (branches.values[branch] for branch in Branch)
     expected = audio * (e2 - e1) + identity * (e1 - e0) + e0
     torch.testing.assert_close(branches.guided(audio, identity), expected, atol=1e-5, rtol=1e-5)
-    felt = expected + 2 * (e2 - n)
-    torch.testing.assert_close(branches.guided(audio, identity, 3), felt, atol=1e-5, rtol=1e-5)
+    emotional = expected + 2 * (e2 - n)
+    torch.testing.assert_close(branches.guided(audio, identity, 3), emotional, atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_in_an_interval_of_noise_levels() -> None:
@@ -274,7 +274,7 @@ def test_scales_of_1_are_no_guidance() -> None:
     assert torch.equal(branches.guided(1, 1), branches.values[E2])
 
 
-def test_autoguidance_is_equation_5() -> None:
+def test_autoguidance_goes_on_from_the_guide_through_the_network() -> None:
     good, guide = noise(1), noise(2)
     guided = autoguidance(lambda x, s: good, lambda x, s: guide, 2.5)
     found = guided(noise(), torch.tensor(1.0))

@@ -68,7 +68,7 @@ def test_command_explains_itself(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_command_stands_in_the_readme(words: tuple[str, ...]) -> None:
+def test_command_is_listed_in_the_readme(words: tuple[str, ...]) -> None:
     lines = README.read_text("utf-8").splitlines()
     group, name = " ".join(("keyface", *words[:-1])), words[-1]
     assert any(re.search(rf"{group}\b.*\b{name}\b", line) for line in lines)
@@ -143,7 +143,7 @@ def test_examples_of_animate_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert [str(job.output) for job in jobs] == ["talk.mp4", "avatar-speech.mp4"]
 
 
-def test_python_of_the_readme_runs_as_it_stands(
+def test_python_of_the_readme_runs_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "examples").symlink_to(README.parent / "examples")

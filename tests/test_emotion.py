@@ -186,12 +186,12 @@ def test_a_key_rules_from_its_own_frame_on() -> None:
         assert track.sample(frame + 2)[-2:, 0].tolist() == [-1, 1]
 
 
-def test_model_hears_the_keyframes_own_frames() -> None:
+def test_a_curve_is_read_at_the_frames_of_keyframes() -> None:
     track = load_emotion("0,0@0 1,-0.5@1")
-    heard = track.at_keyframes(30)
-    assert [(h.frame, h.time_s) for h in heard] == [(0, 0), (13, 0.52), (26, 1.04), (29, 1.16)]
-    assert_allclose([h.valence for h in heard], [0, 0.52, 1, 1])
-    assert_allclose([h.arousal for h in heard], [0, -0.26, -0.5, -0.5])
+    read = track.at_keyframes(30)
+    assert [(h.frame, h.time_s) for h in read] == [(0, 0), (13, 0.52), (26, 1.04), (29, 1.16)]
+    assert_allclose([h.valence for h in read], [0, 0.52, 1, 1])
+    assert_allclose([h.arousal for h in read], [0, -0.26, -0.5, -0.5])
     assert [h.frame for h in track.at_keyframes(1)] == [0, 0]
 
 

@@ -170,14 +170,14 @@ def test_a_long_line_is_no_file_name(main: Main, talk: Path) -> None:
     assert "cannot be written to: File name too long" in err
 
 
-def test_plot_tells_what_the_model_hears(main: Main, talk: Path) -> None:
+def test_plot_shows_the_values_at_keyframes(main: Main, talk: Path) -> None:
     _, out, _ = main("emotion", "plot", "0,0@0 1,-0.5@1", "-a", talk, "--json", "--strength", 0.5)
     report = json.loads(out)
     assert report["output"] is None
     assert report["keys"][1] == {"time": 1.0, "valence": 0.5, "arousal": -0.25}
-    heard = [(h["frame"], h["valence"], h["arousal"]) for h in report["at_keyframes"]]
-    assert heard[:3] == [(0, 0, 0), (13, 0.26, -0.13), (26, 0.5, -0.25)]
-    assert heard[-1][0] == 149
+    read = [(h["frame"], h["valence"], h["arousal"]) for h in report["at_keyframes"]]
+    assert read[:3] == [(0, 0, 0), (13, 0.26, -0.13), (26, 0.5, -0.25)]
+    assert read[-1][0] == 149
 
 
 @pytest.mark.parametrize("time", ["time", "clock", "frame", "timecode"])

@@ -1,4 +1,4 @@
-"""What is heard in a voice, and the curves that are estimated from it."""
+"""Loudness and pitch of a voice, and the curves that are estimated from it."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ class Pipeline:
 
 
 @pytest.mark.parametrize("motion", [(), MOTION])
-def test_a_model_that_can_be_told_moves_as_the_truth_does(
+def test_a_model_with_motion_conditions_moves_as_the_truth_does(
     motion: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = scene(opening(), yaw=opening(2), blink=lids(20, open_at=0.0))
@@ -402,12 +402,12 @@ def test_sounds_without_a_voice_are_compared_with_speech() -> None:
             return super().read(frames, portrait)[: len(frames)]
 
     read = Reader(jaw=torch.full((FRAMES,), 0.1))
-    heard = list(voiceless.evaluate(pipeline, read, each=2))
-    assert [one.kind for one in heard] == [*voiceless.LEVELS_DB] * 2
+    measured = list(voiceless.evaluate(pipeline, read, each=2))
+    assert [one.kind for one in measured] == [*voiceless.LEVELS_DB] * 2
     assert {len(given["motion"]) for given in pipeline.told} == {frames}
     report = Report(None, {})
     assert report.openings() == {}
-    report.sounds += heard
+    report.sounds += measured
     speech = ScriptedReader(jaw=torch.full((FRAMES,), 0.4))
     report.keep(score(0, scene(opening()), pictures(), pictures(), speech), *[pictures()] * 2)
     found = report.to_dict()["sounds"]

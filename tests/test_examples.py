@@ -39,7 +39,7 @@ def test_portrait_on_the_wall_is_found_and_turned_upright() -> None:
     assert 250 < chosen.x - chosen.side / 2 < chosen.x + chosen.side / 2 < 800
 
 
-def test_voice_note_is_heard() -> None:
+def test_voice_note_is_read() -> None:
     waveform = load_waveform(EXAMPLES / "note.m4a")
     assert 2 * 16_000 < len(waveform) < 10 * 16_000
 

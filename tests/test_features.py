@@ -55,12 +55,12 @@ def test_the_video_is_the_same(
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_a_pipeline_that_does_not_hear_loads_no_encoder(tiny_checkpoint: Path) -> None:
+def test_a_pipeline_with_given_features_loads_no_encoder(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     portrait, emotion = np.zeros((3, 64, 64), np.float32), np.zeros((25, 2), np.float32)
-    heard = encode_audio(checkpoint, waveform, "cpu")
-    features = {name: torch.cat(list(blocks)) for name, blocks in heard.items()}
+    encoded = encode_audio(checkpoint, waveform, "cpu")
+    features = {name: torch.cat(list(blocks)) for name, blocks in encoded.items()}
     without = KeyFacePipeline.load(checkpoint, "cpu", "float32", encoders=False)
     assert without.engine.encoders == {}
     whole = KeyFacePipeline.load(checkpoint, "cpu", "float32")
@@ -170,7 +170,7 @@ def test_only_what_is_asked_for_is_read(embedded: Path) -> None:
             assert torch.equal(stored[torch.tensor(frames)], whole[torch.tensor(frames)])
 
 
-def test_a_late_clip_reads_no_more_than_it_hears(
+def test_a_late_clip_reads_only_its_own_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = Timeline(10_000).clip(50).audio  # its first slot is the first frame of all

@@ -89,7 +89,7 @@ def test_audio_of_a_frame_is_the_mean_of_its_tokens_projected() -> None:
 
 @pytest.mark.parametrize("config", [KEYFRAMES, INTERPOLATION], ids=["keyframes", "interpolation"])
 @torch.no_grad()
-def test_every_condition_is_heard_and_clips_are_apart(config: UNetConfig) -> None:
+def test_every_condition_changes_the_output_and_clips_are_apart(config: UNetConfig) -> None:
     unet, given = build(config), conditions(config)
     whole = unet(noisy(), LEVEL, given)
     assert whole.shape == (2, T, 4, 8, 8)
@@ -115,8 +115,8 @@ def test_noise_level_may_be_given_per_frame() -> None:
 
 
 @torch.no_grad()
-def test_each_frame_hears_its_own_audio() -> None:
-    # Cross-attention hears a set of tokens; their order is in the embedding of each frame alone.
+def test_each_frame_is_conditioned_on_its_own_audio() -> None:
+    # Cross-attention reads a set of tokens; their order is in the embedding of each frame alone.
     unet, given = build(KEYFRAMES), conditions(KEYFRAMES)
     reversed_audio = dataclasses.replace(given, audio=given.audio.flip(1))
     found = unet(noisy(), LEVEL, reversed_audio)
@@ -154,7 +154,7 @@ def test_a_guess_of_every_frame_joins_the_missing_ones() -> None:
 
 
 @torch.no_grad()
-def test_emotion_has_to_be_given_where_it_is_heard() -> None:
+def test_emotion_has_to_be_given_to_a_network_that_takes_it() -> None:
     given = dataclasses.replace(conditions(KEYFRAMES), emotion=None)
     with pytest.raises(ValueError, match="emotion is missing"):
         build(KEYFRAMES)(noisy(), LEVEL, given)
@@ -434,14 +434,14 @@ def test_any_length_gives_one_feature_per_video_frame(
 
 
 class TokenCounter(nn.Module):
-    """Stands for WavLM and wav2vec 2.0: numbers its tokens from 1, and keeps what it heard."""
+    """Stands for WavLM and wav2vec 2.0: numbers its tokens from 1, and keeps what it was given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        self.heard = waveforms
+        self.waveforms = waveforms
         count = (waveforms.shape[1] - 400) // 320 + 1
         return torch.arange(1.0, count + 1).view(1, count, 1).expand(len(waveforms), -1, -1)
 
@@ -449,14 +449,14 @@ class TokenCounter(nn.Module):
 def test_speech_tokens_are_framed_as_published() -> None:
     model: Any = TokenCounter()
     wavlm = speech.wavlm_features(model, torch.ones(2, 3 * 640))
-    assert model.heard.shape == (2, 4 * 640)  # an even number of frames
+    assert model.waveforms.shape == (2, 4 * 640)  # an even number of frames
     assert wavlm[1].flatten().tolist() == [1, 1, 2, 3, 4, 5, 6, 7]  # the first is doubled
     wave = torch.randn(2, 3 * 640 - 100) * 5 + 3
     wav2vec2 = speech.wav2vec2_features(model, wave)
     assert wav2vec2[1].flatten().tolist() == [1, 2, 3, 4, 5, 0]  # the last is zero
     # normalised as it is, without the zeros that are added afterwards
-    torch.testing.assert_close(model.heard[:, : 3 * 640 - 100], speech.normalise(wave))
-    assert not model.heard[:, 3 * 640 - 100 :].any()
+    torch.testing.assert_close(model.waveforms[:, : 3 * 640 - 100], speech.normalise(wave))
+    assert not model.waveforms[:, 3 * 640 - 100 :].any()
     torch.testing.assert_close(speech.normalise(wave).mean(1), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(speech.normalise(wave).std(1), torch.ones(2))
 

@@ -64,7 +64,7 @@ def brightness(path: Path, size: int = SIZE) -> NDArray[np.float64]:
     return frames.mean(axis=(1, 2, 3))
 
 
-def heard(path: Path, rate: int) -> NDArray[np.float32]:
+def sound_of(path: Path, rate: int) -> NDArray[np.float32]:
     data = ffmpeg("-i", path, "-map", "0:a", "-ac", "1", "-ar", rate, "-f", "f32le", "pipe:1")
     return np.frombuffer(data, "<f4")
 
@@ -104,7 +104,7 @@ def test_kinds_of_video(
     assert np.abs(shown - frames[:, 0, 0, 0]).max() < 5
     if audio:
         assert "48000 Hz, stereo" in said
-        assert abs(len(heard(path, 48_000)) / 48_000 - 1.6) < 0.02
+        assert abs(len(sound_of(path, 48_000)) / 48_000 - 1.6) < 0.02
     assert read_metadata(path) == METADATA
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "in.wav"])
 
@@ -200,7 +200,7 @@ def test_other_rates_last_as_long(tmp_path: Path, sound: Path, fps: int, name: s
     path = write(tmp_path / name, sound, make_frames(40), fps=fps)
     assert f" {fps} fps" in streams(path)
     assert len(brightness(path)) == round(40 * fps / 25)
-    assert abs(len(heard(path, 48_000)) / 48_000 - 1.6) < 0.02
+    assert abs(len(sound_of(path, 48_000)) / 48_000 - 1.6) < 0.02
 
 
 def test_size_of_the_result(tmp_path: Path, sound: Path) -> None:
@@ -225,7 +225,7 @@ def test_clicks_stay_at_their_frames(tmp_path: Path, rate: int, seconds: float) 
     source = clicks(tmp_path / "a.wav", rate, seconds)
     count = -(-round(seconds * 16_000) // 640)
     path = write(tmp_path / "a.mp4", source, make_frames(count), piece_frames=650)
-    track = heard(path, 16_000)
+    track = sound_of(path, 16_000)
     assert abs(len(track) / 16_000 - count / 25) <= 0.04
     expected = np.arange(0.25, seconds - 0.05, 0.5)
     for time_s in expected[:: max(1, len(expected) // 20)]:
@@ -239,7 +239,7 @@ def test_clicks_stay_at_their_frames(tmp_path: Path, rate: int, seconds: float) 
 def test_offset_moves_the_sound(tmp_path: Path, name: str, offset_s: float) -> None:
     source = clicks(tmp_path / "a.wav", 44_100, 2.0)
     path = write(tmp_path / name, source, make_frames(50), offset_s=offset_s)
-    track = heard(path, 16_000)
+    track = sound_of(path, 16_000)
     assert abs(len(track) / 16_000 - 2.0) <= 0.02
     for time_s in (0.75, 1.25):
         first = round((time_s + offset_s - 0.1) * 16_000)

@@ -159,7 +159,7 @@ def test_sound_is_read_in_slices(tiny: KeyFacePipeline, monkeypatch: pytest.Monk
     assert 0 < longest <= 81 * 640
 
 
-def test_each_input_is_heard(tiny: KeyFacePipeline) -> None:
+def test_each_input_changes_the_frames(tiny: KeyFacePipeline) -> None:
     options = GenerationOptions(steps=2, autoguidance=1)
     given = inputs(14)
     before = np.concatenate(list(tiny.stream(*given, options)))

@@ -269,9 +269,9 @@ def test_pictures_and_sound_share_a_clock(tmp_path: Path) -> None:
     shown = [float(frame.mean()) for frame in media.frames(video)]
     assert len(shown) == 50
     assert [number for number, level in enumerate(shown) if level > 128] == [25, 26]
-    with media.sound(video) as heard:
-        assert abs(int(np.abs(heard).argmax()) - 16_050) < 120
-        assert abs(len(heard) - 32_000) < 700
+    with media.sound(video) as samples:
+        assert abs(int(np.abs(samples).argmax()) - 16_050) < 120
+        assert abs(len(samples) - 32_000) < 700
 
 
 def test_a_stretch_ends_at_a_cut_and_where_the_face_jumps() -> None:

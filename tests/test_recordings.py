@@ -124,8 +124,8 @@ def test_phrases_end_in_pauses_and_lose_no_word() -> None:
         assert part.phones[0].start_s == 0
         assert part.phones[-1].end_s == pytest.approx(len(part.waveform) / 16000)
         for name, start, end in part.phones:
-            heard = part.waveform[round(start * 16000) + 2 : round(end * 16000) - 2]
-            assert heard.unique().tolist() == pytest.approx([0.1 if name == "aa" else 0.0])
+            samples = part.waveform[round(start * 16000) + 2 : round(end * 16000) - 2]
+            assert samples.unique().tolist() == pytest.approx([0.1 if name == "aa" else 0.0])
     whole = phrases(made(sentence(7.0)))
     assert len(whole) == 1
     assert len(whole[0].waveform) == pytest.approx(16000 * 7.12, abs=2)

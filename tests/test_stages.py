@@ -31,8 +31,8 @@ class Fake:
     def __call__(self, x: Tensor, c_noise: Tensor, given: Conditioning) -> Tensor:
         self.batches.append(len(x))
         self.emotions.append(given.emotion)
-        heard = given.audio.mean(dim=-1)[:, :, None, None, None]  # (B, T, 1, 1, 1)
-        return self.slope * x + heard + given.latents.mean(dim=1, keepdim=True) + self.bias
+        audio = given.audio.mean(dim=-1)[:, :, None, None, None]  # (B, T, 1, 1, 1)
+        return self.slope * x + audio + given.latents.mean(dim=1, keepdim=True) + self.bias
 
 
 class Anchored(Fake):
@@ -90,7 +90,7 @@ def test_noise_is_unit_gaussian_and_leaves_the_global_generator_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_anchor_of_one_latent_stands_still() -> None:
+def test_anchor_of_one_latent_is_constant() -> None:
     latents = torch.randn(2, 1, 4, 3, 3)
     anchor = anchor_for("anchored", latents, 14)
     assert anchor is not None
@@ -163,7 +163,7 @@ def test_guidance_of_one_is_the_plain_network() -> None:
     assert not torch.allclose(plain, unguided, atol=1e-2)
 
 
-def test_guidance_pushes_along_what_is_heard() -> None:
+def test_guidance_pushes_along_the_audio_condition() -> None:
     identity, _, emotion, noise = clips(1)
     audio = torch.ones(1, 14, 4)
     fake = Anchored(slope=0)
@@ -173,13 +173,13 @@ def test_guidance_pushes_along_what_is_heard() -> None:
     assert torch.allclose(strong - weak, torch.full_like(weak, 2.0), atol=1e-3)
 
 
-def test_emotion_is_heard_in_every_branch() -> None:
+def test_emotion_is_a_condition_of_every_branch() -> None:
     fake = Fake()
     identity, audio, emotion, noise = clips(1)
     keyframe_stage(fake, 5, 2).sample(identity, audio, emotion, noise)
-    for heard in fake.emotions:
-        assert heard is not None
-        assert torch.equal(heard, emotion.expand(3, -1, -1))
+    for asked in fake.emotions:
+        assert asked is not None
+        assert torch.equal(asked, emotion.expand(3, -1, -1))
 
 
 def test_identity_latent_is_given_without_its_scale() -> None:

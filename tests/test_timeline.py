@@ -43,7 +43,7 @@ def test_a_video_needs_a_frame(n: int) -> None:
         Timeline(n)
 
 
-def test_segments_cover_the_video_join_at_keyframes_and_hear_their_own_sound() -> None:
+def test_segments_cover_the_video_join_at_keyframes_and_take_their_own_audio() -> None:
     for n in LENGTHS:
         plan = Timeline(n)
         end = 0  # the last frame so far, and the keyframe at it
@@ -53,8 +53,8 @@ def test_segments_cover_the_video_join_at_keyframes_and_hear_their_own_sound() -
             assert segment.keyframes == (joint, joint + 1), n
             frames = range(end, end + 14)
             assert segment.audio == (*(f for f in frames if f < n), *[n - 1] * (end + 14 - n)), n
-            heard = segment.audio[0], segment.audio[13]
-            assert heard == (plan.keyframe_audio(joint), plan.keyframe_audio(joint + 1)), n
+            read = segment.audio[0], segment.audio[13]
+            assert read == (plan.keyframe_audio(joint), plan.keyframe_audio(joint + 1)), n
             end, joint = end + 13, joint + 1
         assert n <= end + 1 < n + max(13, 14 - n + 1), n  # covered, and no segment too many
         assert joint == plan.num_segments == plan.num_keyframes - 1, n

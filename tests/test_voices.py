@@ -25,12 +25,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_held_out_voices_share_neither_speaker_nor_accent_nor_timbre_with_training() -> None:
-    heard = voices.TRAINING_VOICES
+    training = voices.TRAINING_VOICES
     assert voices.HELD_OUT_VOICES
     for voice in voices.HELD_OUT_VOICES:
-        assert not any(voice.engine == v.engine and voice.name == v.name for v in heard)
+        assert not any(voice.engine == v.engine and voice.name == v.name for v in training)
         if voice.engine == "espeak":
-            assert voice.variant not in {v.variant for v in heard}
+            assert voice.variant not in {v.variant for v in training}
 
 
 def test_drawn_voices_repeat_with_the_seed_and_vary() -> None:

@@ -161,12 +161,12 @@ def test_sound_is_the_window_asked_for(sound: Path, out: Path) -> None:
     make_sound(sound, 48000, seconds=3.0)
     original = soundfile.read(sound)[0]
     path = write_video(out / "a.mp4", sound, make_frames(25), start_s=1.0, duration_s=0.9)
-    heard = decode_sound(path)[:, 0]
+    samples = decode_sound(path)[:, 0]
     window = original[48000 : 48000 + 43200]
     shifts = range(-200, 201)
-    match = [float(heard[4000 + s : 40000 + s] @ window[4000:40000]) for s in shifts]
+    match = [float(samples[4000 + s : 40000 + s] @ window[4000:40000]) for s in shifts]
     assert shifts[int(np.argmax(match))] == 0
-    assert np.abs(heard[44500:]).max() < 0.05  # padded: the window ends before the picture
+    assert np.abs(samples[44500:]).max() < 0.05  # padded: the window ends before the picture
 
 
 def test_same_input_gives_the_same_file(sound: Path, out: Path) -> None:
@@ -212,7 +212,7 @@ def test_failure_leaves_the_old_file_alone(
     assert (out / "a.mp4").read_text() == "old"
 
 
-def test_nothing_stands_under_the_final_name_before_the_end(sound: Path, out: Path) -> None:
+def test_nothing_has_the_final_name_before_the_end(sound: Path, out: Path) -> None:
     with VideoWriter(
         out / "a.mp4", num_frames=25, size=(SIZE, SIZE), sound=SoundTrack(sound)
     ) as writer:

@@ -138,10 +138,10 @@ class _Library:
         self.rate: int = self.library.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS)
         if self.rate <= 0:
             raise SpeakerError("libespeak-ng does not start; its data may be missing")
-        self.callback = _Callback(self._hear)  # kept, for the library calls it later
+        self.callback = _Callback(self._collect)  # kept, for the library calls it later
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _hear(self, samples: int | None, count: int, events: Any) -> int:
+    def _collect(self, samples: int | None, count: int, events: Any) -> int:
         if samples and count > 0:
             self.sound += ctypes.string_at(samples, 2 * count)
         i = 0

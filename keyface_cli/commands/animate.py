@@ -62,7 +62,7 @@ def animate(
 ) -> None:
     """Make the face in a portrait speak a recording."""
     if quiet:
-        console.hush()
+        console.set_quiet()
     target = output or default_output(portrait, audio)
     job = Job(portrait=portrait, audio=audio, output=target, force=force, **choices)
     if as_json and job.output == STDOUT:

@@ -138,7 +138,7 @@ def batch(
 ) -> None:
     """Make many videos from a list; a row that fails is reported and the rest continue."""
     if quiet:
-        console.hush()
+        console.set_quiet()
     try:
         rows, place = _rows(jobs, portrait, audio_dir, output_dir, common or [])
         book = Report(report or place, rows)
@@ -158,7 +158,7 @@ def batch(
             for row in queue.take():
                 queue.give(worker.make(row))
         else:
-            _share_out(queue, checkpoint, compute, skip_existing, processes)
+            _distribute(queue, checkpoint, compute, skip_existing, processes)
     finally:
         queue.close()
     failed = sum(row.status == "failed" for row in rows)
@@ -272,7 +272,7 @@ class Worker:
         return row
 
 
-def _share_out(
+def _distribute(
     queue: RowQueue,
     checkpoint: Checkpoint,
     compute: ComputeOptions,
@@ -292,7 +292,7 @@ def _share_out(
     ended = threading.Event()
     leads = [
         threading.Thread(
-            target=_lead,
+            target=_drive_process,
             args=(queue, checkpoint, compute._replace(device=name), skip_existing, threads, ended),
             daemon=True,
         )
@@ -319,13 +319,13 @@ def _on_cluster(
     processes: int,
 ) -> None:
     """Let the workers of a cluster make the rows; a row whose workers die fails alone."""
-    from keyface_cli.jobs.cluster import share_out
+    from keyface_cli.jobs.cluster import distribute
 
     def lose(row: Row) -> None:
         row.fail(KeyFaceError("every worker that tried it was lost", "see the memory it needs"))
         queue.give(row)
 
-    made = share_out(
+    made = distribute(
         queue.take(),
         partial(_set_up, checkpoint, compute, skip_existing),
         lose,
@@ -341,11 +341,11 @@ def _set_up(
 ) -> Callable[[Row], Row]:
     """What a worker of a cluster makes rows with."""
     console.set_up(verbose=False, debug=False)
-    console.hush()
+    console.set_quiet()
     return Worker(checkpoint, compute, skip_existing, is_default=False).make
 
 
-def _lead(
+def _drive_process(
     queue: RowQueue,
     checkpoint: Checkpoint,
     compute: ComputeOptions,
@@ -394,7 +394,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.set_up(verbose=False, debug=False)
-    console.hush()
+    console.set_quiet()
     if threads is not None:
         import torch
 

@@ -224,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _compare(report: dict[str, Any], other: dict[str, Any]) -> None:
-    """Say how this run stands to another, row by row; on stderr, beside the report."""
+    """Compare this run with another, row by row; on stderr, beside the report."""
     for preset, costs in report["counted"].items():
         if preset in other["counted"]:
             share = _total(costs) / _total(other["counted"][preset])

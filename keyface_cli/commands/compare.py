@@ -36,7 +36,7 @@ def compare(
         int | None,
         typer.Option(min=32, max=4096, help="Of each picture.", show_default="the tallest's"),
     ] = None,
-    sound: Annotated[int, typer.Option(min=1, help="Whose sound is heard, counted from 1.")] = 1,
+    sound: Annotated[int, typer.Option(min=1, help="Whose sound is taken, counted from 1.")] = 1,
     force: options.ForceOption = False,
 ) -> None:
     """Lay videos side by side with labels and one sound track."""

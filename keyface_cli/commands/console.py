@@ -38,7 +38,7 @@ _LINE_EVERY_S = 10.0  # between the plain lines of one stage
 
 @dataclass
 class State:
-    """How talkative this run is; `set_up` and `hush` write it."""
+    """How talkative this run is; `set_up` and `set_quiet` write it."""
 
     debug: bool = False
     quiet: bool = False
@@ -74,7 +74,7 @@ def say(message: str) -> None:
         stderr().print(message, markup=False)
 
 
-def hush() -> None:
+def set_quiet() -> None:
     """Keep notices and progress to ourselves from now on; warnings and errors are still said."""
     state.quiet = True
 

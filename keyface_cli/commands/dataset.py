@@ -274,7 +274,7 @@ def prepare(
             "valence and arousal are read by a network that has to be named",
             "--emotion-model enet_b0_8_va_mtl.onnx (EmotiEffLib), or --neutral to store zeros",
         )
-    from keyface_cli.jobs.cluster import share_out
+    from keyface_cli.jobs.cluster import distribute
     from keyface_cli.training.preparation import media
     from keyface_cli.training.preparation.parts import prepare_parts, set_up
     from keyface_cli.training.preparation.prepare import (
@@ -296,7 +296,7 @@ def prepare(
         else:
             del encoders  # the workers have their own
             begin = partial(set_up, model, emotion_model, device, limits)
-            make = partial(share_out, set_up=begin, lose=_lose, address=cluster)
+            make = partial(distribute, set_up=begin, lose=_lose, address=cluster)
             pieces = prepare_parts(files, folder, made_with, make, display)
     counts = summarise(pieces)
     for outcome, row in counts.items():

@@ -39,7 +39,7 @@ TimeOption = Annotated[
 ]
 SeparatorOption = Annotated[
     Literal["comma", "semicolon", "tab"] | None,
-    typer.Option(help="What stands between columns.", show_default="comma; tab for FILE.tsv"),
+    typer.Option(help="Separator of columns.", show_default="comma; tab for FILE.tsv"),
 ]
 DecimalOption = Annotated[
     Literal["point", "comma"],

@@ -64,7 +64,7 @@ def preview(
     from keyface_cli.emotion.write import check_free, to_record
 
     if quiet:
-        console.hush()
+        console.set_quiet()
     if output.suffix.lower() != ".png":
         raise VideoError(f"{output}: the picture must end in .png")
     curves = [curve] if compare is None else [compare, curve]

@@ -87,7 +87,7 @@ def avatars(
     """Animate held-out avatars and compare their faces with the truth.
 
     Needs flite, espeak-ng and festival, which speak the held-out sentences, but not with --speech.
-    A model that is told how head, eyes and lids move is told what the truth does.
+    A model with conditions for the motion of head, eyes and lids gets that of the truth.
     """
     kinds = _kinds(heads, photographs)
     if output is not None:

@@ -196,7 +196,7 @@ def videos(
     be damaged is left out and named, and the exit code is 1 when the report is written.
     """
     if quiet:
-        console.hush()
+        console.set_quiet()
     if (pairs is None) == (generated is None):
         raise typer.BadParameter("name the videos with --generated or with --pairs")
     if output is not None:

@@ -82,7 +82,7 @@ def extended(
 
 
 def _panel(parameter: inspect.Parameter) -> int:
-    """Where a parameter's panel stands in the help; what is in none comes first."""
+    """The place of a parameter's panel in the help; what is in none comes first."""
     said = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
     panel = getattr(said, "rich_help_panel", None)
     return _PANELS.index(panel) if panel in _PANELS else -1

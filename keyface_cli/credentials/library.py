@@ -15,7 +15,7 @@ _PURPOSES = (
 BLOCK_KB = 256  # of picture and sound with a hash of its own, so that a reader says which changed
 _CORE = {
     "merkle_tree_chunk_size_in_kb": BLOCK_KB,  # without it whole videos are read into memory
-    "merkle_tree_max_proofs": 0,  # every block's hash stands in the manifest
+    "merkle_tree_max_proofs": 0,  # every block's hash is in the manifest
     "backing_store_memory_threshold_in_mb": 16,
 }
 MIME = {

@@ -1,6 +1,6 @@
 """The mark that machines read: IPTC's digital source type, as XMP or, in WebM, as tags.
 
-The property and its values are IPTC's (Photo Metadata Standard 2025.1); where XMP stands in a file
+The property and its values are IPTC's (Photo Metadata Standard 2025.1); where XMP is in a file
 is said by Adobe's XMP specification, part 3.
 """
 
@@ -203,7 +203,7 @@ def _png_xmp(path: Path) -> bytes:
 
 
 def _gif_xmp(path: Path) -> bytes:
-    """The XMP of a GIF; it may stand anywhere between the pictures."""
+    """The XMP of a GIF; it may be anywhere between the pictures."""
     step, kept = 1 << 20, b""
     with path.open("rb") as file:
         while block := file.read(step):

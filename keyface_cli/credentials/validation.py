@@ -144,7 +144,7 @@ _NOTHING = Credentials(
 
 
 def _seems_signed(file: BinaryIO) -> bool:
-    """Whether the bytes with which credentials begin stand where they would."""
+    """Whether the bytes with which credentials begin are where they would be."""
     file.seek(0)
     return b"c2pa" in file.read(_HEAD)
 

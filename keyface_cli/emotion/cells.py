@@ -1,6 +1,6 @@
-"""The cells of one key, in whatever file they stand: times, numbers, names, and what is refused.
+"""The cells of one key, in whatever file they are: times, numbers, names, and what is refused.
 
-The table, the JSON and the one-line reader bring cells as text and say where each one stands.
+The table, the JSON and the one-line reader bring cells as text and say where each one is.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def parse_key(cells: Mapping[str, str], place: Place) -> Key:
     """Return the key that one row means.
 
     Args:
-        cells: stripped text of the fields of FIELDS that the file has; empty where nothing stands.
-        place: field -> where it stands, as in "curve.csv:2:1"; "" -> the row.
+        cells: stripped text of the fields of FIELDS that the file has; empty where a cell is.
+        place: field -> where it is, as in "curve.csv:2:1"; "" -> the row.
 
     Raises:
         EmotionError: something is missing, no number, out of range, or said twice.

@@ -44,7 +44,7 @@ def find_name(text: str, place: str = "") -> str:
         place: where, as in "curve.csv:2:1: ", before the message of an error.
 
     Raises:
-        EmotionError: no such name; the nearest is told.
+        EmotionError: no such name; the nearest is named.
     """
     name = text.strip().lower()
     if name in NAMED:

@@ -37,7 +37,7 @@ class Style:
     time: str = "time"  # one of cells.TIMES, or "clock": time as minutes:seconds
     separator: str = ","  # one of SEPARATORS
     decimal: str = "."  # or ","
-    fields: tuple[str, ...] = ()  # columns of values that stand there even where they are empty
+    fields: tuple[str, ...] = ()  # columns of values that are written even where they are empty
     comments: tuple[str, ...] = ()  # lines that begin with #, without their ends
     columns: tuple[str, ...] = ()  # names of the columns that are no curve
     notes: dict[float, tuple[str, ...]] = field(default_factory=dict)  # their cells, by key's time

@@ -42,7 +42,7 @@ class Key:
 
 @dataclass(frozen=True)
 class KeyframeEmotion:
-    """The curve at one keyframe, which is all that a model is told of it."""
+    """The curve at one keyframe, which is all that a model reads of it."""
 
     frame: int
     valence: float
@@ -120,7 +120,7 @@ class EmotionTrack:
         return self.at(np.arange(num_frames) / FPS).astype(np.float32)
 
     def at_keyframes(self, num_frames: int) -> list[KeyframeEmotion]:
-        """Return what a model is told: the curve at the frame of each keyframe."""
+        """Return what a model reads: the curve at the frame of each keyframe."""
         plan = Timeline(num_frames)
         frames = [plan.keyframe_audio(k) for k in range(plan.num_keyframes)]
         values = self.at(np.array(frames) / FPS)

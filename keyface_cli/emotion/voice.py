@@ -133,8 +133,8 @@ def pitch(waveform: Waveform) -> NDArray[np.float64]:
         start = first * SAMPLES_PER_FRAME - before
         end = start + (many - 1) * SAMPLES_PER_FRAME + _WINDOW
         part = np.zeros(end - start)
-        heard_part = waveform[max(0, start) : end]
-        part[max(0, -start) : max(0, -start) + len(heard_part)] = heard_part
+        inside = waveform[max(0, start) : end]
+        part[max(0, -start) : max(0, -start) + len(inside)] = inside
         index = SAMPLES_PER_FRAME * np.arange(many)[:, None] + np.arange(_WINDOW)
         frames = part[index]
         frames = (frames - frames.mean(axis=1, keepdims=True)) * window

@@ -37,7 +37,7 @@ class Column:
 
     @property
     def arrow(self) -> str:
-        """Return the arrow that stands behind the label."""
+        """Return the arrow that follows the label."""
         return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
 
 
@@ -53,7 +53,7 @@ class Clip:
         frames: of both.
         size: width and height of both.
         emotion: the CSV curve that was asked for, None where there is none.
-        label: the class of non-speech sound that is heard, None where it is not known.
+        label: the class of non-speech sound in the recording, None where it is not known.
         conform: how the generated file is brought to this rate, size and length.
         reference_conform: the same of the reference's.
     """

@@ -35,7 +35,7 @@ class _Try(NamedTuple, Generic[Piece]):
     not_before: float = 0.0
 
 
-def share_out(
+def distribute(
     pieces: Iterator[Piece | None],
     set_up: Callable[[], Make[Piece]],
     lose: Callable[[Piece], None],

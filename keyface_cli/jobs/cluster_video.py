@@ -16,7 +16,7 @@ import numpy as np
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.config import KEYFRAME_STEP
 from keyface_cli.errors import DeviceError
-from keyface_cli.jobs.cluster import share_out
+from keyface_cli.jobs.cluster import distribute
 from keyface_cli.jobs.plan import Plan, read
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import KEYFRAMES_PER_CLIP, Timeline
@@ -71,7 +71,7 @@ class ClusterPipeline:
         plan: the job.
         checkpoint: the model.
         compute: where and how each worker computes.
-        address: of the cluster, see `cluster.share_out`.
+        address: of the cluster, see `cluster.distribute`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ClusterPipeline:
         """
         del portrait, waveform, features  # every worker reads its own
         shared = _Shared(Timeline(len(emotion)), options.chunk, first_frame, store or Kept())
-        made: Iterator[Clip | Stretch] = share_out(
+        made: Iterator[Clip | Stretch] = distribute(
             shared.pieces(), self._set_up, _lose, address=self._address
         )
         for piece in made:

@@ -235,7 +235,7 @@ def seal_of(
 
 
 def describe_job(plan: Plan, inputs: JobInputs, pipeline: KeyFacePipeline) -> dict[str, Any]:
-    """Return what stands in a result of how it was made."""
+    """Return the metadata of a result: how it was made."""
     job, name = plan.job, pipeline.checkpoint.name
     recipe = plan.recipe(pipeline.checkpoint)
     return {

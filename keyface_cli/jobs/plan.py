@@ -210,5 +210,5 @@ def read(plan: Plan, checkpoint: Checkpoint) -> JobInputs:
 
 
 def digest(recipe: dict[str, Any]) -> str:
-    """Return what stands in a video for its recipe."""
+    """Return what the metadata of a video says of its recipe."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CHANNELS = 8  # more than these the AAC encoder does not take
 RATES = (2_000, 768_000)  # Hz: outside these the header is damaged
-SILENCE = 1e-4  # -80 dB of full scale: nothing above it is heard
+SILENCE = 1e-4  # -80 dB of full scale: a recording with nothing above it is silent
 QUIET = 1e-3  # -60 dB of full scale, as a mean: whispering, far away
 LOUDEST = 2.0  # times full scale: louder than any overshoot of a lossy codec
 CLIPPED = 1e-3  # of the samples at full scale: it was recorded too loud

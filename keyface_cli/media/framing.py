@@ -34,7 +34,7 @@ _NUMBERS = re.compile(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*([1-9]\d{0,5})\s*,\s*
 
 @dataclass(frozen=True)
 class FaceFrame:
-    """Where a face stands in the square pictures that a model was trained on.
+    """Where a face is in the square pictures that a model was trained on.
 
     Args:
         face: the larger of the distances between the eyes and from the eyes to the mouth, as a
@@ -251,12 +251,12 @@ def _look_turned(path: Path, picture: Image.Image, upright: list[Face]) -> list[
         The faces that were taken, in the picture's own pixels.
     """
     best = max(upright, key=lambda face: face.confidence, default=None)
-    stands = best is not None and abs(best.lean_deg) < LYING_DEG
-    if best is not None and stands and best.confidence >= SURE:
+    is_upright = best is not None and abs(best.lean_deg) < LYING_DEG
+    if best is not None and is_upright and best.confidence >= SURE:
         return upright
-    least = best.confidence if best is not None and stands else SURE_TURNED
+    least = best.confidence if best is not None and is_upright else SURE_TURNED
     chosen = None
-    for turn in (Image.Transpose.ROTATE_180,) if stands else _TURNS:
+    for turn in (Image.Transpose.ROTATE_180,) if is_upright else _TURNS:
         faces = find_faces(picture.transpose(turn), SURE_TURNED)
         surest = max(faces, key=lambda face: face.confidence, default=None)
         if surest and surest.confidence >= least and abs(surest.lean_deg) < LYING_DEG:
@@ -318,7 +318,7 @@ def _choose_face(path: Path, faces: list[Face], wanted: str) -> Face:
 
 
 def _around(face: Face, size: tuple[int, int], frame: FaceFrame) -> Crop:
-    """The square in which a face stands as in `frame`, moved and shrunk into the picture."""
+    """The square in which a face is placed as in `frame`, moved and shrunk into the picture."""
     (x0, y0), (x1, y1) = face.eyes
     angle = face.lean_deg
     quarter = 90.0 * round(angle / 90)

@@ -1,4 +1,4 @@
-"""What a UNet is told of a clip beside its noisy latents."""
+"""The conditions of a UNet: what it gets of a clip beside its noisy latents."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SoundTrack:
         path: the file.
         start_s: seconds left out at its beginning.
         duration_s: seconds used; None is to its end.
-        offset_s: how much later than its picture it is heard; below 0 earlier.
+        offset_s: how much later than its picture it plays; below 0 earlier.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Format:
 
     @property
     def joined(self) -> bool:
-        """Whether the pieces stand in the result as they are."""
+        """Whether the pieces go into the result as they are."""
         return bool(self.audio)
 
 

@@ -46,7 +46,7 @@ _QUEUED_PIECES = 2  # that wait for ffmpeg before `write` does
 class VideoWriter:
     """A result that frames are written to as they are made; use it as a context manager.
 
-    A thread hands the frames to ffmpeg, piece by piece, beside the network. Finished pieces stand
+    A thread hands the frames to ffmpeg, piece by piece, beside the network. Finished pieces are
     in a ledger; those that are there already are not asked for again. At the end the pieces are
     joined under a temporary name beside the output, which then takes its own name. After any error,
     Ctrl-C included, an older output stays as it was and the ledger holds what was finished.
@@ -55,7 +55,7 @@ class VideoWriter:
         path: the output, see `check_output`, which is repeated at the end.
         num_frames: of the model, in the whole video; the sound is cut or padded to their length.
         size: width and height of the model's frames in pixels.
-        sound: what is heard; its own rate and number of channels are kept.
+        sound: of the result; its own rate and number of channels are kept.
         crf: quality of x264, 0 (lossless) to 51.
         metadata: how the video was made, written to the result.
         mark: what the result says of its origin, for machines.

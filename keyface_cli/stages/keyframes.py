@@ -73,7 +73,7 @@ class KeyframeStage:
         Returns:
             Scaled latents, float32, (B, T, C, h, w).
         """
-        felt = bool(emotion.any())
+        emotional = bool(emotion.any())
         emotion = emotion.to(identity.device)
         full = Conditioning(audio, identity.unsqueeze(1) / self.latent_scale, emotion)
         # zeros stand for a condition that is left out; a neutral face is one that is asked for
@@ -102,7 +102,7 @@ class KeyframeStage:
             evaluate,
             audio=self.audio_guidance,
             identity=self.identity_guidance,
-            emotion=self.emotion_guidance if felt else 1,  # it is neutral already
+            emotion=self.emotion_guidance if emotional else 1,  # it is neutral already
         )
         alone = keyframe_guidance(evaluate, audio=1, identity=1)
         guided = in_interval(guided, alone, self.guidance_interval)

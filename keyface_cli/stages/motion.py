@@ -1,7 +1,7 @@
-"""The life that no sound tells: blinks, glances and the head's own way, drawn from the seed.
+"""Motion that no sound determines: blinks, glances, movements of the head, drawn from the seed.
 
 Not of the paper. A model that is sampled in few steps shows what is likeliest, so whatever the
-sound does not foretell would never happen. A model with a portrait decoder is told these movements
+sound does not foretell would never happen. A portrait decoder has these movements as a condition
 instead: one number for each of `config.MOTION` and frame. Any stretch of frames can be asked for,
 in any order, and the same seed always gives the same: time is cut into slots, each with a source
 of chance of its own.

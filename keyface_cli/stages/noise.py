@@ -31,7 +31,7 @@ def noise_for(kind: str, index: int, shape: tuple[int, ...], seed: int) -> Tenso
 def anchor_for(parameterization: str, latents: Tensor, frames: int) -> Tensor | None:
     """Guess a clip from its clean latents: what an "anchored" network starts from.
 
-    One latent, the identity's, stands still. Two, the keyframes at both ends, blend linearly.
+    One latent, the identity's, is constant. Two, the keyframes at both ends, blend linearly.
 
     Args:
         parameterization: of the model, "anchored", or "v" for one without.

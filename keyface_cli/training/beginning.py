@@ -123,7 +123,7 @@ def is_base(folder: Path) -> bool:
 
 
 def _begin_from_base(network: VideoUNet, folder: Path, base: Path, config: ModelConfig) -> None:
-    """Take the UNet, but for what told it frame rate and motion, and the VAE."""
+    """Take the UNet, without its embeddings of frame rate and motion, and the VAE."""
     stem = "diffusion_pytorch_model"
     half = (base / "unet" / f"{stem}.fp16.safetensors").is_file()
     with open_tensors(base / "unet", f"{stem}.fp16" if half else stem) as reader:

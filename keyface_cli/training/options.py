@@ -1,4 +1,4 @@
-"""What a training may be told: its options, the two recipes, and the TOML files that hold them.
+"""The options of a training, the two recipes, and the TOML files that hold them.
 
 A file has one table for each network, such as `[keyframes]`; its keys are the fields of
 `TrainOptions` and, for the UNets, of `DiffusionOptions`. A run keeps the options of each network

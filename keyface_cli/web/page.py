@@ -1,7 +1,7 @@
 """Serve one page to the person at this machine: its file, its data and its sounds, nothing else.
 
 A page is one HTML file without outside requests. Its address holds a random token; without it, from
-another site's script (`Origin`), or under a foreign name (`Host`, which is how DNS rebinding comes
+another site's script (`Origin`), or under another name (`Host`, which is how DNS rebinding comes
 in) nothing is answered. The Content-Security-Policy lets the page speak to this server only.
 """
 
@@ -70,7 +70,7 @@ class Page:
     `{"error", "hint"}`.
 
     Args:
-        html: the page; its scripts and styles stand in it as plain `<script>` and `<style>`.
+        html: the page; its scripts and styles are in it as plain `<script>` and `<style>`.
         get: path -> function of the query's fields.
         post: path -> function of the body, which must be JSON.
         files: path -> file, sent whole or in byte ranges, so that sounds and videos can be sought.

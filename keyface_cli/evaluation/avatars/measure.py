@@ -61,7 +61,7 @@ class ClipResult:
     lid_closure: float  # how far they close at the rig's blinks, 1 is closed
     head_motion: float  # deviation of the face's place, percent of the picture's side
     mouth_sharpness: float  # gradient energy in the mouth's box over that of the truth
-    psnr: float  # of the frames against the rendered truth, dB; what a model is not told differs
+    psnr: float  # of the frames against the rendered truth, dB; what no condition says differs
     drift: float  # error of the last seconds over that of the first, both against the truth
     colour_drift: float  # how far the mean colour wanders from first to last seconds, of 255
     seam_ratio: float  # frame-to-frame change at segment borders over that elsewhere
@@ -136,14 +136,14 @@ def animate(
 ) -> Frames:
     """Let a portrait speak a scene's sound with its emotion: all frames.
 
-    A model that is told how head, eyes and lids move is told what the scene's truth does.
+    A model with conditions for the motion of head, eyes and lids gets that of the scene's truth.
     """
     pixels = portrait.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
     wave, emotion = (part.numpy().astype(np.float32) for part in (scene.waveform, scene.emotion))
-    told: dict[str, Any] = {}
+    motion: dict[str, Any] = {}
     if pipeline.config.motion:
-        told["motion"] = motion_of(scene.rig).numpy().astype(np.float32)
-    stream = pipeline.stream(pixels, wave, emotion, options, features=features, **told)
+        motion["motion"] = motion_of(scene.rig).numpy().astype(np.float32)
+    stream = pipeline.stream(pixels, wave, emotion, options, features=features, **motion)
     return np.concatenate(list(stream))
 
 

@@ -1,4 +1,4 @@
-"""How far a mouth opens when there is no voice to hear: noise, music, hum, the tone of a room."""
+"""How far a mouth opens when there is no voice: noise, music, hum, the tone of a room."""
 
 from __future__ import annotations
 

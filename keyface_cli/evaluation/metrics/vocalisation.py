@@ -1,4 +1,4 @@
-"""NSV accuracy: does a classifier of videos see the non-speech sound that is heard?"""
+"""NSV accuracy: does a classifier of videos see the non-speech sound of the recording?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches the public networks behind the metrics; their licences and hashes stand beside them."""
+"""Fetches the public networks behind the metrics; with their licences and hashes."""
 
 from __future__ import annotations
 

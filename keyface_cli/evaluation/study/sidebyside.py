@@ -38,7 +38,7 @@ def compare(
         output: .mp4; it appears when it is whole.
         height: of each picture, in pixels; None is the tallest's.
         columns: pictures in a row; None is all.
-        sound: whose sound is heard, by index; the first other with one where it has none.
+        sound: whose sound is taken, by index; the first other with one where it has none.
 
     Raises:
         VideoError: a file cannot be read or written.

@@ -75,7 +75,7 @@ def new_study(
 ) -> Study:
     """Build a study of the clips that all methods have.
 
-    Each clip is shown for each pair of methods; sides are drawn so that every method stands on
+    Each clip is shown for each pair of methods; sides are drawn so that every method is on
     either side equally often, up to one. An attention check shows a clip beside itself in 12
     pixels across.
 

@@ -61,7 +61,7 @@ def mouth_motion(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def lag(motion: NDArray[np.float64], levels: NDArray[np.float64]) -> int | None:
-    """Find by how many frames the picture is late, where that can be told.
+    """Find by how many frames the picture is late, where that can be found.
 
     A mouth moves where the voice is loud more than in pauses, so both tracks rise and fall
     together; the delay at which they do so best is believed only where it is clear. Of drawn
@@ -74,7 +74,7 @@ def lag(motion: NDArray[np.float64], levels: NDArray[np.float64]) -> int | None:
 
     Returns:
         The delay in frames, positive where the mouth comes late; 0 where no other delay is clearly
-        better; None where nothing can be told.
+        better; None where nothing can be found.
     """
     floor = levels.max() - SPEECH_RANGE_DB
     sound = np.maximum(levels, floor)[1:]
