@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
+from keyface_cli import files
 from keyface_cli.errors import VideoError, WeightsError
 from keyface_cli.files import (
     is_full,
@@ -50,6 +51,32 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     write_text(tmp_path / "link.txt", "new\udcff")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real" / "a.txt").read_bytes() == b"new\xff"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, str]] = []
+    real_sync, real_replace = files.sync, os.replace
+
+    def sync(path: Path) -> None:
+        steps.append(("sync", path.name))
+        real_sync(path)
+
+    def replace(source: Path, target: Path) -> None:
+        steps.append(("name", Path(target).name))
+        real_replace(source, target)
+
+    monkeypatch.setattr(files, "sync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(tmp_path / "a.txt", "whole")
+    with making_folder(tmp_path / "b") as part:
+        (part / "c").touch()
+    folder = tmp_path.name
+    assert steps == [
+        *[("sync", ".a.txt.part"), ("name", "a.txt"), ("sync", folder)],
+        *[("sync", "c"), ("sync", ".b.part"), ("name", "b"), ("sync", folder)],
+    ]
 
 
 def test_others_may_read_what_a_writer_made_for_its_owner_alone(tmp_path: Path) -> None:
