@@ -80,15 +80,12 @@ def replacing(
 
 
 @contextmanager
-def making_folder(
-    path: Path, error: type[KeyFaceError] = KeyFaceError, hint: str | None = None
-) -> Iterator[Path]:
+def making_folder(path: Path, error: type[KeyFaceError] = KeyFaceError) -> Iterator[Path]:
     """Fill a folder under another name, and give it its own when the block has ended well.
 
     Args:
         path: the folder, which is absent or empty by then; folders above it are made.
         error: what to raise where it cannot be written.
-        hint: what to do then.
 
     Yields:
         Where to write: an empty folder beside `path`; what a killed run left there is gone.
@@ -103,7 +100,7 @@ def making_folder(
         yield part
         take_name(part, path)
     except OSError as problem:
-        raise unwritable(path, problem, error, hint) from problem
+        raise unwritable(path, problem, error) from problem
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -140,28 +137,18 @@ def take_name(part: Path, path: Path, *, force: bool = False) -> None:
 
 
 def write_text(
-    path: Path,
-    text: str,
-    error: type[KeyFaceError] = KeyFaceError,
-    hint: str | None = None,
-    *,
-    shared: bool = False,
+    path: Path, text: str, error: type[KeyFaceError] = KeyFaceError, hint: str | None = None
 ) -> None:
     """Write a whole file of UTF-8 text, see `replacing`; names that are no text go through."""
-    with replacing(path, error, hint, shared=shared) as part:
+    with replacing(path, error, hint) as part:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def save_array(
-    path: Path,
-    array: NDArray[Any],
-    error: type[KeyFaceError] = KeyFaceError,
-    hint: str | None = None,
-) -> None:
+def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write a whole `.npy` file, see `replacing`."""
     import numpy as np
 
-    with replacing(path, error, hint) as part, part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.save(file, array)
 
 

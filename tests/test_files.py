@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keyface_cli import files
-from keyface_cli.errors import VideoError, WeightsError
+from keyface_cli.errors import KeyFaceError, VideoError, WeightsError
 from keyface_cli.files import (
     is_full,
     making_folder,
@@ -184,7 +184,7 @@ def test_an_array_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", save)
-    with pytest.raises(VideoError, match="the disk is full"):
-        save_array(path, np.arange(4), VideoError)
+    with pytest.raises(KeyFaceError, match="the disk is full"):
+        save_array(path, np.arange(4))
     assert np.load(path).tolist() == [0, 1, 2]
     assert list(tmp_path.iterdir()) == [path]

@@ -52,8 +52,6 @@ def test_labels_are_read_in_the_middle_of_each_slot() -> None:
     phones = [Phone(SILENCE, 0.0, 0.031), Phone("aa", 0.031, 0.05), Phone("m", 0.05, 0.1)]
     names = [PHONES[label] for label in phone_labels(phones, 3).tolist()]
     assert names == [SILENCE, SILENCE, "m", "m", "m", SILENCE]
-    names = [PHONES[label] for label in phone_labels(phones, 3, per_frame=4).tolist()]
-    assert names == [SILENCE] * 3 + ["aa", "aa"] + ["m"] * 5 + [SILENCE] * 2
 
 
 def test_the_mouth_rests_closed_in_silence() -> None:

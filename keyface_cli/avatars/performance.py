@@ -103,14 +103,14 @@ class Act(NamedTuple):
         return self.vocalisation.name
 
 
-def phone_labels(phones: Sequence[Phone], num_frames: int, per_frame: int = 2) -> Tensor:
-    """Label the middle of each slot of 1 / (25 `per_frame`) s with its phone.
+def phone_labels(phones: Sequence[Phone], num_frames: int) -> Tensor:
+    """Label the middle of each half frame, 20 ms, with its phone.
 
     Returns:
-        (num_frames * per_frame,) int64, positions in `PHONES`; silence where no phone is.
+        (2 `num_frames`,) int64, positions in `PHONES`; silence where no phone is.
     """
-    labels = torch.full((num_frames * per_frame,), PHONES.index(SILENCE))
-    rate = FPS * per_frame
+    labels = torch.full((2 * num_frames,), PHONES.index(SILENCE))
+    rate = 2 * FPS
     for phone in phones:
         first, last = (math.ceil(t * rate - 0.5) for t in (phone.start_s, phone.end_s))
         labels[max(first, 0) : max(last, 0)] = PHONES.index(phone.name)

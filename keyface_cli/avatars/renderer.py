@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -19,23 +17,19 @@ EYE_WHITE = (0.97, 0.96, 0.95)
 EXTRAS = ("age", "glasses", "hat_cap", "hat_beanie", "hat_scarf", "painted", "pattern", "beard")
 
 
-def render(
-    appearance: Appearance, poses: Tensor, size: int = 256, extras: Collection[str] | None = None
-) -> Tensor:
+def render(appearance: Appearance, poses: Tensor, size: int = 256) -> Tensor:
     """Draw one picture per pose.
 
     Args:
         appearance: the parameters of `appearance.sample_appearances`, (B,) and (B, 3).
         poses: (B, R) in the order of `rig.CONTROLS`.
         size: height and width in pixels.
-        extras: those of `EXTRAS` to spend time on; None looks which of them the heads have.
 
     Returns:
         (B, 3, size, size) RGB in 0..1, on the device of `poses`.
     """
-    if extras is None:
-        extras = [name for name in EXTRAS if bool((appearance[name] > 0).any())]
-    return _Painter(appearance, poses, size, frozenset(extras)).paint()
+    extras = frozenset(name for name in EXTRAS if bool((appearance[name] > 0).any()))
+    return _Painter(appearance, poses, size, extras).paint()
 
 
 def _bump(distance_squared: Tensor) -> Tensor:

@@ -82,7 +82,6 @@ def write_scenes(
     count: int,
     seed: int,
     *,
-    held_out: bool = False,
     natural: bool = False,
     recordings: Sequence[Recording] = (),
 ) -> None:
@@ -96,7 +95,6 @@ def write_scenes(
         folder: of the shard; made where it is missing.
         count: scenes, n.
         seed: scene i is drawn from `seed + i`, whatever the size of the shard.
-        held_out: speak held-out sentences with held-out voices.
         natural: let natural voices speak in some scenes, which need packages of their own.
         recordings: of a real voice, for some scenes.
 
@@ -108,8 +106,7 @@ def write_scenes(
     for i in range(count):
         scene = random_scene(
             seed + i,
-            held_out,
-            SCENE_FRAMES / FPS,
+            duration_s=SCENE_FRAMES / FPS,
             vocal=VOCAL,
             voiceless=VOICELESS,
             beneath=BENEATH,

@@ -90,20 +90,20 @@ def other_background(size: int, rng: np.random.Generator) -> Picture:
     return result
 
 
-def expose(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> Picture:
+def expose(picture: Picture, rng: np.random.Generator) -> Picture:
     """Take the picture: out of focus, grain, black and white, JPEG, or by a painter's hand."""
-    if rng.random() < 0.06 * strength:
+    if rng.random() < 0.06:
         soft = cv2.bilateralFilter(np.clip(picture, 0, 255).astype(np.uint8), 9, 60, 7)
         steps = rng.uniform(8, 20)
         picture = np.round(soft.astype(np.float32) / steps) * steps
         picture = cv2.medianBlur(np.clip(picture, 0, 255).astype(np.uint8), 5).astype(np.float32)
-    if rng.random() < 0.35 * strength:
+    if rng.random() < 0.35:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.6))
-    if rng.random() < 0.10 * strength:
+    if rng.random() < 0.10:
         grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
         tint = np.array([1.0, 1.0, 1.0]) + (rng.random() < 0.4) * np.array([0.08, 0.0, -0.12])
         picture = grey[..., None] * tint
-    if rng.random() < 0.3 * strength:
+    if rng.random() < 0.3:
         grain: Mask = rng.normal(0, rng.uniform(2, 10), picture.shape[:2])
         if rng.random() < 0.5:
             grain = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2))
@@ -111,7 +111,7 @@ def expose(picture: Picture, rng: np.random.Generator, strength: float = 1.0) ->
     saturation = rng.uniform(0.75, 1.25)
     grey = picture.mean(2, keepdims=True)
     picture = np.clip(grey + (picture - grey) * saturation, 0, 255)
-    if rng.random() < 0.35 * strength:
+    if rng.random() < 0.35:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))]
         _, data = cv2.imencode(".jpg", picture.astype(np.uint8)[..., ::-1], quality)
         picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]

@@ -32,7 +32,28 @@ def gray_bytes(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-class Flicker(Measure):
+class _Neighbours(Measure):
+    """A measure of each frame of a clip and the two beside it."""
+
+    def of(self, before: Gray, frame: Gray, after: Gray) -> float:
+        """Return the value of a frame."""
+        raise NotImplementedError
+
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+        self._last: list[Gray] = []
+        self._track: list[float] = []
+
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+        for frame in block.generated:
+            self._last.append(luminance(frame))
+            if len(self._last) == 3:
+                self._track.append(self.of(*self._last))
+                self._last.pop(0)
+
+
+class Flicker(_Neighbours):
     """How far a pixel lies outside of the range of its two neighbours in time, in grey levels."""
 
     name = "flicker"
@@ -45,20 +66,10 @@ class Flicker(Measure):
         )
         return {"definition": what}
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._before: list[Gray] = []
-        self._track: list[float] = []
-
-    def add(self, block: Block) -> None:
-        """See the next frames."""
-        for frame in block.generated:
-            self._before.append(luminance(frame))
-            if len(self._before) == 3:
-                a, b, c = self._before
-                outside = np.maximum(np.minimum(a, c) - b, b - np.maximum(a, c))
-                self._track.append(float(np.maximum(outside, 0).mean()))
-                self._before.pop(0)
+    def of(self, before: Gray, frame: Gray, after: Gray) -> float:
+        """Return the mean distance from the interval of the two beside it."""
+        outside = np.maximum(np.minimum(before, after) - frame, frame - np.maximum(before, after))
+        return float(np.maximum(outside, 0).mean())
 
     def end(self) -> Figures:
         """Finish the clip."""
@@ -68,7 +79,7 @@ class Flicker(Measure):
         return Figures({"flicker": float(track.mean())}, tracks={"flicker": track})
 
 
-class Seams(Measure):
+class Seams(_Neighbours):
     """How much more the movement changes at segment borders than elsewhere; 1 is no seam.
 
     Args:
@@ -86,19 +97,9 @@ class Seams(Measure):
         what = "mean |f(t-1) - 2 f(t) + f(t+1)| of luminance at borders, divided by that elsewhere"
         return {"definition": what, "segment": self.segment}
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._before: list[Gray] = []
-        self._track: list[float] = []
-
-    def add(self, block: Block) -> None:
-        """See the next frames."""
-        for frame in block.generated:
-            self._before.append(luminance(frame))
-            if len(self._before) == 3:
-                a, b, c = self._before
-                self._track.append(float(np.abs(a - 2 * b + c).mean()))
-                self._before.pop(0)
+    def of(self, before: Gray, frame: Gray, after: Gray) -> float:
+        """Return the mean change of the movement."""
+        return float(np.abs(before - 2 * frame + after).mean())
 
     def end(self) -> Figures:
         """Finish the clip."""
