@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from keyface_cli.avatars import rig, synthesis
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation.avatars import vocal
+from keyface_cli.evaluation.avatars import reader, vocal
 from keyface_cli.evaluation.avatars.measure import ClipResult
 from keyface_cli.evaluation.avatars.reader import CONTROLS
 from keyface_cli.evaluation.avatars.report import Report
@@ -83,3 +84,29 @@ def test_the_report_says_what_was_found_and_leaves_out_what_was_not(tmp_path: Pa
     assert {(row["kind"], row["named"]) for row in rows} == {("laugh", "laugh"), ("cough", "sigh")}
     for name in ("000.png", "sheet.png", "spread.png", "clips.csv", "summary.csv"):
         assert (tmp_path / "report" / name).stat().st_size > 0
+
+
+def test_what_measuring_trains_is_whole_and_not_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYFACE_HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert reader.own_path().is_relative_to(tmp_path / "home")
+    monkeypatch.setattr(vocal, "train_classifier", vocal.VocalClassifier)
+    path = vocal.default_path()
+
+    def save(network: object, name: str) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vocal, "save_model", save)
+        with pytest.raises(WeightsError, match="the disk is full"):
+            vocal.load_or_train(path)
+    assert list((tmp_path / "home").rglob("*.*")) == []
+    made = vocal.load_or_train(path).state_dict()
+    monkeypatch.setattr(vocal, "train_classifier", None)
+    again = vocal.load_or_train(path).state_dict()
+    assert all(torch.equal(made[name], again[name]) for name in made)
+    assert list((tmp_path / "here").iterdir()) == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE, animate
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
+from keyface_cli.files import replacing
 from keyface_cli.models.speech import encode
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
@@ -112,7 +114,7 @@ def load_or_train(path: Path) -> VocalClassifier:
     """Load a classifier that was saved here before, or train one and save it.
 
     Raises:
-        WeightsError: the file is not a classifier of this version.
+        WeightsError: the file is not a classifier of this version, or cannot be written.
     """
     network = VocalClassifier()
     if path.is_file():
@@ -125,7 +127,8 @@ def load_or_train(path: Path) -> VocalClassifier:
         return network.eval()
     network = train_classifier()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(network, str(path))
+    with replacing(path, WeightsError, also=(SafetensorError,)) as part:
+        save_model(network, str(part))
     return network
 
 
