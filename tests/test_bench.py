@@ -114,6 +114,26 @@ def test_two_runs_are_compared(main: Main, tiny_checkpoint: Path, tmp_path: Path
     assert (code, "not a report of keyface bench" in err) == (1, True)
 
 
+def test_editor_is_timed_as_its_page_asks_it(
+    main: Main, tiny_checkpoint: Path, tone_wav: Path, tmp_path: Path
+) -> None:
+    given = ("bench", "--editor", "-m", tiny_checkpoint, "--audio", tone_wav, "--device", "cpu")
+    code, out, err = main(*given, "--steps", 1, "--preset", "draft", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    found = told["editor"]["draft"]
+    assert (told["model"], found["device"]) == ("tiny", "cpu")
+    assert found["keyframes"] == 3
+    assert found["page_s"] > 0
+    assert 0 < found["page_with_portrait_s"] < found["strip_s"]
+    assert len(found["clip_s"]) == len(found["first_keyframe_s"]) == 5
+    pairs = zip(found["first_keyframe_s"], found["clip_s"], strict=True)
+    assert all(0 < first <= whole for first, whole in pairs)
+    assert "threads" in found["machine"]
+    code, _, err = main(*given, "--portrait", tmp_path / "none.png")
+    assert (code, "the editor did not start: error: " in err) == (1, True)
+
+
 @pytest.mark.slow
 def test_quality_is_measured_against_exact(main: Main, tmp_path: Path) -> None:
     given = ("bench", "-m", "mini", "--quality", "--device", "cpu")

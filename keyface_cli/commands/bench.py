@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,8 @@ keyface bench --model keyface --count --preset exact --preset fast --json > publ
 keyface bench --model keyface --memory high --memory low --chunk 1 --chunk 4
 
 keyface bench --quality --preset fast --portrait me.jpg --audio speech.wav
+
+keyface bench --editor
 """
 _KEY = ("preset", "device", "dtype", "memory", "chunk")  # of a row that was measured
 
@@ -44,11 +47,22 @@ def bench(
             "follows the sound, and its sharpness.",
         ),
     ] = False,
+    editor: Annotated[
+        bool,
+        typer.Option(
+            "--editor",
+            help="Measure emotion edit: time to the page's address, to a changed keyframe, and to "
+            "all of a changed clip.",
+        ),
+    ] = False,
     portrait: Annotated[
-        Path | None, typer.Option(help="For --quality.", show_default="an example")
+        Path | None, typer.Option(help="For --quality and --editor.", show_default="an example")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="For --quality, all of it.", show_default="an example")
+        Path | None,
+        typer.Option(
+            help="For --quality, all of it; for --editor, 10 s.", show_default="an example"
+        ),
     ] = None,
     preset: Annotated[
         list[str] | None,
@@ -84,6 +98,12 @@ def bench(
 
     The published model need not be installed: random weights of its size take the same time.
     """
+    if editor:
+        places: dict[str, Any] = {"--model": model, "--device": device, "--steps": steps}
+        places |= {"--dtype": next(iter(dtype or ()), None)}
+        places |= {"--memory": next(iter(memory or ()), None)}
+        _report_editor(places, preset or ["exact"], (portrait, audio), as_json)
+        return
     other = None if against is None else _read(against)
     with console.waiting("importing torch"):
         from keyface_cli import benchmark
@@ -161,10 +181,7 @@ def _report_quality(
 
     if isinstance(checkpoint, benchmark.Unfetched):
         raise KeyFaceError("random weights show nothing", "keyface weights pull fetches the true")
-    portrait, audio = (
-        given or find_examples() / name
-        for given, name in zip(files, ("portrait.jpg", "speech.wav"), strict=True)
-    )
+    portrait, audio = _given(files)
     made = benchmark.make(checkpoint, setting, portrait, audio, ["exact", *presets])
     with console.waiting("making the exact video"):
         _, exact = next(made)
@@ -183,6 +200,50 @@ def _report_quality(
     if as_json:
         said = {"model": checkpoint.config.preset, "quality": report}
         typer.echo(json.dumps(said, indent=1))
+
+
+def _given(files: tuple[Path | None, Path | None]) -> tuple[Path, Path]:
+    """The portrait and the recording, an example for what was not given."""
+    portrait, audio = files
+    return portrait or find_examples() / "portrait.jpg", audio or find_examples() / "speech.wav"
+
+
+def _report_editor(
+    places: dict[str, Any],
+    presets: list[str],
+    files: tuple[Path | None, Path | None],
+    as_json: bool,
+) -> None:
+    """Time the editor with each preset, as a process of its own."""
+    from keyface_cli.editor import timing
+
+    model = resolve_model(places["--model"]).name
+    words = [f"{name}={value}" for name, value in places.items() if value is not None]
+    report: dict[str, dict[str, Any]] = {}
+    for preset in presets:
+        with console.waiting(f"editing, {preset}"):
+            found = timing.measure(*_given(files), [*words, f"--preset={preset}"])
+        report[preset] = found
+        if not as_json:
+            _print_editor(f"{model}, {preset}", found)
+    if as_json:
+        typer.echo(json.dumps({"model": model, "editor": report}, indent=1))
+
+
+def _print_editor(title: str, found: dict[str, Any]) -> None:
+    def told(name: str) -> str:
+        least, *_, most = sorted(found[name])
+        return f"{median(found[name]):.2f} s ({least:.2f} to {most:.2f} s)"
+
+    typer.echo(
+        f"{title}, {found['device']}, {found['dtype']}; {found['machine']}, load average "
+        f"{found['load']} before\n"
+        f"  address of the page: {found['page_s']:.2f} s, with a portrait "
+        f"{found['page_with_portrait_s']:.2f} s\n"
+        f"  all {found['keyframes']} keyframes, loading included: {found['strip_s']:.2f} s\n"
+        f"  first changed keyframe: {told('first_keyframe_s')}\n"
+        f"  all of the changed clip: {told('clip_s')}"
+    )
 
 
 def _total(costs: dict[str, dict[str, float]]) -> float:

@@ -117,6 +117,7 @@ class Worker:
         self._render: Render | None = None  # the newest
         self._running: Render | None = None
         self._clip_s = 0.0
+        self._place = {"device": "", "dtype": ""}
         self._error = ""
         self._thread = threading.Thread(target=self._work, name="keyframes", daemon=True)
 
@@ -165,6 +166,7 @@ class Worker:
                 "missing": missing,
                 "of": len(self._shown) * len(self._curves),
                 "clip_s": round(self._clip_s, 2),
+                **self._place,
                 "strips": strips,
                 "render": None if render is None else render.describe(),
             }
@@ -237,8 +239,10 @@ class Worker:
         except Exception as error:
             self._fail(error)
             return
+        place = {"device": str(pipeline.device), "dtype": str(pipeline.dtype)}
         with self._changed:
             self._strip = strip
+            self._place = {name: text.removeprefix("torch.") for name, text in place.items()}
         while True:
             with self._changed:
                 while not (self._stopping or self._waiting or self._next()):
