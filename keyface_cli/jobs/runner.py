@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.jobs.plan import JobInputs, Plan, read
-from keyface_cli.jobs.shared_sound import SharedSounds
 from keyface_cli.output.formats import STDOUT
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ class Runner:
         is_default: bool = False,
         cluster: str | None = None,
     ) -> None:
+        from keyface_cli.jobs.shared_sound import SharedSounds  # numpy: not where help is shown
+
         self._cluster = cluster
         self.checkpoint, self.compute = checkpoint, compute
         self._listener = listener or Listener()
