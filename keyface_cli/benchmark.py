@@ -190,7 +190,8 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
 
     Returns:
         "load_s"; "stages", seconds per second of video of each; "total", their sum; "memory", the
-        level in the end; "peak_gb" of the process, and on a GPU "gpu_peak_gb"; "device", "dtype".
+        level in the end; "chunk"; "peak_gb" of the process, and on a GPU "gpu_peak_gb"; "device",
+        "dtype".
 
     Raises:
         KeyFaceError: of any kind that `KeyFacePipeline` raises.
@@ -223,6 +224,7 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
         "stages": {stage: spent * FPS / N for stage, spent in timings.items()},
         "total": total * FPS / N,
         "memory": pipeline.memory,
+        "chunk": setting.options.chunk or pipeline.chunk,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),

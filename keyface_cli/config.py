@@ -21,6 +21,7 @@ SAMPLE_RATE = 16_000  # Hz, of the sound that the networks take
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 NUM_FRAMES = 14  # of one clip of keyframes, and of one interpolated segment
 KEYFRAME_STEP = NUM_FRAMES - 1  # frames from one keyframe to the next
+USUAL_CHUNK = 2  # segments that are made together where memory does not decide
 _LATER = {"later": True}  # metadata of a field that models of earlier versions cannot have
 _GONE = {"detail"}  # fields that models of earlier versions may still have
 

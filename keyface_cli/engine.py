@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, ModelConfig
+from keyface_cli.config import KEYFRAME_STEP, NUM_FRAMES, USUAL_CHUNK, ModelConfig
 from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
@@ -52,6 +52,7 @@ class Engine:
         encoders: of the sound, by name; none where features are given.
         guide: the weaker stage two, where there is one.
         portrait_decoder: puts decoded frames right by the portrait, where there is one.
+        chunk: segments that are sampled together where a run does not say.
     """
 
     config: ModelConfig
@@ -63,6 +64,7 @@ class Engine:
     encoders: dict[str, nn.Module]
     guide: VideoUNet | None = None
     portrait_decoder: PortraitDecoder | None = None
+    chunk: int = USUAL_CHUNK
 
     def __post_init__(self) -> None:
         self._seconds = dict.fromkeys(STAGES, 0.0)
@@ -172,7 +174,8 @@ class Run:
         sigmas = sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min)
         self.engine, self.inputs, self.progress = engine, inputs, progress
         self.num_frames = len(inputs.emotion)
-        self._seed, self._chunk, self._updates = options.seed, options.chunk, len(sigmas) - 1
+        self.chunk = options.chunk or engine.chunk
+        self._seed, self._updates = options.seed, len(sigmas) - 1
         self._liveliness, self._half_vae = sampling.liveliness, sampling.half_vae
         self._keyframe_stage = KeyframeStage(
             engine.keyframe_unet,
@@ -320,7 +323,7 @@ class Run:
         noise = self._noise("interpolation", [segment.index for segment in segments])
         if self.engine.compiled and self.engine.residency.level != "low":
             # a last chunk that is short is filled up: another size would be compiled for minutes
-            missing = self._chunk - len(segments)
+            missing = self.chunk - len(segments)
             keyframes, context, noise = (
                 torch.cat([t, t[-1:].expand(missing, *t.shape[1:])])
                 for t in (keyframes, context, noise)

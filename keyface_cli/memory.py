@@ -11,14 +11,16 @@ The result is the same at each level, to within rounding. On the CPU nothing is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-from keyface_cli.device import available_memory, is_out_of_memory
+from keyface_cli.config import USUAL_CHUNK
+from keyface_cli.device import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -27,32 +29,49 @@ LEVELS = ("high", "balanced", "low")
 # What a UNet holds besides its weights for one clip, as a multiple of the clip's latents in the
 # network's number format; an estimate that errs on the large side, for the choice at the start.
 ACTIVATIONS_PER_LATENT = 6000
+LARGEST_CHUNK = 8  # 4.2 s of video: a run that is ended loses the chunk that is not finished
 SPARE_BYTES = 2**30  # for the CUDA context, the VAE's activations and fragmentation
 
 
-def choose_level(
-    device: torch.device, sizes: Mapping[str, int], clip_bytes: int, clips: int
-) -> str:
-    """Choose the level that fits into the memory that is free now.
+@dataclass(frozen=True)
+class Demand:
+    """What a model takes on a device, in bytes; estimated.
 
     Args:
-        device: where the networks will run.
-        sizes: bytes of each network there.
-        clip_bytes: of one clip's latents in the UNets' number format.
-        clips: how many a UNet is given at once at the highest level.
-
-    Returns:
-        One of `LEVELS`; "high" where the device's memory is the machine's own.
+        networks: of all weights.
+        stage: of the weights of the stage that has most.
+        clip: of what a UNet holds besides for one clip.
+        clips: how many clips a UNet is given at once at the highest level.
     """
-    free = available_memory(device) if device.type == "cuda" else None
-    if free is None:
-        return "high"
-    one = clip_bytes * ACTIVATIONS_PER_LATENT
-    guided = sizes.get("interpolation_unet", 0) + sizes.get("interpolation_guide", 0)
-    stage = max(sizes.get("keyframe_unet", 0), guided)
-    if sum(sizes.values()) + clips * one + SPARE_BYTES <= free:
-        return "high"
-    return "balanced" if stage + one + SPARE_BYTES <= free else "low"
+
+    networks: int
+    stage: int
+    clip: int
+    clips: int
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """What each level but the lowest takes."""
+        high = self.networks + self.clips * self.clip + SPARE_BYTES
+        return {"high": high, "balanced": self.stage + self.clip + SPARE_BYTES}
+
+    def level_for(self, free: int | None) -> str:
+        """Choose the level that fits; "high" where it is not known how much is free."""
+        fits = (level for level, size in self.levels.items() if free is None or size <= free)
+        return next(fits, "low")
+
+    def chunk_for(self, free: int | None, level: str) -> int:
+        """Choose how many segments a UNet is given at once: what fits, `LARGEST_CHUNK` at most.
+
+        Args:
+            free: before the networks are there; None where it is not known.
+            level: one of `LEVELS`.
+        """
+        if free is None or level == "low":
+            return USUAL_CHUNK  # at the lowest level they are given one by one
+        counted = self.clips if level == "high" else 1
+        fitting = counted + (free - self.levels[level]) // self.clip
+        return max(1, min(fitting, LARGEST_CHUNK))
 
 
 class Residency:

@@ -76,7 +76,8 @@ class GenerationOptions:
         audio_guidance: scale of the sound in the keyframes; 1 turns it off.
         identity_guidance: scale of the portrait in the keyframes; 1 turns it off.
         autoguidance: scale of the interpolation's guide; 1 turns it off.
-        chunk: segments (0.52 s each) that are sampled together: speed against memory.
+        chunk: segments (0.52 s each) that are sampled together: speed against memory. None is as
+            many as fit into a GPU's memory, 2 without one.
         emotion_guidance: scale of valence and arousal in the keyframes; 1 turns it off.
         liveliness: how much head, eyes and lids move of their own; 0 is still.
         preset: "exact", "fast" or "draft": which defaults of the model the others change.
@@ -107,11 +108,12 @@ class GenerationOptions:
         "without a guide has, such as the bundled one: there --audio-guidance does this.",
         (0.0, 100.0),
     )
-    chunk: int = option(
-        2,
+    chunk: int | None = option(
+        None,
         "Machine",
         "Segments of 13 frames that are made together: more is faster and takes more memory.",
         limits=(1, 1000),
+        shown="as many as fit on a GPU, else 2",
     )
     emotion_guidance: float | None = of_model(
         "emotion_guidance",

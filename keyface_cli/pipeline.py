@@ -23,11 +23,23 @@ from keyface_cli.checkpoints.checkpoint import (
     needed_components,
 )
 from keyface_cli.checkpoints.installed import resolve_model
-from keyface_cli.config import NUM_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, ModelConfig
-from keyface_cli.device import memory_errors, require_memory, resolve_device, resolve_dtype
+from keyface_cli.config import (
+    NUM_FRAMES,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    USUAL_CHUNK,
+    ModelConfig,
+)
+from keyface_cli.device import (
+    available_memory,
+    memory_errors,
+    require_memory,
+    resolve_device,
+    resolve_dtype,
+)
 from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
-from keyface_cli.memory import LEVELS, Residency, choose_level
+from keyface_cli.memory import ACTIVATIONS_PER_LATENT, LEVELS, Demand, Residency
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, audio_features
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
@@ -56,6 +68,7 @@ class KeyFacePipeline:
         device: torch.device,
         formats: dict[str, torch.dtype],
         memory: str = "high",
+        chunk: int = USUAL_CHUNK,
     ) -> None:
         config = checkpoint.config
         self.checkpoint, self.config = checkpoint, config
@@ -70,6 +83,7 @@ class KeyFacePipeline:
             LatentCodec(cast(Any, parts["vae"]), config.latent_scale, config.vae_patch_size),
             {name: parts[name] for name in encoder_names(config) if name in parts},
             portrait_decoder=cast("PortraitDecoder | None", parts.get("portrait_decoder")),
+            chunk=chunk,
         )
 
     @property
@@ -86,6 +100,11 @@ class KeyFacePipeline:
     def memory(self) -> str:
         """The level of `memory` in use: "high", "balanced" or "low"."""
         return self.engine.residency.level
+
+    @property
+    def chunk(self) -> int:
+        """Segments that are made together where a run does not say: as many as fit on a GPU."""
+        return self.engine.chunk
 
     @property
     def timings(self) -> dict[str, float]:
@@ -128,12 +147,14 @@ class KeyFacePipeline:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint.open(resolve_model(checkpoint))
         where = resolve_device(device)
-        formats = _formats(checkpoint.config, where, dtype, vae_dtype)
+        formats = formats_of(checkpoint.config, where, dtype, vae_dtype)
         names = needed_components(checkpoint.config, guide=False)
         if not encoders:
             names = tuple(name for name in names if name not in AUDIO_ENCODERS)
+        demand = demand_of(checkpoint, formats)
+        free = available_memory(where) if where.type == "cuda" else None  # else the machine's own
         if memory == "auto":
-            memory = level_that_fits(checkpoint, where, formats)
+            memory = demand.level_for(free)
         if memory not in LEVELS:
             raise DeviceError(
                 f"no such level of memory: {memory}", f"use auto, {', '.join(LEVELS)}"
@@ -141,7 +162,7 @@ class KeyFacePipeline:
         # below the highest level each stage fetches its own networks from main memory
         place = where if memory == "high" else torch.device("cpu")
         parts = _load(checkpoint, names, place, formats)
-        pipeline = cls(checkpoint, parts, where, formats, memory)
+        pipeline = cls(checkpoint, parts, where, formats, memory, demand.chunk_for(free, memory))
         if compile:
             pipeline.engine.compiled = True
             pipeline.engine.keyframe_unet.compile(dynamic=False)
@@ -254,16 +275,8 @@ class KeyFacePipeline:
             self._load_guide()
         run = self._begin(inputs, options, progress)
         plan = Timeline(run.num_frames)
-        return self.engine.running(
-            frames(
-                run,
-                plan,
-                chunk=options.chunk,
-                first_frame=first_frame,
-                last_frame=last_frame,
-                store=store,
-            )
-        )
+        made = frames(run, plan, first_frame=first_frame, last_frame=last_frame, store=store)
+        return self.engine.running(made)
 
     def keyframes(
         self,
@@ -390,7 +403,7 @@ def encode_audio(
     return {name: blocks(name) for name in names}
 
 
-def _formats(
+def formats_of(
     config: ModelConfig, device: torch.device, dtype: str | torch.dtype, vae_dtype: str | None
 ) -> dict[str, torch.dtype]:
     """The number format of each network."""
@@ -401,29 +414,24 @@ def _formats(
     return formats | {"vae": decoding, "portrait_decoder": decoding}
 
 
-def level_that_fits(
-    checkpoint: Checkpoint,
-    device: torch.device,
-    formats: Mapping[str, torch.dtype] | None = None,
-) -> str:
-    """Choose the level of `memory` for a model on a device, by what is free there now.
-
-    Args:
-        checkpoint: the model.
-        device: where it will run.
-        formats: the number format of each network; None are the automatic ones.
+def demand_of(checkpoint: Checkpoint, formats: Mapping[str, torch.dtype]) -> Demand:
+    """Estimate what a model takes on a device, from the number format of each network.
 
     Raises:
         WeightsError: a file of the model is damaged.
     """
     config = checkpoint.config
-    formats = formats or _formats(config, device, "auto", None)
     guided = config.sampling.autoguidance != 1
     names = set(needed_components(config, guide=guided)) & set(checkpoint.components)
     sizes = {name: checkpoint.count(name) * formats[name].itemsize for name in names}
+    between = sizes["interpolation_unet"] + sizes.get("interpolation_guide", 0)
     latents = NUM_FRAMES * config.latent_channels * config.latent_size**2
-    branches = 3 + (config.sampling.emotion_guidance != 1)  # of the keyframes' guidance
-    return choose_level(device, sizes, latents * formats["keyframe_unet"].itemsize, branches)
+    return Demand(
+        sum(sizes.values()),
+        max(sizes["keyframe_unet"], between),
+        latents * formats["keyframe_unet"].itemsize * ACTIVATIONS_PER_LATENT,
+        3 + (config.sampling.emotion_guidance != 1),  # branches of the keyframes' guidance
+    )
 
 
 def _load(

@@ -34,7 +34,6 @@ def frames(
     run: Run,
     plan: Timeline,
     *,
-    chunk: int,
     first_frame: int = 0,
     last_frame: int | None = None,
     store: KeyframeStore | None,
@@ -44,7 +43,6 @@ def frames(
     Args:
         run: what samples and decodes.
         plan: which keyframes and segments the video has.
-        chunk: how many segments are sampled together.
         first_frame: leave out those before it.
         last_frame: leave out this one and those after it.
         store: where keyframes are taken from and put to; None makes them anew.
@@ -56,7 +54,7 @@ def frames(
     stop = min(plan.num_frames, plan.num_frames if last_frame is None else last_frame)
     end = -(-stop // KEYFRAME_STEP)
     waiting: deque[Arrival] = deque()
-    for merged in merge_segments(segments(run, plan, chunk, begin, end, store)):
+    for merged in merge_segments(segments(run, plan, begin, end, store)):
         shown = merged[: max(0, stop - position)][max(0, first_frame - position) :]
         position += len(merged)
         if len(shown):
@@ -97,17 +95,17 @@ def keyframes(
 
 
 def segments(
-    run: Run, plan: Timeline, chunk: int, begin: int, end: int, store: KeyframeStore | None
+    run: Run, plan: Timeline, begin: int, end: int, store: KeyframeStore | None
 ) -> Iterator[Tensor]:
     """Stage two: yield the pictures (T, 3, R, R) of segments `begin` to `end` - 1, in [0, 1].
 
     All segments of a chunk are sampled, those before `begin` and from `end` on too.
     """
-    first = begin - begin % chunk
-    left = islice(plan.segments(), first, end + -end % chunk)
+    first = begin - begin % run.chunk
+    left = islice(plan.segments(), first, end + -end % run.chunk)
     latents_of_keyframes = keyframes(run, plan, first, store)
     start = next(latents_of_keyframes)
-    while group := list(islice(left, chunk)):
+    while group := list(islice(left, run.chunk)):
         ends = list(islice(latents_of_keyframes, len(group)))
         pairs = torch.stack([torch.stack(pair) for pair in pairwise([start, *ends])])
         start = ends[-1]

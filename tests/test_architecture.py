@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
     "emotion": {"media", "stages.timeline", "plotting", "files", "config", "errors"},
-    "memory": {"device"},
+    "memory": {"device", "config"},
     "options": {"config", "errors"},
     "engine": {
         *("options", "memory", "stages", "stages.motion", "stages.timeline", "diffusion"),

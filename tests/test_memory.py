@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from keyface_cli import memory
-from keyface_cli.checkpoints.checkpoint import build
+from keyface_cli import pipeline as pipelines
+from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import DeviceError
-from keyface_cli.memory import LEVELS, Residency, choose_level
+from keyface_cli.memory import (
+    ACTIVATIONS_PER_LATENT,
+    LARGEST_CHUNK,
+    LEVELS,
+    SPARE_BYTES,
+    Demand,
+    Residency,
+)
 from keyface_cli.options import GenerationOptions
-from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.pipeline import KeyFacePipeline, demand_of
 
 GUIDED = GenerationOptions(steps=1, audio_guidance=2.0, identity_guidance=1.5, autoguidance=2.0)
 
@@ -165,22 +173,65 @@ def test_group_offload_takes_our_network_and_changes_nothing() -> None:
     assert any(hasattr(module, "_diffusers_hook") for module in unet.modules())
 
 
-@pytest.mark.parametrize(
-    ("free_gb", "level"), [(24, "high"), (12, "balanced"), (6, "low"), (None, "high")]
+UNET = 2 * 1_525_606_122
+PUBLISHED = Demand(
+    networks=3 * UNET + 4 * (97_000_000 + 3 * 94_000_000),
+    stage=2 * UNET,
+    clip=2 * 14 * 4 * 64 * 64 * ACTIVATIONS_PER_LATENT,
+    clips=3,
 )
-def test_the_level_follows_the_free_memory(
-    monkeypatch: pytest.MonkeyPatch, free_gb: float | None, level: str
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "level", "chunk"),
+    [(80, "high", 8), (24, "high", 5), (15, "balanced", 3), (12, "balanced", 2), (6, "low", 2)],
+)
+def test_level_and_chunk_follow_the_free_memory(free_gb: float, level: str, chunk: int) -> None:
+    free = int(free_gb * 2**30)
+    assert PUBLISHED.level_for(free) == level
+    assert PUBLISHED.chunk_for(free, level) == chunk
+    # what is there for so many segments suffices, and for one more it does not
+    weights = PUBLISHED.networks if level == "high" else PUBLISHED.stage
+    taken = weights + chunk * PUBLISHED.clip + SPARE_BYTES
+    if level != "low":
+        assert taken <= free
+        assert chunk == LARGEST_CHUNK or taken + PUBLISHED.clip > free
+
+
+def test_where_memory_is_the_machine_s_own_nothing_is_chosen_by_it() -> None:
+    assert PUBLISHED.level_for(None) == "high"
+    assert PUBLISHED.chunk_for(None, "high") == 2
+
+
+def test_a_level_that_does_not_fit_makes_one_segment_at_a_time() -> None:
+    assert PUBLISHED.chunk_for(2**30, "high") == 1
+
+
+def test_a_pipeline_takes_as_many_segments_as_fit(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = None if free_gb is None else int(free_gb * 2**30)
-    monkeypatch.setattr(memory, "available_memory", lambda _: free)
-    unet = 2 * 1_525_606_122
-    sizes = {
-        "keyframe_unet": unet,
-        "interpolation_unet": unet,
-        "interpolation_guide": unet,
-        "vae": 4 * 97_000_000,
-        "wavlm": 4 * 94_000_000,
-    }
-    clip = 2 * 14 * 4 * 64 * 64
-    assert choose_level(torch.device("cuda"), sizes, clip, 3) == level
-    assert choose_level(torch.device("cpu"), sizes, clip, 3) == "high"
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    formats = dict.fromkeys(checkpoint.components, torch.float32)
+    demand = demand_of(checkpoint, formats)
+    free = demand.levels["high"] + 2 * demand.clip  # for the three clips of guidance, and two more
+    monkeypatch.setattr(pipelines, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(pipelines, "available_memory", lambda _: free)
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda *a, **more: load(*a, **more | {"device": "cpu"}))
+    monkeypatch.setattr(pipelines, "require_memory", lambda *_: None)
+    pipeline = KeyFacePipeline.load(tiny_checkpoint, dtype="float32")
+    assert (pipeline.memory, pipeline.chunk) == ("high", 5)
+
+    # its networks are on the CPU after all
+    pipeline.engine.device = pipeline.engine.residency.device = torch.device("cpu")
+    passes: list[int] = []
+    unet = pipeline.engine.interpolation_unet
+    unet.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    waveform = np.random.default_rng(0).normal(0, 0.1, 91 * 640).astype(np.float32)
+    portrait, still = np.zeros((3, 64, 64), np.float32), np.zeros((91, 2), np.float32)
+    given = portrait, waveform, still
+    list(pipeline.stream(*given, dataclasses.replace(GUIDED, autoguidance=1)))
+    assert passes == [5, 2]  # seven segments
+    passes.clear()
+    list(pipeline.stream(*given, dataclasses.replace(GUIDED, autoguidance=1, chunk=3)))
+    assert passes == [3, 3, 1]

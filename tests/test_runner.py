@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.jobs.runner import ComputeOptions, Runner
+from keyface_cli.output.writer import VideoWriter
 
 FAST: dict[str, Any] = {
     "steps": 1,
@@ -109,7 +111,7 @@ def test_a_video_goes_on_at_the_level_of_memory_that_it_was_begun_with(
     noted: list[str] = []
 
     def watch(folder: JobFolder, **facts: Any) -> None:
-        noted.append(facts["memory"])
+        noted.extend(level for name, level in facts.items() if name == "memory")
         note(folder, **facts)
 
     monkeypatch.setattr(JobFolder, "__enter__", begun_low)
@@ -118,3 +120,36 @@ def test_a_video_goes_on_at_the_level_of_memory_that_it_was_begun_with(
     make("c.mp4")
     assert loaded == ["high", "low"]
     assert noted == ["low", "low"]
+
+
+def test_a_video_goes_on_in_the_chunks_in_which_it_was_begun(
+    tiny_checkpoint: Path,
+    portrait_png: Path,
+    tone_wav: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = Runner(Checkpoint.open(tiny_checkpoint), ComputeOptions("cpu", "float32"))
+    pipeline = one.load()
+    passes: list[int] = []
+    pipeline.engine.interpolation_unet.register_forward_pre_hook(
+        lambda _, given: passes.append(len(given[0]))
+    )
+    job = Job(portrait=portrait_png, audio=tone_wav, output=tmp_path / "a.mp4", **FAST)
+    pipeline.engine.chunk = 1  # as free memory may have it; a second has two segments
+    write = VideoWriter.write
+
+    def stop(writer: VideoWriter, frames: Any) -> None:
+        write(writer, frames)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoWriter, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(make_plan(job))
+    monkeypatch.setattr(VideoWriter, "write", write)
+    pipeline.engine.chunk = 2
+    one.run(make_plan(job))
+    assert set(passes) == {1}
+    one.run(make_plan(replace(job, output=tmp_path / "b.mp4")))
+    assert passes[-1] == 2

@@ -166,16 +166,21 @@ def _models(model: str | None) -> Iterator[Finding]:
 
 
 def _memory(model: str | None, device: str) -> Iterator[Finding]:
-    from keyface_cli.device import resolve_device
-    from keyface_cli.pipeline import level_that_fits
+    from keyface_cli.device import available_memory, resolve_device
+    from keyface_cli.pipeline import demand_of, formats_of
 
     place = resolve_device(device)
     checkpoint = Checkpoint.open(resolve_model(model))
     if place.type == "cpu":
         yield Finding("memory", None, "on the CPU all networks stay in memory")
     else:
-        level = level_that_fits(checkpoint, place)
-        yield Finding("memory", None, f"{checkpoint.name} fits with --memory {level}")
+        demand = demand_of(checkpoint, formats_of(checkpoint.config, place, "auto", None))
+        free = available_memory(place)
+        level = demand.level_for(free)
+        text = (
+            f"{checkpoint.name} fits with --memory {level}, --chunk {demand.chunk_for(free, level)}"
+        )
+        yield Finding("memory", None, text)
 
 
 def _published() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
-from keyface_cli.config import KEYFRAME_STEP
+from keyface_cli.config import KEYFRAME_STEP, USUAL_CHUNK
 from keyface_cli.errors import DeviceError
 from keyface_cli.jobs.cluster import distribute
 from keyface_cli.jobs.plan import Plan, read
@@ -78,6 +78,7 @@ class ClusterPipeline:
         self, plan: Plan, checkpoint: Checkpoint, compute: ComputeOptions, address: str
     ) -> None:
         self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.chunk = USUAL_CHUNK  # the same for all workers, whatever memory each has
         stages = ("load", "audio", "keyframes", "interpolation", "decode")
         self.timings = dict.fromkeys(stages, 0.0)  # not known: the workers' clocks run side by side
         # who signs stays here
@@ -102,9 +103,11 @@ class ClusterPipeline:
             DeviceError: there is no such cluster, or all workers of a piece were lost.
         """
         del portrait, waveform, features  # every worker reads its own
-        shared = _Shared(Timeline(len(emotion)), options.chunk, first_frame, store or Kept())
+        chunk = options.chunk or self.chunk
+        shared = _Shared(Timeline(len(emotion)), chunk, first_frame, store or Kept())
+        begin = partial(self._set_up, options=replace(options, chunk=chunk))
         made: Iterator[Clip | Stretch] = distribute(
-            shared.pieces(), self._set_up, _lose, address=self._address
+            shared.pieces(), begin, _lose, address=self._address
         )
         for piece in made:
             yield from shared.take(piece)
@@ -160,7 +163,7 @@ class _Shared:
 
 
 def set_up(
-    plan: Plan, checkpoint: Checkpoint, compute: ComputeOptions
+    plan: Plan, checkpoint: Checkpoint, compute: ComputeOptions, *, options: GenerationOptions
 ) -> Callable[[Clip | Stretch], Clip | Stretch]:
     """Return what makes pieces of a job's video, in a worker."""
     from keyface_cli.jobs.runner import Runner
@@ -171,7 +174,7 @@ def set_up(
         "portrait": inputs.portrait,
         "waveform": inputs.waveform,
         "emotion": inputs.emotion,
-        "options": plan.job.generation,
+        "options": options,
         "features": inputs.features,
     }
     timeline = Timeline(len(inputs.emotion))

@@ -52,7 +52,11 @@ def make_video(
         KeyFaceError: of any kind; what is finished stays in the folder.
     """
     job = plan.job
+    chunk = job.chunk or pipeline.chunk
     if folder is not None:
+        # a video goes on in the pieces in which it was begun
+        chunk = folder.notes.get("chunk", chunk)
+        folder.note(chunk=chunk)
         save_text(folder.path / CURVE, write_table(inputs.curve), force=True)
     writer = _writer(
         plan,
@@ -62,12 +66,13 @@ def make_video(
         num_frames=len(inputs.emotion),
         sound=job.sound,
         ledger=None if folder is None else folder.ledger,
-        piece_frames=KEYFRAME_STEP * job.chunk,
+        piece_frames=KEYFRAME_STEP * chunk,
     )
     pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
     with writer:
         if not writer.complete:
-            _write_frames(writer, inputs, pipeline, job.generation, progress, folder)
+            options = replace(job.generation, chunk=chunk)
+            _write_frames(writer, inputs, pipeline, options, progress, folder)
     if folder is not None and not job.keep_job:
         folder.remove()
     return {

@@ -101,7 +101,7 @@ class Plan:
         return {
             **self.recipe(checkpoint),
             "features file": None if features is None else file_hash(features),
-            flag("chunk"): str(self.job.chunk),
+            flag("chunk"): None if self.job.chunk is None else str(self.job.chunk),
             "version of torch": version("torch"),
             "device": device.split(":")[0],
             "--dtype": dtype,
