@@ -40,6 +40,24 @@ def test_json_is_one_object(quick: list[str], main: Main) -> None:
     assert {"device", "ffmpeg", "aac", "memory"} <= {f["name"] for f in report["findings"]}
 
 
+def test_what_the_published_model_takes_is_said(
+    quick: list[str], main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines() -> dict[str, dict[str, str]]:
+        code, out, err = main(*quick, "--json", "--no-self-test")
+        assert code == 0, err
+        found = {f["name"]: f for f in json.loads(out)["findings"]}
+        return {kind: found[f"published model, {kind}"] for kind in ("GPU", "disk", "time")}
+
+    said = lines()
+    assert "20 GB of its memory with --memory high, 10 GB with balanced" in said["GPU"]["text"]
+    assert said["disk"]["text"].startswith("10.7 GB (counted)")
+    assert "weights pull --dry-run" in said["disk"]["hint"]
+    assert said["time"]["text"].startswith("970 TFLOP for a second of video (counted)")
+    monkeypatch.setattr(doctor, "installed_models", lambda: {"keyface": Path(quick[2])})
+    assert lines()["disk"]["hint"] is None
+
+
 def test_a_damaged_model_fails_with_what_to_do(
     quick: list[str], main: Main, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,7 @@ _ENCODERS = {
 }
 _REQUIRED = ("libx264", "aac")
 _SECONDS = 3.0  # of video that the self-test makes
+_COUNTED_SECONDS = 10.0  # of video, whose operations are counted
 _BIG = 10**9  # bytes of a model that is not tried on a CPU
 
 
@@ -184,21 +186,47 @@ def _memory(model: str | None, device: str) -> Iterator[Finding]:
 
 
 def _published() -> Iterator[Finding]:
-    """What the published model would take, where it is not there yet; counted from its sizes."""
-    if "keyface" in installed_models():
-        return
-    from keyface_cli.benchmark import Unfetched
-    from keyface_cli.config import PRESETS
-
-    model = Unfetched.of(PRESETS["keyface"])
-    half = ("keyframe_unet", "interpolation_unet", "interpolation_guide")
-    size = sum(model.count(name) * (2 if name in half else 4) for name in model.components)
+    """What the published model takes of a GPU, a disk and time; counted, for nobody measured it."""
+    with console.waiting("counting operations"):
+        levels, networks, tflops = _needs_of_published()
+    high, balanced = (f"{size / 1e9:.0f} GB" for size in levels)
     yield Finding(
-        "published model",
+        "published model, GPU",
         None,
-        f"not installed; its networks hold {size / 1e9:.1f} GB, the UNets in half precision",
-        "keyface weights pull --dry-run lists the files, keyface bench --model keyface times it",
+        f"some {high} of its memory with --memory high, {balanced} with balanced, less with low "
+        "(estimated)",
     )
+    hint = "keyface weights pull --dry-run lists the files and what is free"
+    yield Finding(
+        "published model, disk",
+        None,
+        f"{networks / 1e9:.1f} GB (counted), besides what is fetched while it is made",
+        None if "keyface" in installed_models() else hint,
+    )
+    yield Finding(
+        "published model, time",
+        None,
+        f"{tflops:,.0f} TFLOP for a second of video (counted), {tflops / 100:.0f} s on a GPU that "
+        "does 100 TFLOP/s",
+        "keyface bench --model keyface measures it here, installed or not",
+    )
+
+
+@cache
+def _needs_of_published() -> tuple[list[int], int, float]:
+    """Bytes that levels of memory take, bytes of all networks, 10^12 FLOPs of a second of video."""
+    import torch
+
+    from keyface_cli.benchmark import Unfetched, count
+    from keyface_cli.config import PRESETS
+    from keyface_cli.pipeline import demand_of, formats_of
+
+    config = PRESETS["keyface"]
+    half = formats_of(config, torch.device("cuda"), "float16", None)
+    costs = count(config, config.sampling, _COUNTED_SECONDS)
+    tflops = sum(cost.tflops for cost in costs.values()) / _COUNTED_SECONDS
+    demand = demand_of(Unfetched.of(config), half)
+    return list(demand.levels.values()), demand.networks, tflops
 
 
 def _self_test(model: str | None, device: str) -> Iterator[Finding]:
