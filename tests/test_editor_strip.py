@@ -125,6 +125,8 @@ def test_strip_follows_what_is_drawn_and_shows_what_animate_makes(
         assert data is not None
         shown = np.asarray(Image.open(io.BytesIO(data)))
         np.testing.assert_array_equal(shown, np.asarray(Image.open(path)))
+    said = opened.find_element(By.ID, "told").text
+    assert re.fullmatch(r"a clip takes [\d.]+ s on cpu, float32", said)
     source = opened.execute_script("return shots.drawn.get(3).img.naturalWidth")
     assert source == worker.inputs.portrait.shape[-1]
 

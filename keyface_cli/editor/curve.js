@@ -180,7 +180,10 @@ function drawGround() {   // the sound
   for (const [a, b] of words) { g.beginPath(); const m = (a + b) / 2;
     g.moveTo(m - 4, H - 25); g.lineTo(m + 4, H - 25); g.lineTo(m, H - 31); g.fill(); }
   g.font = "11px system-ui"; g.fillStyle = colours.soft; g.strokeStyle = colours.line;
-  for (const value of [-1, 0, 1]) line(g, [[0, toY(value)], [W, toY(value)]]);
+  for (const [value, text] of [[-1, "−1"], [0, "0"], [1, "+1"]]) {
+    line(g, [[0, toY(value)], [W, toY(value)]]);
+    g.fillText(text, 3, toY(value) - 4);
+  }
   const ticks = [.1, .2, .5, 1, 2, 5, 10, 30, 60, 300, 600, 3600];
   const tick = ticks.find(t => t / (view[1] - view[0]) * W > 70) || 3600;
   for (let t = Math.ceil(view[0] / tick) * tick; t <= view[1]; t += tick)

@@ -61,6 +61,7 @@ function writeDraft() {
 function offerDraft() {
   if (!file.draft || same(file.draft.keys, keys)) return;
   byId("draftTime").textContent = file.draft.time;
+  byId("draftOlder").hidden = file.draft.version === file.version;
   byId("recover").showModal();
   byId("recover").oncancel = event => event.preventDefault();
   byId("recoverYes").onclick = () => {
@@ -239,7 +240,8 @@ const ACTIONS = {
   "ctrl z": [() => travel(past, future), "Ctrl Z, Ctrl Y", "undo, redo"],
   "ctrl y": [() => travel(future, past)], "ctrl shift z": [() => travel(future, past)],
 };
-for (const [, shown, text] of Object.values(ACTIONS)) if (shown) {
+const listed = Object.entries(ACTIONS).sort(([one], [other]) => /\d/.test(one) - /\d/.test(other));   // digits last
+for (const [, [, shown, text]] of listed) if (shown) {
   const term = document.createElement("dt"), said = document.createElement("dd");
   term.textContent = shown; said.textContent = text;
   byId("keys").append(term, said);

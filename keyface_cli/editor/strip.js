@@ -137,10 +137,12 @@ function apply(status, sent) {
   const render = status.render, rendering = render && ["waiting", "running"].includes(render.state);
   const done = status.of ? 1 - status.missing / status.of : 0;
   byId("progress").firstElementChild.style.width = `${100 * (rendering ? render.share : done)}%`;
+  byId("progress").classList.toggle("busy", rendering || done < 1);
   byId("cancel").hidden = !rendering;
-  let text = !status.ready ? "loading the model …" : status.missing ? `${status.of - status.missing} of ${status.of} keyframes`
-    : status.clip_s ? `a clip takes ${status.clip_s} s` : "";
+  const speed = status.clip_s ? `a clip takes ${status.clip_s} s on ${status.device}, ${status.dtype}` : "";
+  let text = status.missing ? `${status.of - status.missing} of ${status.of} keyframes` : "";
   if (rendering) text = `${render.part ? "this part" : render.name}: ${Math.round(100 * render.share)} %`;
+  text = status.ready ? [text, speed].filter(Boolean).join("; ") : "loading the model …";
   byId("told").textContent = status.error || text;
   if (render && !rendering && playing !== render.name + render.state) {
     playing = render.name + render.state;
@@ -170,8 +172,9 @@ function drawCircle() {
   g.fillStyle = colours.soft; g.font = "10px system-ui";
   for (const [name, [v, a]] of Object.entries(file.names)) {
     g.beginPath(); g.arc(m + v * r, m - a * r, 1.8, 0, 7); g.fill();
+    g.textAlign = v > .5 ? "right" : "left";
     if (["happy", "sad", "angry", "calm", "surprised", "bored"].includes(name))
-      g.fillText(name, clamp(m + v * r + 4, 0, n - 48), m - a * r + 3);
+      g.fillText(name, m + v * r + (v > .5 ? -5 : 5), m - a * r + 3);
   }
   const time = secondsOf(large), [v, a] = emotionAt(time);
   g.fillStyle = colours.pick; g.strokeStyle = colours.ink; g.lineWidth = 1.5;
