@@ -310,6 +310,7 @@ def test_a_gate_is_walked_around(server: Hub, tmp_path: Path, main: Main, listed
     assert "vae: avatar.png encoded and decoded: " in err
     assert not [name for name, _ in server.ranges if name.startswith("vae/")]
     checkpoint = Checkpoint.open(folder)
+    checkpoint.verify()
     found = checkpoint.load("vae").state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
