@@ -196,7 +196,7 @@ def test_some_clips_begin_with_the_head_at_rest(encoded_shard: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     rested = compared = 0
     for _ in range(64):
-        (clip,), _, _, (picture,), frame = source.batch(1, generator)
+        (clip,), _, _, (picture,), frame, *_ = source.batch(1, generator)
         (scene, flip), *_ = np.argwhere((latents[:, :, 1:] == clip[1:].numpy()).all((2, 3, 4, 5)))
         rest = np.array_equal(clip[0], at_rest[scene, flip, 0])
         assert rest or np.array_equal(clip[0], latents[scene, flip, 0])
