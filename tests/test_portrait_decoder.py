@@ -17,7 +17,12 @@ from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, warp
 from keyface_cli.training.loop import Trainer
 from keyface_cli.training.options import TrainOptions
-from keyface_cli.training.portrait_decoder import PortraitDecoderTraining, face_weights
+from keyface_cli.training.portrait_decoder import (
+    CRITIC_SHIFT,
+    PortraitDecoderTraining,
+    cut_mouth,
+    face_weights,
+)
 
 SMALL = (16, 16, 24)
 
@@ -120,3 +125,13 @@ def test_pairs_are_encoded_once_and_new_ones_join(pairs: Path, tmp_path: Path) -
     training.refresh()
     assert (pairs / "pairs-001" / "latents.npy").is_file()
     assert (pairs / "pairs-000" / "latents.npy").stat().st_mtime_ns == stored
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_critics_square_stays_in_the_picture(size: int) -> None:
+    rows = torch.arange(float(size)).view(1, 1, size, 1).expand(1, 3, size, size)
+    middle = cut_mouth(rows, 0, 0)
+    for shift in (-CRITIC_SHIFT, CRITIC_SHIFT):
+        moved = cut_mouth(rows, shift, shift)
+        assert moved.shape == middle.shape
+        assert torch.equal(moved, middle + shift * size / 256)

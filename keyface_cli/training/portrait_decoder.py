@@ -30,9 +30,10 @@ from keyface_cli.training.sampled import FILE as SAMPLED
 COMPONENT = "portrait_decoder"
 EDGE_WEIGHT = 1.5
 FACE_WEIGHT = 4.0  # of the pixels around mouth and eyes
-CRITIC_WEIGHT = 0.02
+CRITIC_WEIGHT = 0.01
 FEATURE_WEIGHT = 0.05  # of the distance between the critic's features of made and true pictures
 CRITIC_ROWS, CRITIC_COLUMNS = (0.52, 0.92), (0.25, 0.75)  # what it looks at: mouth and chin
+CRITIC_SHIFT = 16  # greatest shift of that square; a fixed one would leave its edges in the picture
 CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
 NOISE = 0.25  # greatest deviation of the noise on latents
 BACK = 0.3  # greatest share by which latents are drawn back to the portrait's
@@ -198,10 +199,18 @@ class PortraitDecoderTraining:
         loss = pixels + EDGE_WEIGHT * edges
         if trainer.update >= CRITIC_SHARE * self.options.updates:
             with trainer.compute.autocast():
-                values["critic"] = self._train_critic(target, made.detach())
-                seen = self.critic.features(_mouth(made))
+                shift = torch.randint(
+                    -CRITIC_SHIFT,
+                    CRITIC_SHIFT + 1,
+                    (2,),
+                    generator=trainer.generator,
+                    device=trainer.generator.device,
+                ).tolist()
+                true_mouth, made_mouth = cut_mouth(target, *shift), cut_mouth(made, *shift)
+                values["critic"] = self._train_critic(true_mouth, made_mouth.detach())
+                seen = self.critic.features(made_mouth)
                 with torch.no_grad():
-                    true = self.critic.features(_mouth(target))
+                    true = self.critic.features(true_mouth)
                 fooled = -self.critic.answer(seen[-1]).float().mean()
             distances = [
                 (a.float() - b.float()).abs().mean() for a, b in zip(seen, true, strict=True)
@@ -213,10 +222,10 @@ class PortraitDecoderTraining:
         return {"loss": loss} | values
 
     def _train_critic(self, true: Tensor, made: Tensor) -> Tensor:
-        """One step of the critic: hinge loss of true and made pictures."""
+        """One step of the critic: hinge loss of true and made mouths."""
         self.critic.requires_grad_(True)
-        loss = F.relu(1 - self.critic(_mouth(true)).float()).mean()
-        loss = loss + F.relu(1 + self.critic(_mouth(made)).float()).mean()
+        loss = F.relu(1 - self.critic(true).float()).mean()
+        loss = loss + F.relu(1 + self.critic(made).float()).mean()
         self.critic_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.critic_optimiser.step()
@@ -249,12 +258,12 @@ class Critic(nn.Module):
         return cast(Tensor, self.answer(self.features(pictures)[-1]))
 
 
-def _mouth(pictures: Tensor) -> Tensor:
-    """Cut out what the critic looks at."""
+def cut_mouth(pictures: Tensor, down: int, right: int) -> Tensor:
+    """Cut out what the critic looks at, shifted by pixels at 256 x 256."""
     h, w = pictures.shape[-2:]
     rows, columns = (
-        slice(round(a * side), round(b * side))
-        for (a, b), side in ((CRITIC_ROWS, h), (CRITIC_COLUMNS, w))
+        slice(round((a + shift / 256) * side), round((b + shift / 256) * side))
+        for (a, b), side, shift in ((CRITIC_ROWS, h, down), (CRITIC_COLUMNS, w, right))
     )
     return pictures[..., rows, columns]
 
