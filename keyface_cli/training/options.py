@@ -143,7 +143,13 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
         | {"drop_identity": 0.02, "drop_audio": 0.1, "from_rest": 0.5, "held_out": 4},
         # its guidance is autoguidance, where both networks have every condition
         "interpolation": _MINI_UNET
-        | {"lower_half": 2.0, "drop_identity": 0.0, "drop_audio": 0.0, "held_out": 4},
+        | {
+            "lower_half": 2.0,
+            "drop_identity": 0.0,
+            "drop_audio": 0.0,
+            "sampled_keyframes": 0.6,
+            "held_out": 4,
+        },
         "vae": {"updates": 8000, "batch_size": 4, "learning_rate": 4e-4, "warmup": 100},
         "decoder": _DECODER,
         "audio": {
