@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.commands import batch as batches
 from keyface_cli.errors import JobError
 from keyface_cli.jobs import make_video
-from keyface_cli.jobs.batch import jobs_of_folder, parse_choice, read_jobs
+from keyface_cli.jobs.batch import Row, jobs_of_folder, parse_choice, read_jobs
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.plan import Plan
 from keyface_cli.jobs.runner import ComputeOptions
@@ -198,6 +200,31 @@ def test_unexpected_failure_is_one_row(
     assert code == 1
     assert [line.split()[0] for line in out.splitlines()] == ["failed", "done", "done"]
     assert "RuntimeError: a line and another" in out
+
+
+def test_a_row_whose_worker_was_lost_may_be_made_already(
+    tmp_path: Path, tiny_checkpoint: Path, portrait_png: Path
+) -> None:
+    wav(tmp_path / "a.wav")
+    jobs = table(
+        tmp_path / "jobs.csv", "portrait,audio,output,crop", f"{portrait_png},a.wav,a.mp4,center"
+    )
+    compute = ComputeOptions(device="cpu", dtype="float32")
+    worker = batches.Worker(Checkpoint.open(tiny_checkpoint), compute, False, is_default=False)
+
+    def make(tried: bool, **changes: Any) -> Row:
+        (row,) = read_jobs(jobs, {}, None)
+        assert row.job is not None
+        return worker.make(replace(row, job=replace(row.job, **changes), tried=tried))
+
+    first = make(tried=False)
+    assert first.status == "done", first.error
+    again = make(tried=True)
+    assert (again.status, again.sha256) == ("done", first.sha256)
+    # another's file is not replaced, and not taken for the row's
+    for row in (make(tried=True, seed=7), make(tried=False)):
+        assert row.status == "failed"
+        assert "exists already" in row.error
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,9 +258,13 @@ class Worker:
         started = time.perf_counter()
         try:
             job, force = row.job, row.job.force
-            plan = make_plan(replace(job, force=force or self._skip_existing))
-            if self._skip_existing and is_made(plan, self._runner.checkpoint, force=force):
-                row.status = "skipped"
+            may_be_made = self._skip_existing or row.tried
+            plan = make_plan(replace(job, force=force or may_be_made))
+            made = may_be_made and is_made(plan, self._runner.checkpoint, force=force)
+            if row.tried and not made and not self._skip_existing:
+                plan = make_plan(job)  # what is there is another's
+            if made:
+                row.status = "done" if row.tried else "skipped"
             else:
                 console.say(f"{job.portrait} + {job.audio} -> {job.output}")
                 self._runner.run(plan, keep_sound=row.shares_sound)
@@ -331,6 +335,7 @@ def _on_cluster(
         lose,
         address=address,
         workers=processes if processes > 1 else None,
+        again=lambda row: replace(row, tried=True),
     )
     for row in made:
         queue.give(row)

@@ -31,7 +31,8 @@ class Row:
     """One line of a batch, and what became of it.
 
     `status` is "pending", "running", "done", "skipped", "failed" or "interrupted"; `seconds` how
-    long it took; `shares_sound` whether another row has the same part of the same recording.
+    long it took; `shares_sound` whether another row has the same part of the same recording;
+    `tried` whether a worker that was lost may have made it already.
     """
 
     row: int
@@ -43,6 +44,7 @@ class Row:
     output: str = ""
     sha256: str = ""
     shares_sound: bool = False
+    tried: bool = False
     portrait: str = field(init=False, default="")
     audio: str = field(init=False, default="")
 

@@ -42,6 +42,7 @@ def distribute(
     *,
     address: str,
     workers: int | None = None,
+    again: Callable[[Piece], Piece] = lambda piece: piece,
 ) -> Iterator[Piece]:
     """Have every piece made by the workers of a cluster, and yield them as they are finished.
 
@@ -53,6 +54,7 @@ def distribute(
         address: of the cluster as `ray.init` takes it ("auto" is the one of this machine), or
             `LOCAL`.
         workers: how many at once; None is one for each GPU, or without any for each machine.
+        again: what a piece is made from after its worker was lost, which may have finished it.
 
     Raises:
         DeviceError: Ray is not installed, there is no such cluster, or a worker cannot be set up.
@@ -63,7 +65,7 @@ def distribute(
         logger.info("cluster of %d machines: %d workers", len(ray.nodes()), count)
         kind = ray.remote(_Worker).options(scheduling_strategy="SPREAD", max_restarts=0, **needs)
         hire = partial(kind.remote, set_up)
-        yield from _run(ray, pieces, hire, next(iter(needs)), lose, count)
+        yield from _run(ray, pieces, hire, next(iter(needs)), lose, again, count)
     finally:
         ray.shutdown()
 
@@ -82,17 +84,18 @@ def _run(
     hire: Callable[[], Any],
     need: str,
     lose: Callable[[Piece], None],
+    again: Callable[[Piece], Piece],
     count: int,
 ) -> Iterator[Piece]:
-    again: deque[_Try[Piece]] = deque()
+    retries: deque[_Try[Piece]] = deque()
     running: dict[Any, tuple[Any, _Try[Piece]]] = {}
     idle: list[Any] = []
     left = True
-    while left or again or running:
+    while left or retries or running:
         # one more worker only where there is a place: after a loss there is one less
         while len(running) < count and (idle or not running or _free(ray, need)):
-            if again and again[0].not_before <= time.monotonic():
-                one = again.popleft()
+            if retries and retries[0].not_before <= time.monotonic():
+                one = retries.popleft()
             elif left:
                 piece = next(pieces, _END)
                 if piece is None or piece is _END:
@@ -103,7 +106,7 @@ def _run(
                 break
             worker = idle.pop() if idle else hire()
             running[worker.make.remote(one.piece)] = (worker, one)
-        if not left and not again:
+        if not left and not retries:
             while idle:  # a worker that still waits for a place gets this one's
                 ray.kill(idle.pop())
         if not running:  # what is left waits, for its lost worker to let go or for its turn
@@ -124,7 +127,7 @@ def _run(
                     lose(one.piece)
                     continue
                 logger.warning("a worker was lost; its piece is made again by another")
-                again.append(_Try(one.piece, one.number + 1, time.monotonic() + SETTLE_S))
+                retries.append(_Try(again(one.piece), one.number + 1, time.monotonic() + SETTLE_S))
             else:
                 idle.append(worker)
                 yield finished
