@@ -2,7 +2,7 @@
 
 Sampling leaves latents that no picture has: where a network cannot know, it shows the mean. A
 decoder that has seen them beside the true frames learns what they stand for, and an interpolation
-network that has seen keyframes as stage one leaves them follows the sound where those did not.
+network that has seen keyframes as stage one leaves them can learn not to lean on them alone.
 """
 
 from __future__ import annotations
