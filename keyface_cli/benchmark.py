@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build, encoder_names, needed_components
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig, SamplingConfig
+from keyface_cli.device import keep_freed_memory, resolve_device
 from keyface_cli.diffusion.guidance import keyframe_guidance
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.models.conditioning import Conditioning
@@ -196,9 +197,7 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
     Raises:
         KeyFaceError: of any kind that `KeyFacePipeline` raises.
     """
-    pipeline = KeyFacePipeline.load(
-        checkpoint, setting.device, setting.dtype, memory=setting.memory
-    )
+    pipeline = _load(checkpoint, setting)
     cuda = pipeline.device.type == "cuda"
     N, R = max(1, round(seconds * FPS)), pipeline.config.resolution
     draw = np.random.default_rng(0)
@@ -252,9 +251,7 @@ def make(
     Raises:
         KeyFaceError: of any kind that `KeyFacePipeline` raises.
     """
-    pipeline = KeyFacePipeline.load(
-        checkpoint, setting.device, setting.dtype, memory=setting.memory
-    )
+    pipeline = _load(checkpoint, setting)
     for preset in presets:
         chosen = vars(with_options(setting, preset=preset).options)
         yield preset, np.concatenate(list(pipeline(portrait, audio, **chosen)))
@@ -263,3 +260,11 @@ def make(
 def with_options(setting: Setting, **changes: Any) -> Setting:
     """Return a setting with other options, as another number of segments made together."""
     return replace(setting, options=replace(setting.options, **changes))
+
+
+def _load(checkpoint: Checkpoint, setting: Setting) -> KeyFacePipeline:
+    """Load a model as `animate` does."""
+    device = resolve_device(setting.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return KeyFacePipeline.load(checkpoint, device, setting.dtype, memory=setting.memory)

@@ -225,8 +225,11 @@ def load_pipeline(
     name = str(dtype).removeprefix("torch.")
     listener.say(f"model: {checkpoint.name}{note}, on {device} in {name}")
     with listener.waiting("loading the model"):
+        from keyface_cli.device import keep_freed_memory
         from keyface_cli.pipeline import KeyFacePipeline
 
+        if device.type == "cpu":
+            keep_freed_memory()
         pipeline = KeyFacePipeline.load(
             checkpoint,
             device,
