@@ -55,6 +55,13 @@ def test_warp_fetches_from_where_the_flow_says() -> None:
     assert torch.allclose(moved[..., 5:, :-3], shown[..., :-5, 3:], atol=1e-5)
 
 
+def test_warp_in_bfloat16_is_rounded_once() -> None:
+    shown = pictures(1).bfloat16()
+    flow = 0.1 * torch.rand(1, 2, 64, 64, generator=torch.Generator().manual_seed(1))
+    moved = warp(shown, flow)
+    assert torch.equal(moved, warp(shown.float(), flow).bfloat16())
+
+
 def test_one_portrait_serves_many_frames_and_each_frame_is_its_own(
     decoder: PortraitDecoder,
 ) -> None:

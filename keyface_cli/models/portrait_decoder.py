@@ -114,7 +114,8 @@ class PortraitDecoder(Network):
         up = F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         middle = self.up_block(F.gelu(self.up_middle(torch.cat([up, middle], 1))), moving)
         flow = _double(flow) + self.middle_flow(middle).float()
-        up = self.up_fine(F.interpolate(middle, scale_factor=2.0, mode="nearest"))
+        # a 1 x 1 convolution of repeated pixels is its answer repeated, at a fourth of the work
+        up = F.interpolate(self.up_fine(middle), scale_factor=2.0, mode="nearest")
         flow = _double(flow)
         brought = [
             warp(given, FLOW_SCALE * flow[:, :2]),
@@ -137,22 +138,27 @@ class PortraitDecoder(Network):
 def warp(pictures: Tensor, flow: Tensor) -> Tensor:
     """Fetch each pixel from where a flow says.
 
+    Places are float32: in bfloat16 those near an edge lie an eighth of a pixel apart.
+
     Args:
         pictures: (B, C, h, w).
         flow: (B, 2, h, w), right and down, in half pictures.
+
+    Returns:
+        Of the pictures' shape and dtype.
     """
     h, w = pictures.shape[-2:]
     x = (torch.arange(w, device=flow.device, dtype=flow.dtype) + 0.5) / w * 2 - 1
     y = (torch.arange(h, device=flow.device, dtype=flow.dtype) + 0.5) / h * 2 - 1
-    place = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1)
-    grid = place + flow.permute(0, 2, 3, 1)
-    return F.grid_sample(
-        pictures,
-        grid.to(pictures.dtype),
+    grid = torch.stack([x + flow[:, 0], y[:, None] + flow[:, 1]], -1)
+    fetched = F.grid_sample(
+        pictures.float(),
+        grid.float(),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
+    return fetched.to(pictures.dtype)
 
 
 def _pack(pictures: Tensor) -> Tensor:
