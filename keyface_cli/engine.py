@@ -334,16 +334,18 @@ class Run:
     def _decode(self, latents: Tensor, first_frame: int) -> Tensor:
         codec, decoder = self.engine.codec, self.engine.portrait_decoder
         R, low = self.engine.config.resolution, self.engine.residency.level == "low"
+        at_once = 1 if low else max(1, DECODE_PIXELS // R**2)
         pictures = []
-        for part in torch.split(latents, 1 if low else max(1, DECODE_PIXELS // R**2)):
+        # of one size, as far as that goes: a short last part hardly takes less time
+        for part in torch.tensor_split(latents, -(-len(latents) // at_once)):
             with self._in_half():
                 decoded = codec.decode(part)
             if decoder is not None:
                 moved = self._motion_of(range(first_frame, first_frame + len(part)))
                 decoded = decoder(decoded, self._portrait, moved)
             first_frame += len(part)
-            pictures.append(decoded)
-        return ((torch.cat(pictures) + 1) / 2).clamp(0, 1)
+            pictures.append(((decoded + 1) / 2).clamp_(0, 1))
+        return torch.cat(pictures)
 
     def _in_half(self) -> torch.autocast:
         """Compute in the UNets' number format what is kept in another; norms stay in float32."""
