@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +144,79 @@ def write_text(
     """Write a whole file of UTF-8 text, see `replacing`; names that are no text go through."""
     with replacing(path, error, hint) as part:
         part.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return rows below the names of their columns as CSV."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
+    return table.getvalue()
+
+
+def read_text(path: Path, error: type[KeyFaceError] = KeyFaceError) -> str:
+    """Return a file's text: UTF-8, or UTF-16 where a mark of byte order says so.
+
+    Raises:
+        error: it is missing, cannot be read or holds no text.
+    """
+    try:
+        data = path.read_bytes()
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise error(f"{path}: not UTF-8 text", "save it with UTF-8 encoding") from None
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: cannot be read: {reason}") from problem
+
+
+def read_rows(
+    path: Path, error: type[KeyFaceError] = KeyFaceError
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Read a CSV file.
+
+    Returns:
+        The names of its columns in lower case, and for each row that holds anything its place, as
+        FILE:LINE, and its cells by column, stripped; a cell that is missing is empty.
+
+    Raises:
+        error: see `read_text`.
+    """
+    reader = csv.DictReader(read_text(path, error).splitlines(), restval="")
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    rows = []
+    for row in reader:
+        cells = {name: cell.strip() for name, cell in row.items() if name}
+        if any(cells.values()):
+            rows.append((f"{path}:{reader.line_num}", cells))
+    return list(reader.fieldnames), rows
+
+
+def check_free(
+    path: Path,
+    error: type[KeyFaceError] = KeyFaceError,
+    *,
+    force: bool,
+    inputs: Iterable[Path] = (),
+) -> None:
+    """Refuse, before anything is computed, a file that must not or cannot be written.
+
+    Raises:
+        error: it is an input, is there without `force`, or its folder is not there.
+    """
+    # os.path says no to names that are too long, which a curve in one line may be
+    there = os.path.exists(path)
+    if any(there and os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
+        raise error(f"{path}: is an input, and would be replaced")
+    if os.path.isdir(path):
+        raise error(f"{path}: is a folder")
+    if os.path.lexists(path) and not force:
+        raise error(f"{path}: exists already", "choose another name, or --force to replace it")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise error(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

@@ -148,7 +148,7 @@ def test_features_are_never_written_over_something_else(
     assert (code, "--force" in err) == (1, True)
     recording = Path(shutil.copy(tone_wav, tmp_path / "mine.wav"))
     code, _, err = main("embed", recording, "-o", recording, "--force", "--model", tiny_checkpoint)
-    assert (code, "is the recording" in err) == (1, True)
+    assert (code, "is an input" in err) == (1, True)
     assert recording.read_bytes() == tone_wav.read_bytes()
     code, _, err = main("embed", tone_wav, "-o", tmp_path / "no" / "a", "--model", tiny_checkpoint)
     assert (code, "folder not found" in err) == (1, True)

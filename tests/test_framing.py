@@ -262,7 +262,7 @@ def test_crop_command_writes_what_the_model_sees(
     assert np.array_equal(np.asarray(Image.open(tmp_path / "seen.png")), np.asarray(expected))
     for options, message in (
         (("-o", tmp_path / "seen.png"), "exists already"),
-        (("-o", tmp_path / "group.png", "--force"), "is the portrait"),
+        (("-o", tmp_path / "group.png", "--force"), "is an input"),
         (("-o", tmp_path / "seen.mp4"), r"must end in \.png"),
         (("-o", tmp_path / "no" / "a.png"), "no such folder"),
         (("-o", tmp_path / "b.png", "--crop", "x"), "no such crop: x"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import PortraitError
-from keyface_cli.files import replacing
+from keyface_cli.files import check_free, replacing
 from keyface_cli.jobs.job import Job
 
 EXAMPLES = """\
@@ -39,12 +38,7 @@ def crop(
     """Write the square of a portrait that a model will see, as `animate` cuts it out."""
     if output.suffix.lower() not in FORMATS:
         raise PortraitError(f"{output}: the picture must end in {', '.join(FORMATS)}")
-    if output.exists() and portrait.exists() and output.samefile(portrait):
-        raise PortraitError(f"{output}: is the portrait, and would be replaced")
-    if os.path.lexists(output) and not force:
-        raise PortraitError(f"{output}: exists already", "use --force to replace it")
-    if not output.absolute().parent.is_dir():
-        raise PortraitError(f"{output.absolute().parent}: no such folder", "make it first")
+    check_free(output, PortraitError, force=force, inputs=[portrait])
     config = Checkpoint.open(resolve_model(model)).config
     from keyface_cli.media.framing import cut_out
     from keyface_cli.media.portrait import parse_colour, read_picture

@@ -11,7 +11,7 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.errors import FeaturesError
-from keyface_cli.files import file_hash
+from keyface_cli.files import check_free, file_hash
 from keyface_cli.jobs.job import Job
 
 EXAMPLES = """\
@@ -39,12 +39,7 @@ def embed(
     choices: dict[str, Any],
 ) -> None:
     """Write the audio features of a recording, for `animate --features`."""
-    if output.exists() and audio.exists() and output.samefile(audio):
-        raise FeaturesError(f"{output}: is the recording, and would be replaced")
-    if output.exists() and not force:
-        raise FeaturesError(f"{output}: exists already", "use --force to replace it")
-    if not output.absolute().parent.is_dir():
-        raise FeaturesError(f"folder not found: {output.absolute().parent}", "make it first")
+    check_free(output, FeaturesError, force=force, inputs=[audio])
     start, duration = choices["start"], choices["duration"]
     checkpoint = Checkpoint.open(resolve_model(model))
     from keyface_cli.media.audio import count_frames, store_waveform

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import re
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from keyface_cli.credentials.boxes import read_boxes
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg
+from keyface_cli.errors import VideoError
+from keyface_cli.media.ffmpeg import find_ffmpeg, read_tag
 from keyface_cli.version import __version__
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -27,14 +28,13 @@ DRAWN = "algorithmicMedia"  # by a program that was not trained
 MIXED = "compositeSynthetic"  # of several, one of which is synthetic
 
 _XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")  # in MP4
-_PNG_START, _PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the header's chunk
+_PNG_HEADER = 33  # bytes up to the end of the header's chunk
 _PNG_XMP = b"XML:com.adobe.xmp" + bytes(5)  # uncompressed, of no language
 _GIF_XMP, _GIF_END = b"\x21\xff\x0bXMP DataXMP", b"\x3b"
 # reads as the lengths of blocks from wherever a decoder that skips them lands
 _GIF_TRAILER = bytes((1, *range(255, -1, -1), 0))
 _WEBM_TAG = "DIGITAL_SOURCE_TYPE"
 _SAID = re.compile(rb"DigitalSourceType(?:=[\"']|>)[^\"'<]*/([A-Za-z]+)")
-_TIMEOUT_S = 60.0
 _LONGEST_XMP = 1 << 20  # bytes that are read of one
 
 
@@ -188,18 +188,13 @@ def _box_xmp(path: Path) -> bytes:
 
 
 def _png_xmp(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if file.read(len(_PNG_START)) != _PNG_START:
-            return b""
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            if kind == b"iTXt" and size <= _LONGEST_XMP:
-                data = file.read(size)
-                if data.startswith(_PNG_XMP):
-                    return data
-                size = 0
-            file.seek(size + 4, os.SEEK_CUR)
-    return b""
+    from PIL import Image, UnidentifiedImageError  # which a help should not load
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return str(picture.info.get("XML:com.adobe.xmp", "")).encode()
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+        return b""
 
 
 def _gif_xmp(path: Path) -> bytes:
@@ -215,13 +210,7 @@ def _gif_xmp(path: Path) -> bytes:
 
 
 def _webm_tag(path: Path) -> bytes:
-    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
-    command += ["-i", file_url(path), "-f", "ffmetadata", "pipe:1"]
-    try:
-        said = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
-        ).stdout
-    except subprocess.TimeoutExpired:
-        return b""
-    found = re.search(rf"^{_WEBM_TAG}=(.*)$".encode(), said, re.MULTILINE | re.IGNORECASE)
-    return b"DigitalSourceType>" + found[1] if found else b""
+    find_ffmpeg()  # without it nothing can be said
+    with suppress(VideoError):
+        return b"DigitalSourceType>" + read_tag(path, _WEBM_TAG).encode()
+    return b""

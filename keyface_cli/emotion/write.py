@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,9 @@ from keyface_cli.emotion.table import Style
 from keyface_cli.emotion.thin import thin
 from keyface_cli.emotion.track import EmotionTrack, Key
 from keyface_cli.errors import EmotionError
-from keyface_cli.files import replacing
+from keyface_cli.files import check_free, replacing
 
 MAX_LINE = 16_000  # characters: ffmpeg takes the metadata as one argument
-TIME_FORMATS = ("time", "clock", "frame", "timecode")
 
 
 def write_table(track: EmotionTrack, style: Style | None = None) -> str:
@@ -143,7 +140,7 @@ def format_number(value: float) -> str:
 
 
 def format_time(seconds: float, form: str) -> str:
-    """Return a time as one of TIME_FORMATS; frames and timecodes are the nearest frame."""
+    """Return a time as "time", "clock", "frame" or "timecode", the last two the nearest frame."""
     if form == "time":
         return format_number(seconds)
     if form == "clock":
@@ -178,25 +175,6 @@ def save_bytes(path: Path, content: bytes, *, force: bool) -> None:
     Raises:
         EmotionError: the file is there and `force` is not set, or cannot be written.
     """
-    check_free(path, force=force)
+    check_free(path, EmotionError, force=force)
     with replacing(path, EmotionError, shared=True) as part:
         part.write_bytes(content)
-
-
-def check_free(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse, before anything is computed, a file that must not or cannot be written.
-
-    Raises:
-        EmotionError: it is an input, is there without `force`, or its folder is not there.
-    """
-    # os.path says no to names that are too long, which a curve in one line may be
-    there = os.path.exists(path)
-    if any(there and os.path.exists(other) and os.path.samefile(path, other) for other in inputs):
-        raise EmotionError(f"{path}: is an input, and would be replaced")
-    if os.path.isdir(path):
-        raise EmotionError(f"{path}: is a folder")
-    if os.path.lexists(path) and not force:
-        raise EmotionError(f"{path}: exists already", "choose another name, or --force")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise EmotionError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")

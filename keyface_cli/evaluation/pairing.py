@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyface_cli.errors import VideoError
 from keyface_cli.evaluation.measures import Clip
+from keyface_cli.files import read_rows
 from keyface_cli.media.frames import AS_IT_IS, Conform, VideoInfo, list_videos, probe
 
 _SHOWN = 5  # names in a message
@@ -84,24 +84,14 @@ def read_pairs(path: Path) -> list[Pair]:
         VideoError: the file is missing or holds no pairs; or a row has no generated video, a name
             that no file could have, or the name of another clip.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VideoError(f"{path}: cannot be read: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    header = [(name or "").strip().lower() for name in reader.fieldnames or []]
+    header, rows = read_rows(path, VideoError)
     unknown = [name for name in header if name not in PAIR_COLUMNS]
     if "generated" not in header or unknown:
         what = f"unknown column {unknown[0]}" if unknown else "no column generated"
         raise VideoError(f"{path}: {what}", f"the columns are {', '.join(PAIR_COLUMNS)}")
-    reader.fieldnames = header
     pairs: list[Pair] = []
     named: dict[str, list[Pair]] = {}
-    for row in reader:
-        cells = {k: (v or "").strip() for k, v in row.items() if k}
-        if not any(cells.values()):
-            continue
-        place = f"{path}:{reader.line_num}"
+    for place, cells in rows:
         if not cells["generated"]:
             raise VideoError(f"{place}: no generated video")
         for column in ("method", "name"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.errors import JobError, KeyFaceError, VideoError
-from keyface_cli.files import file_hash, write_text
+from keyface_cli.files import csv_text, file_hash, read_text, write_text
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.jobs.plan import Plan, digest
 
@@ -183,12 +183,9 @@ class Report:
 
     def write(self) -> None:
         """Write the rows as they are now."""
-        table = io.StringIO()
-        writer = csv.DictWriter(table, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row.described() for row in self._rows)
+        table = csv_text(FIELDS, (row.described().values() for row in self._rows))
         lines = "".join(json.dumps(row.described()) + "\n" for row in self._rows)
-        for path, text in ((self.path, table.getvalue()), (self.lines_path, lines)):
+        for path, text in ((self.path, table), (self.lines_path, lines)):
             write_text(path, text, JobError, "--report names another file")
 
 
@@ -243,16 +240,7 @@ def parse_common(pairs: Iterable[str]) -> dict[str, str]:
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the stripped cells of each row that holds anything."""
-    try:
-        data = path.read_bytes()
-        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except FileNotFoundError:
-        raise JobError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: not UTF-8 text", "save it as CSV with UTF-8 encoding") from None
-    except (OSError, ValueError) as error:
-        raise JobError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    text = read_text(path, JobError)
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = next((mark for mark in "\t;" if mark in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)

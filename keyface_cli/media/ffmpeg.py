@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -13,6 +14,7 @@ from keyface_cli.errors import VideoError
 _PREFIX = re.compile(r"^(\[[^\]]*\] )+")  # "[aac @ 0x55e6] ", which means nothing to a user
 _NOISE = re.compile(r"Task finished with error|Terminating thread|Conversion failed")
 _SHOWN_LINES = 3
+_TIMEOUT_S = 60.0
 
 
 def find_ffmpeg() -> str:
@@ -36,6 +38,33 @@ def find_ffmpeg() -> str:
 def file_url(path: Path) -> str:
     """Return `path` so that ffmpeg takes it for a file, whatever characters it holds."""
     return f"file:{path}"
+
+
+def input_of(path: Path) -> list[str]:
+    """Return the program and its first arguments, which read a file and nothing else."""
+    protocols = ["-protocol_whitelist", "file,pipe"]
+    return [find_ffmpeg(), "-v", "error", "-nostdin", *protocols, "-i", file_url(path)]
+
+
+def read_tag(path: Path, name: str) -> str:
+    """Return one field of a file's metadata; "" where it has none.
+
+    Raises:
+        VideoError: the file cannot be read, or there is no ffmpeg.
+    """
+    command = [*input_of(path), "-f", "ffmetadata", "pipe:1"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise VideoError(f"{path}: could not be read in a minute") from None
+    if done.returncode != 0:
+        said = last_words(done.stderr.decode("utf-8", "replace"))
+        raise VideoError(f"{path}: not a video that can be read: {said}")
+    text = done.stdout.decode("utf-8", "replace")
+    found = re.search(rf"^{name}=(.*)$", text, re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
 
 def last_words(stderr: str) -> str:

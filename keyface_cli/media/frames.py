@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import VideoError
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media.ffmpeg import input_of, last_words
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _UNEVEN = 0.25  # of a frame: timestamps further from an even grid make the rate variable
@@ -177,11 +177,6 @@ def list_videos(folder: Path) -> dict[str, Path]:
     if not found:
         raise VideoError(f"{folder}: holds no videos", f"{', '.join(VIDEO_SUFFIXES)} are read")
     return found
-
-
-def input_of(path: Path) -> list[str]:
-    protocols = ["-protocol_whitelist", "file,pipe"]
-    return [find_ffmpeg(), "-v", "error", "-nostdin", *protocols, "-i", file_url(path)]
 
 
 def _check_file(path: Path) -> None:

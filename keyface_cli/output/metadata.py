@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keyface_cli.credentials.marks import Mark, write_mark
 from keyface_cli.errors import VideoError
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.media.ffmpeg import read_tag
 from keyface_cli.output.formats import Format
 
 SIDECAR = "keyface.json"  # in a folder of frames
 _GIF_END, _GIF_COMMENT = b"\x3b", b"\x21\xfe"
 _GIF_TAIL = 1 << 16  # bytes at its end, among which our comment is
-_TIMEOUT_S = 60.0
 
 
 def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any], mark: Mark) -> None:
@@ -66,7 +63,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             with Image.open(path) as picture:
                 text = str(picture.info.get("comment", ""))
         else:
-            text = _comment(path)
+            text = read_tag(path, "comment")
         found = json.loads(text)
     except (OSError, ValueError, UnicodeDecodeError):
         found = None
@@ -86,20 +83,3 @@ def _gif_comment(path: Path) -> str:
         text += data[position + 1 : position + 1 + size]
         position += 1 + size
     return text.decode("ascii")
-
-
-def _comment(path: Path) -> str:
-    command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"]
-    command += ["-i", file_url(path), "-f", "ffmetadata", "pipe:1"]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise VideoError(f"{path}: could not be read in a minute") from None
-    if done.returncode != 0:
-        said = last_words(done.stderr.decode("utf-8", "replace"))
-        raise VideoError(f"{path}: not a video that can be read: {said}")
-    text = done.stdout.decode("utf-8", "replace")
-    found = re.search(r"^comment=(.*)$", text, re.MULTILINE | re.IGNORECASE)
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""

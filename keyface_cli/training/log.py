@@ -11,7 +11,6 @@ The last are written where tensorboard is installed.
 from __future__ import annotations
 
 import csv
-import io
 import os
 import warnings
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keyface_cli.files import write_text
+from keyface_cli.files import csv_text, write_text
 
 
 class TrainingLog:
@@ -108,7 +107,7 @@ def _add_row(path: Path, row: Mapping[str, float]) -> None:
     with path.open("r+", newline="", encoding="utf-8") as file:
         if file.readline().strip() == ",".join(row):
             file.seek(0, os.SEEK_END)
-            csv.DictWriter(file, list(row)).writerows(rows)
+            csv.DictWriter(file, list(row), lineterminator="\n").writerows(rows)
             return
     header, before = _read(path)
     _write(path, list(dict.fromkeys([*header, *row])), [*before, *rows])
@@ -133,8 +132,4 @@ def _write(
 ) -> None:
     if not columns:
         return
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+    write_text(path, csv_text(columns, ([row.get(name, "") for name in columns] for row in rows)))

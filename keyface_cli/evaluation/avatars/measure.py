@@ -6,7 +6,6 @@ animates a portrait of each; a reader network then compares the generated face w
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.evaluation.avatars import face
 from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
+from keyface_cli.files import csv_text, write_text
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
 
@@ -339,10 +339,7 @@ def write_csv(path: Path, results: Sequence[ClipResult]) -> None:
         row: dict[str, Any] = asdict(result)
         truth = row.pop("of_truth")
         rows.append(row | {f"truth_{name}": value for name, value in truth.items()})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(path, csv_text(rows[0], (row.values() for row in rows)))
 
 
 def strip(frames: Frames, count: int = 8) -> Frames:

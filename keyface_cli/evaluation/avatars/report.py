@@ -23,6 +23,7 @@ from keyface_cli.evaluation.avatars.measure import (
 )
 from keyface_cli.evaluation.avatars.vocal import Recognition
 from keyface_cli.evaluation.avatars.voiceless import SoundResult
+from keyface_cli.files import csv_text, write_text
 from keyface_cli.plotting import new_figure
 
 SHEET_CLIPS, WORST = 12, 5
@@ -115,25 +116,20 @@ class Report:
         if self.folder is None:
             return
         write_csv(self.folder / "clips.csv", self.results)
-        (self.folder / "report.json").write_text(
-            json.dumps(self.to_dict(), indent=1), encoding="utf-8"
-        )
+        write_text(self.folder / "report.json", json.dumps(self.to_dict(), indent=1))
+        kinds = ("median", "mean", "low10")
         rows = [
-            f"{k},{v['median']:.4f},{v['mean']:.4f},{v['low10']:.4f},{v['n']}"
-            for k, v in self.summary().items()
+            [name, *(f"{figures[kind]:.4f}" for kind in kinds), figures["n"]]
+            for name, figures in self.summary().items()
         ]
-        (self.folder / "summary.csv").write_text(
-            "\n".join(["figure,median,mean,low10,n", *rows, ""]), encoding="utf-8"
-        )
+        write_text(self.folder / "summary.csv", csv_text(["figure", *kinds, "n"], rows))
         if self._sheet:
             Image.fromarray(np.concatenate(self._sheet)).save(self.folder / "sheet.png")
         _plot(self.folder / "spread.png", self.results)
         if self.recognitions:
             pairs = Counter((n.kind, n.generated) for n in self.recognitions)
-            lines = [f"{kind},{named},{count}" for (kind, named), count in sorted(pairs.items())]
-            (self.folder / "vocal.csv").write_text(
-                "\n".join(["kind,named,clips", *lines, ""]), encoding="utf-8"
-            )
+            named = [[*pair, count] for pair, count in sorted(pairs.items())]
+            write_text(self.folder / "vocal.csv", csv_text(["kind", "named", "clips"], named))
 
     def _worst(self) -> list[ClipResult]:
         """The clips to look at first."""

@@ -5,7 +5,6 @@ The scenes are those of `avatars.evaluate` with the same seed; no training has s
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from keyface_cli.avatars.scene import random_scene
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.credentials.marks import DRAWN, Mark
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE
-from keyface_cli.files import unwritable
+from keyface_cli.files import csv_text, unwritable, write_text
 from keyface_cli.output.formats import SoundTrack
 from keyface_cli.output.writer import VideoWriter
 
@@ -81,17 +80,14 @@ def _write_scene(
 
 
 def _write_jobs(path: Path, clips: int) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("portrait", "audio", "emotion", "crop", "output"))
-        for name in (f"{i:03d}" for i in range(clips)):
-            files = (f"portraits/{name}.png", f"sounds/{name}.wav", f"emotions/{name}.csv")
-            writer.writerow((*files, "none", f"{name}.mp4"))
+    names = [f"{i:03d}" for i in range(clips)]
+    rows = [
+        (f"portraits/{n}.png", f"sounds/{n}.wav", f"emotions/{n}.csv", "none", f"{n}.mp4")
+        for n in names
+    ]
+    write_text(path, csv_text(("portrait", "audio", "emotion", "crop", "output"), rows))
 
 
 def _write_curve(path: Path, emotion: NDArray[np.float32]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("time", "valence", "arousal"))
-        for frame, (valence, arousal) in enumerate(emotion):
-            writer.writerow((f"{frame / FPS:.2f}", f"{valence:.4f}", f"{arousal:.4f}"))
+    rows = [(f"{t / FPS:.2f}", f"{v:.4f}", f"{a:.4f}") for t, (v, a) in enumerate(emotion)]
+    write_text(path, csv_text(("time", "valence", "arousal"), rows))

@@ -7,7 +7,6 @@ shuffles does not.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.files import read_rows
 from keyface_cli.plotting import new_figure
 
 Numbers = NDArray[np.float64]
@@ -77,24 +77,19 @@ def read_votes(path: Path) -> list[Vote]:
     Raises:
         KeyFaceError: the file cannot be read, lacks a column or holds no votes.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFaceError(f"{path}: cannot be read: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    if not {"winner", "loser"} <= set(reader.fieldnames or []):
+    header, rows = read_rows(path)
+    if not {"winner", "loser"} <= set(header):
         raise KeyFaceError(f"{path}: needs the columns winner and loser")
     votes, inattentive = [], set()
-    for row in reader:
-        winner, loser = (row.get(k) or "" for k in ("winner", "loser"))
-        rater = row.get("rater") or ""
+    for place, row in rows:
+        winner, loser, rater = (row.get(name, "") for name in ("winner", "loser", "rater"))
         if row.get("check"):
             if row["check"] != winner:
                 inattentive.add(rater)
             continue
         if not winner or not loser or winner == loser:
-            raise KeyFaceError(f"{path}:{reader.line_num}: a vote needs a winner and another loser")
-        votes.append(Vote(winner, loser, rater, row.get("pair") or ""))
+            raise KeyFaceError(f"{place}: a vote needs a winner and another loser")
+        votes.append(Vote(winner, loser, rater, row.get("pair", "")))
     kept = [vote for vote in votes if vote.rater not in inattentive]
     if not kept:
         why = "all raters failed an attention check" if votes else "it holds no votes"
