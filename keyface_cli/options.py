@@ -30,6 +30,7 @@ class Option:
         metavar: the word for its value.
         shown: the default, in words, where the field's own says nothing.
         short: another name on the command line, as "-e".
+        off: what switches it off on the command line, as "--no-compile".
     """
 
     help: str
@@ -39,6 +40,7 @@ class Option:
     metavar: str | None = None
     shown: str | None = None
     short: str | None = None
+    off: str | None = None
 
 
 def option(default: Any, panel: str, help: str, **more: Any) -> Any:

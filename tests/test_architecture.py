@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "": {"api", "pipeline", "options", "version"},  # what is public, when it is asked for
     "training": {
         *("avatars", "emotion", "media", "checkpoints", "stages", "diffusion", "models"),
-        *("device", "files", "config", "errors"),
+        *("options", "device", "files", "config", "errors"),
     },
     "evaluation.networks": {"files", "media", "checkpoints", "errors"},
     "evaluation.measures": {"evaluation.networks", "media"},
@@ -76,8 +76,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation.study": {"files", "credentials", "media", "web", "plotting", "errors"},
     "evaluation": {
-        *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "media", "plotting"),
-        *("files", "config", "errors"),
+        *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "emotion", "media"),
+        *("plotting", "files", "config", "errors"),
     },
     "commands": {
         *("evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),

@@ -81,7 +81,7 @@ def test_table_and_report(main: Main, folders: Path, tmp_path: Path) -> None:
     facts = json.loads((report / "report.json").read_text())
     assert {one["metric"] for one in facts["absent"]} >= {"fid", "face-similarity"}
     assert facts["packages"]["torch"] != "not installed"
-    assert facts["settings"]["fid_resize"] == "antialias"
+    assert facts["settings"]["fvd_frames"] == 16
     assert "## Absent" in (report / "report.md").read_text()
     assert (report / "table.tex").read_text().startswith(r"\begin{tabular}{lc")
     rows_of_clips = list(csv.DictReader((report / "clips.csv").read_text().splitlines()))
@@ -126,11 +126,11 @@ def test_a_clip_against_itself(main: Main, folders: Path) -> None:
     ("more", "words"),
     [
         (["--metrics", "fidelity,beauty"], "unknown metric: beauty"),
-        (["--weights", "inception=absent.pth"], "file not found: absent.pth"),
+        (["--weights", "inception=absent.pt"], "file not found: absent.pt"),
         (["--weights", "resnet=x"], "not NAME=FILE of a known network: resnet=x"),
         (["--metrics", "fid"], "none of the metrics can be computed"),
         (["--reference", "absent"], "absent: no such folder"),
-        (["--published", "absent.csv"], "absent.csv: cannot be read"),
+        (["--published", "absent.csv"], "absent.csv: no such file"),
     ],
 )
 def test_bad_input_is_one_line(main: Main, folders: Path, more: list[str], words: str) -> None:
@@ -195,12 +195,12 @@ def test_weights_of_another_hash_are_refused(main: Main, folders: Path, tmp_path
     wrong.write_bytes(b"something else")
     code, _, err = main(*arguments(folders, "--metrics", "fid", "--weights", f"inception={wrong}"))
     assert code == 1
-    assert "is not Inception v3 of 2015-12-05, for FID: sha256" in err
+    assert "is not Inception v3 of 2015-12-05 as TorchScript, for FID: sha256" in err
     code, _, err = main(
         *arguments(folders, "--metrics", "fid", "--weights", f"inception={wrong}", "--any-weights")
     )
     assert code == 1
-    assert "not a checkpoint" in err
+    assert "not a TorchScript file" in err
 
 
 def test_a_damaged_clip_is_left_out_and_named(main: Main, folders: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def clip(path: Path, frames: int = 30) -> Clip:
 
 def test_set_figures_are_resampled_by_clip(folders: Path) -> None:
     clips = [clip(folders / "far" / f"{name}.mp4") for name in "ab"]
-    result = run_method("m", clips, [Count()], resamples=40)
+    result = run_method("m", clips, [Count()])
     means = [moving(seed=s).mean() for s in (0, 1)]
     assert result.overall["fid"] == pytest.approx(np.mean(means), abs=1)
     # two clips drawn twice: a half of the draws hold both, and the others one of them
@@ -344,7 +344,7 @@ def test_intervals_hold_the_true_mean_19_times_of_20() -> None:
     generator = np.random.default_rng(1)
     held = 0
     for _ in range(150):
-        low, high = bootstrap_mean(generator.normal(3, 1, 40), resamples=200)
+        low, high = bootstrap_mean(generator.normal(3, 1, 40))
         held += low <= 3 <= high
     assert 0.88 <= held / 150 <= 0.99
     assert all(math.isnan(x) for x in bootstrap_mean(np.ones(1)))

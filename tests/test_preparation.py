@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
+from keyface_cli.emotion.face_model import FaceModel
 from keyface_cli.errors import EmotionError, KeyFaceError, VideoError
 from keyface_cli.media.faces import Face
 from keyface_cli.media.framing import PUBLISHED, FaceFrame
 from keyface_cli.training import shards
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.preparation import checks, media, parts, prepare, tracking, writer
-from keyface_cli.training.preparation.affect import AffectReader
 
 Main = Callable[..., tuple[int, str, str]]
 AVATAR = Path(__file__).parent.parent / "examples" / "avatar.png"
@@ -380,20 +380,19 @@ def affect_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_affect_is_read_from_normalised_pictures(affect_model: Path, tmp_path: Path) -> None:
-    reader = AffectReader(affect_model)
-    grey = np.full((50, 40, 3), 124, np.uint8)
+    network = FaceModel(affect_model)
+    grey = np.full((224, 224, 3), 124, np.uint8)
     red = grey.copy()
     red[..., 0] = 255
-    found = reader.read([grey, red])
+    found = np.stack([network.read(grey), network.read(red)])
     expected = 0.5 * (np.array((124, 255)) / 255 - 0.485) / 0.229
-    np.testing.assert_allclose(found[:, 0], np.clip(expected, -1, 1), atol=1e-4)
-    np.testing.assert_allclose(found[:, 1], -0.5 * (124 / 255 - 0.406) / 0.225, atol=1e-4)
-    assert reader.read([]).shape == (0, 2)
+    np.testing.assert_allclose(found[:, 8], expected, atol=1e-3)
+    np.testing.assert_allclose(found[:, 9], -0.5 * (124 / 255 - 0.406) / 0.225, atol=1e-3)
     with pytest.raises(EmotionError, match="no such file"):
-        AffectReader(tmp_path / "none.onnx")
+        FaceModel(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(EmotionError, match="not EmotiEffLib's"):
-        AffectReader(tmp_path / "bad.onnx")
+        FaceModel(tmp_path / "bad.onnx")
 
 
 def test_the_command_prepares_and_counts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -127,37 +127,12 @@ def videos(
             rich_help_panel=_METRICS,
         ),
     ] = "mtcnn",
-    fid_resize: Annotated[
-        Literal["antialias", "tensorflow", "pytorch", "clean"],
-        typer.Option(
-            help="Resizing of FID: as torchmetrics 1.9, torch-fidelity, pytorch-fid or clean-fid.",
-            rich_help_panel=_METRICS,
-        ),
-    ] = "antialias",
     fvd_frames: Annotated[
         int, typer.Option(min=10, help="Frames of a window of FVD.", rich_help_panel=_METRICS)
     ] = 16,
     fvd_stride: Annotated[
         int, typer.Option(min=1, help="Frames from one to the next.", rich_help_panel=_METRICS)
     ] = 1,
-    segment: Annotated[
-        int,
-        typer.Option(
-            min=2, help="Frames between borders, where seams may be.", rich_help_panel=_METRICS
-        ),
-    ] = 13,
-    resamples: Annotated[
-        int, typer.Option(min=100, help="Of the bootstrap over clips.", rich_help_panel=_METRICS)
-    ] = 1000,
-    frechet_resamples: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Of that of FID and FVD; 0: no interval.", rich_help_panel=_METRICS
-        ),
-    ] = 20,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Random seed of both.", rich_help_panel=_METRICS)
-    ] = 0,
     published: Annotated[
         Path | None,
         typer.Option(
@@ -203,6 +178,7 @@ def videos(
         require_matplotlib()
     if output is not None and (output / "report.md").exists() and not force:
         raise KeyFaceError(f"{output}: holds a report already", "use --force to replace it")
+    from keyface_cli.device import resolve_device
     from keyface_cli.evaluation import registry, report, tables
     from keyface_cli.evaluation.networks.weights import parse_named, weights_folder
 
@@ -211,11 +187,9 @@ def videos(
         registry.choose_metrics(metrics or []),
         parse_named(weights or []),
         weights_folder(),
-        _device(device),
-        fid_resize,
+        str(resolve_device(device)),
         fvd_frames,
         fvd_stride,
-        segment,
         landmarks,
         not any_weights,
     )
@@ -227,9 +201,6 @@ def videos(
             reference_row=reference_row,
             tracks=output / "tracks" if output else None,
             published=published,
-            resamples=resamples,
-            frechet_resamples=frechet_resamples,
-            seed=seed,
             progress=lambda done, total: progress("measure", done, total),
         )
     for note in found.notes:
@@ -257,9 +228,7 @@ def scenes(
     clips: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 20,
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of each.")] = 3.0,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels of a side, even.")] = 256,
-    scenes_seed: Annotated[
-        int, typer.Option(min=1, help="Which scenes and heads; training uses none of them.")
-    ] = 1,
+    scenes_seed: options.ScenesSeedOption = 1,
 ) -> None:
     """Write held-out avatars as files: portraits, sounds, emotion curves and true videos.
 
@@ -295,9 +264,3 @@ def _list_pairs(
         raise typer.BadParameter("each method needs a name of its own, other than reference")
     folders = dict(zip(names, generated, strict=True))
     return pair_folders(folders, reference, emotions, common=common)
-
-
-def _device(choice: str) -> str:
-    from keyface_cli.device import resolve_device
-
-    return str(resolve_device(choice))

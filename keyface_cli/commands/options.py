@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,10 +93,10 @@ def said(name: str, one: Option) -> Any:
     """Return what Typer is to make of an option, under the name of a field."""
     low, high = one.limits or (None, None)
     return typer.Option(
-        flag(name),
+        f"{flag(name)}/{one.off}" if one.off else flag(name),
         *([one.short] if one.short else []),
         min=low,
-        max=high,
+        max=None if high == math.inf else high,
         metavar=one.metavar,
         help=one.help,
         show_default=one.shown or True,
@@ -106,7 +107,7 @@ def said(name: str, one: Option) -> Any:
 
 def _one_of(words: tuple[Any, ...]) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        if value not in words:
+        if value is not None and value not in words:
             raise typer.BadParameter(f"use {', '.join(map(str, words))}")
         return value
 
@@ -160,6 +161,17 @@ ModelOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+ScenesSeedOption = Annotated[
+    int, typer.Option(min=1, help="Which scenes and heads; training uses none of them.")
+]
+PhotographsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Photographs of faces too: faces.csv, landmarks.npz and the pictures; people 121 to "
+        "130 of the neutral set are held out from training.",
+    ),
+]
 ReaderOption = Annotated[
     Path | None,
     typer.Option(
@@ -198,6 +210,17 @@ MemoryOption = Annotated[
     typer.Option(
         help="What stays on the GPU: all networks, those of the running stage, or the running "
         "layers; auto is what fits, and where memory runs out the next lower one is taken.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|local",
+        help="Share the work out over a Ray cluster, whose machines see the same files under the "
+        "same paths: one worker for each GPU, without any for each machine; local: processes of "
+        "this machine.",
+        show_default=False,
         rich_help_panel=_MACHINE,
     ),
 ]

@@ -1,9 +1,4 @@
-"""Take the valence and arousal of a performance from its video, frame by frame.
-
-The network is EmotiEffLib's (Savchenko, 2023, "Facial expression recognition with adaptive frame
-rate based on multiple testing correction"), in ONNX: a face of 224 x 224 pixels, normalised as
-ImageNet is, becomes the scores of eight emotions, then valence and arousal.
-"""
+"""Take the valence and arousal of a performance from its video, frame by frame."""
 
 from __future__ import annotations
 
@@ -15,17 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.config import FPS
-from keyface_cli.emotion.speech_model import open_onnx, run_onnx
+from keyface_cli.emotion.face_model import SIDE, FaceModel
 from keyface_cli.emotion.thin import smooth
 from keyface_cli.errors import EmotionError
 from keyface_cli.media.faces import Face, find_faces
 from keyface_cli.media.frames import decode
 
-WHERE = "https://github.com/sb-ai-lab/EmotiEffLib, models/affectnet_emotions/onnx"
-SIDE = 224
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-_OUTPUTS = 10  # eight scores, valence, arousal
 _LOOK_EVERY = 5  # frames: faces are looked for so often, and moved to in between
 _WIDEST = 960  # pixels of a frame that is looked at
 _STEADY = 2.0  # looks over which a face's box is averaged
@@ -47,17 +37,17 @@ def read_performance(video: Path, model: Path) -> NDArray[np.float64]:
         EmotionError: the model cannot be used, or no face is ever seen.
         VideoError: there is no ffmpeg, or the video cannot be read.
     """
-    session = open_onnx(model, "EmotiEffLib's valence and arousal model")
+    network = FaceModel(model)
     values: list[tuple[float, float]] = []
     group: list[NDArray[np.uint8]] = []
     before: Box | None = None
     for frame in _frames(video):
         group.append(frame)
         if len(group) == _LOOK_EVERY:
-            before = _read_group(session, model, group, before, values)
+            before = _read_group(network, group, before, values)
             group = []
     if group:
-        _read_group(session, model, group, before, values)
+        _read_group(network, group, before, values)
     found = np.array(values).reshape(-1, 2)
     if not np.isfinite(found).any():
         raise EmotionError(f"{video}: no face is seen in {len(found)} frames")
@@ -76,8 +66,7 @@ def fill_and_smooth(track: NDArray[np.float64], seconds: float) -> NDArray[np.fl
 
 
 def _read_group(
-    session: object,
-    model: Path,
+    network: FaceModel,
     frames: list[NDArray[np.uint8]],
     before: Box | None,
     values: list[tuple[float, float]],
@@ -95,16 +84,8 @@ def _read_group(
     else:
         start = box
     for i, frame in enumerate(frames, start=1):
-        pixels = _prepare(frame, _mix(start, box, i / len(frames)))
-        outputs = run_onnx(session, model, pixels[None])
-        scores = next((o for o in outputs if o.shape == (1, _OUTPUTS)), None)
-        if scores is None:
-            shapes = ", ".join(str(list(output.shape)) for output in outputs)
-            raise EmotionError(
-                f"{model}: not EmotiEffLib's valence and arousal model: its outputs are {shapes}",
-                f"enet_b0_8_va_mtl.onnx gives (1, {_OUTPUTS}); it is at {WHERE}",
-            )
-        valence, arousal = scores[0, -2:].tolist()
+        face = _cut_out(frame, _mix(start, box, i / len(frames)))
+        valence, arousal = network.read(face)[-2:].tolist()
         values.append((valence, arousal))
     return box
 
@@ -120,15 +101,14 @@ def _mix(one: Box, other: Box, share: float) -> Box:
     return a, b, c, d
 
 
-def _prepare(frame: NDArray[np.uint8], box: Box) -> NDArray[np.float32]:
-    """Cut a face out and normalise it: (3, 224, 224)."""
+def _cut_out(frame: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """Cut a face out: (224, 224, 3)."""
     x, y, width, height = box
     edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     face = Image.fromarray(frame).resize(
         (SIDE, SIDE), Image.Resampling.BILINEAR, box=_inside(edges, frame.shape)
     )
-    pixels = (np.asarray(face, np.float32) / 255 - _MEAN) / _DEVIATION
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.asarray(face)
 
 
 def _inside(edges: Box, shape: tuple[int, ...]) -> Box:

@@ -148,6 +148,23 @@ class Measure(ABC):
         return Figures(reasons={column.key: reason for column in self.columns})
 
 
+class FrameMeasure(Measure):
+    """A metric of one column: the mean over frames of a value that `add` puts into `_track`."""
+
+    too_few: ClassVar[str] = "no frames"  # why a clip without any value is not scored
+
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+        self._track: list[float] = []
+
+    def end(self) -> Figures:
+        """Finish the clip."""
+        if not self._track:
+            return self.unscored(self.too_few)
+        key, track = self.columns[0].key, np.array(self._track)
+        return Figures({key: float(track.mean())}, tracks={key: track})
+
+
 class SetMeasure(Measure):
     """A metric of a whole set of clips, as FID; `end` says only what cannot be scored."""
 

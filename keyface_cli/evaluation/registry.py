@@ -9,7 +9,6 @@ from typing import Any
 
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.measures import Column, Measure
-from keyface_cli.evaluation.networks.inception import FidResize
 from keyface_cli.evaluation.networks.weights import BY_NAME, check_hash, find_weights, fingerprint
 
 FVD_FRAMES = 16
@@ -24,10 +23,8 @@ class Settings:
         weights: network -> file, as the user named them.
         folder: where the others are looked for.
         device: where to compute.
-        fid_resize: see `inception.RESIZES`.
         fvd_frames: in a window.
         fvd_stride: between them.
-        segment: frames from one segment border to the next.
         landmarks: "mtcnn", "files" or a FAN TorchScript file.
         check_hashes: refuse files that are not the published ones.
     """
@@ -36,10 +33,8 @@ class Settings:
     weights: Mapping[str, Path] = field(default_factory=dict)
     folder: Path = Path()
     device: str = "cpu"
-    fid_resize: FidResize = "antialias"
     fvd_frames: int = FVD_FRAMES
     fvd_stride: int = 1
-    segment: int = 13
     landmarks: str = "mtcnn"
     check_hashes: bool = True
 
@@ -65,7 +60,7 @@ class Entry:
 def _fid(s: Settings, w: dict[str, Path]) -> Measure:
     from keyface_cli.evaluation.metrics.distribution import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(w["inception"], s.fid_resize, s.device)
+    return FrechetInceptionDistance(w["inception"], s.device)
 
 
 def _fvd(s: Settings, w: dict[str, Path]) -> Measure:
@@ -109,9 +104,10 @@ def _motion(s: Settings, w: dict[str, Path]) -> Measure:
 
 
 def _emotion(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.affect import Affect, AffectReader
+    from keyface_cli.emotion.face_model import FaceModel
+    from keyface_cli.evaluation.metrics.affect import Affect
 
-    return Affect(AffectReader(w["emotion"]))
+    return Affect(FaceModel(w["emotion"]))
 
 
 def _face_similarity(s: Settings, w: dict[str, Path]) -> Measure:
@@ -137,7 +133,7 @@ def _unreferenced(name: str) -> Callable[[Settings, dict[str, Path]], Measure]:
             "sync": lipsync.LipSync,
             "flow": unreferenced.FlowSmoothness,
             "flicker": unreferenced.Flicker,
-            "seams": lambda: unreferenced.Seams(s.segment),
+            "seams": unreferenced.Seams,
             "drift": unreferenced.ColourDrift,
         }
         return makers[name]()

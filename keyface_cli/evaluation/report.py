@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from keyface_cli.evaluation.plots import (
     worst_clips,
 )
 from keyface_cli.evaluation.registry import Absent, Settings, all_columns, build_measures
-from keyface_cli.evaluation.runner import MethodResult, run_method
+from keyface_cli.evaluation.runner import SET_RESAMPLES, MethodResult, run_method
+from keyface_cli.evaluation.statistics import RESAMPLES
 from keyface_cli.files import unwritable, write_text
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "torchmetrics", "transformers")
@@ -49,9 +50,6 @@ class Evaluation:
         notes: what was done about differences, and what could not be read.
         networks: network -> file and hash.
         settings: as given.
-        resamples: of the bootstrap.
-        frechet_resamples: of that of whole sets.
-        seed: of both.
         table: the figures.
     """
 
@@ -61,10 +59,7 @@ class Evaluation:
     notes: list[str]
     networks: dict[str, Any]
     settings: Settings
-    resamples: int
-    frechet_resamples: int
-    seed: int
-    table: tables.Table = field(init=False)
+    table: tables.Table
 
     @property
     def failed(self) -> int:
@@ -80,9 +75,6 @@ def evaluate_videos(
     reference_row: bool = True,
     tracks: Path | None = None,
     published: Path | None = None,
-    resamples: int = 1000,
-    frechet_resamples: int = 20,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Measure the clips of all methods.
@@ -94,9 +86,6 @@ def evaluate_videos(
         reference_row: measure the true videos too, by the metrics that need no reference.
         tracks: folder for the values over time.
         published: CSV file with published figures.
-        resamples: of the bootstrap over clips.
-        frechet_resamples: of that of FID and FVD; 0 leaves their intervals out.
-        seed: of both.
         progress: told of frames done and in all.
 
     Raises:
@@ -123,14 +112,11 @@ def evaluate_videos(
     for method, group in clips.items():
         own = [m for m in measures if method != tables.REFERENCE or not m.needs_reference]
         place = tracks / method if tracks else None
-        results.append(run_method(method, group, own, place, advance, frechet_resamples, seed))
+        results.append(run_method(method, group, own, place, advance))
     progress(total, total)
     notes += [f"{r.name}/{name}: {why}" for r in results for name, why in r.failed.items()]
-    found = Evaluation(
-        results, columns, absent, notes, networks, settings, resamples, frechet_resamples, seed
-    )
-    found.table = tables.make_table(results, columns, rows, resamples, seed)
-    return found
+    table = tables.make_table(results, columns, rows)
+    return Evaluation(results, columns, absent, notes, networks, settings, table)
 
 
 def _make_clips(
@@ -164,12 +150,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
         "keyface": _version("keyface"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "settings": settings
-        | {
-            "resamples": found.resamples,
-            "frechet_resamples": found.frechet_resamples,
-            "seed": found.seed,
-        },
+        "settings": settings,
         "networks": found.networks,
         "absent": [asdict(one) for one in found.absent],
         "notes": found.notes,
@@ -202,8 +183,8 @@ def markdown_report(found: Evaluation, pictures: Sequence[str] = ()) -> str:
     """Return the report as Markdown: table, absent metrics, protocols, notes, pictures."""
     lines = ["# Evaluation", "", tables.markdown(found.table)]
     lines.append(
-        f"Means over clips with 95 % bootstrap intervals ({found.resamples} resamples); of FID and "
-        f"FVD normal intervals ({found.frechet_resamples} resamples). The row {tables.REFERENCE} "
+        f"Means over clips with 95 % bootstrap intervals ({RESAMPLES} resamples); of FID and "
+        f"FVD normal intervals ({SET_RESAMPLES} resamples). The row {tables.REFERENCE} "
         "is the true videos measured by themselves."
     )
     if found.absent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 from keyface_cli.errors import VideoError
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Frames, Measure, SetMeasure
 from keyface_cli.evaluation.networks.faces import FaceFinder
+from keyface_cli.files import csv_text, write_text
 from keyface_cli.media.frames import read_frames
 
+SET_RESAMPLES = 20  # of the bootstrap of whole sets, as FID
 BLOCK = 16  # frames that are decoded and measured together
 Progress = Callable[[int], None]  # told how many more frames are done
 
@@ -60,8 +61,6 @@ def run_method(
     measures: Sequence[Measure],
     tracks: Path | None = None,
     progress: Progress = lambda frames: None,
-    resamples: int = 0,
-    seed: int = 0,
 ) -> MethodResult:
     """Measure all clips of a method.
 
@@ -71,8 +70,6 @@ def run_method(
         measures: what an earlier method left in them is dropped.
         tracks: folder for one CSV file a clip with the values over time.
         progress: told of frames that are done.
-        resamples: of the bootstrap of set metrics; 0 leaves it out.
-        seed: of the bootstrap.
 
     Returns:
         The results; a clip that turns out to be damaged is in `failed`, and counts in no set.
@@ -105,7 +102,7 @@ def run_method(
     for measure in measures:
         if isinstance(measure, SetMeasure) and result.clips:
             result.overall |= measure.overall()
-            result.spread |= _spread(measure, len(result.clips), resamples, seed)
+            result.spread |= _spread(measure, len(result.clips))
         result.protocols[measure.name] = result.protocols.get(measure.name, {}) | {
             column.key: measure.protocol() for column in measure.columns
         }
@@ -164,13 +161,13 @@ def _blocks(clip: Clip) -> Iterator[tuple[Frames, Frames | None]]:
         reference.close()
 
 
-def _spread(measure: SetMeasure, clips: int, resamples: int, seed: int) -> dict[str, float]:
+def _spread(measure: SetMeasure, clips: int) -> dict[str, float]:
     """Return the standard deviation of a set's figures over resampled clips."""
-    if resamples < 2 or clips < 2:
+    if clips < 2:
         return {}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn: dict[str, list[float]] = {}
-    for _ in range(resamples):
+    for _ in range(SET_RESAMPLES):
         weights = np.bincount(generator.integers(0, clips, clips), minlength=clips)
         for key, value in measure.overall(weights.astype(np.float64)).items():
             drawn.setdefault(key, []).append(value)
@@ -184,11 +181,9 @@ def write_tracks(path: Path, fps: float, figures: Sequence[Figures]) -> None:
         columns |= one.tracks
     if not columns:
         return
+    rows = [
+        [f"{t / fps:.4f}", *(f"{v[t]:.6g}" if t < len(v) else "" for v in columns.values())]
+        for t in range(max(map(len, columns.values())))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    length = max(map(len, columns.values()))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["time", *columns])
-        for t in range(length):
-            cells = [f"{v[t]:.6g}" if t < len(v) else "" for v in columns.values()]
-            writer.writerow([f"{t / fps:.4f}", *cells])
+    write_text(path, csv_text(["time", *columns], rows))

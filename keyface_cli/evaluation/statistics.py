@@ -31,23 +31,19 @@ class Estimate:
     clips: int
 
 
-def bootstrap_mean(
-    values: NDArray[np.float64], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % percentile interval of a mean; NaN of fewer than two values."""
     if len(values) < 2:
         return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     means = [
-        values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)
+        values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
-def estimate(
-    result: MethodResult, column: Column, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate | None:
+def estimate(result: MethodResult, column: Column) -> Estimate | None:
     """Return a column's figure of a method; None where nothing was scored.
 
     Of a mean over clips the interval is of percentiles; of a whole set, as FID, it is normal
@@ -60,4 +56,4 @@ def estimate(
     values = np.array([c.values[column.key] for c in result.clips if column.key in c.values])
     if not len(values):
         return None
-    return Estimate(float(values.mean()), *bootstrap_mean(values, resamples, seed), len(values))
+    return Estimate(float(values.mean()), *bootstrap_mean(values), len(values))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from pathlib import Path
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.measures import Column
 from keyface_cli.evaluation.runner import MethodResult
-from keyface_cli.evaluation.statistics import RESAMPLES, Estimate, estimate
+from keyface_cli.evaluation.statistics import Estimate, estimate
+from keyface_cli.files import csv_text, read_rows
 
 REFERENCE = "reference"  # the row of the true videos, measured by themselves
 
@@ -61,13 +60,11 @@ def make_table(
     results: Sequence[MethodResult],
     columns: Sequence[Column],
     published: Sequence[Row] = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Table:
     """Return the table of what was measured, published rows last."""
     rows = []
     for result in results:
-        found = {column.key: estimate(result, column, resamples, seed) for column in columns}
+        found = {column.key: estimate(result, column) for column in columns}
         rows.append(Row(result.name, {key: value for key, value in found.items() if value}))
     rows += published
     used = [column for column in columns if any(column.key in row.cells for row in rows)]
@@ -80,29 +77,23 @@ def read_published(path: Path, columns: Sequence[Column]) -> list[Row]:
     Raises:
         KeyFaceError: the file cannot be read, or a column or a figure is none.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFaceError(f"{path}: cannot be read: {error}") from error
     names = {name.lower(): c.key for c in columns for name in (c.key, c.label)}
     rows = []
-    reader = csv.DictReader(text.splitlines())
-    for cells in reader:
+    for place, cells in read_rows(path)[1]:
         figures = {}
         for name, cell in cells.items():
-            if not name or name.strip().lower() == "method" or not (cell or "").strip():
+            if name == "method" or not cell:
                 continue
-            key = names.get(name.strip().lower())
+            key = names.get(name)
             if key is None:
                 known = ", ".join(c.key for c in columns)
                 raise KeyFaceError(f"{path}: unknown column: {name}", f"use method, {known}")
             try:
                 value = float(cell)
             except ValueError:
-                place = f"{path}:{reader.line_num}"
                 raise KeyFaceError(f"{place}: {name} is not a number: {cell}") from None
             figures[key] = Estimate(value, math.nan, math.nan, 0)
-        rows.append(Row((cells.get("method") or "?").strip(), figures, published=True))
+        rows.append(Row(cells.get("method") or "?", figures, published=True))
     return rows
 
 
@@ -143,10 +134,8 @@ def latex(table: Table) -> str:
 
 def table_csv(table: Table) -> str:
     """Return the table with a column each for figure, interval and number of clips."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     heads = [f"{c.key}{end}" for c in table.columns for end in ("", "_low", "_high", "_clips")]
-    writer.writerow(["method", "published", *heads])
+    rows = []
     for row in table.rows:
         cells: list[object] = [row.method, int(row.published)]
         for column in table.columns:
@@ -156,25 +145,22 @@ def table_csv(table: Table) -> str:
             else:
                 ends = ["" if math.isnan(x) else f"{x:.6g}" for x in (found.low, found.high)]
                 cells += [f"{found.value:.6g}", *ends, found.clips or ""]
-        writer.writerow(cells)
-    return out.getvalue()
+        rows.append(cells)
+    return csv_text(["method", "published", *heads], rows)
 
 
 def clips_csv(results: Sequence[MethodResult], columns: Sequence[Column]) -> str:
     """Return one row a clip and method; a figure that was not scored is empty, its reason last."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    rows: list[list[object]] = []
     keys = [c.key for c in columns if any(c.key in r.values for m in results for r in m.clips)]
-    writer.writerow(["method", "clip", "frames", "seconds", *keys, "not_scored"])
     for result in results:
         for clip in result.clips:
             cells = [f"{clip.values[key]:.6g}" if key in clip.values else "" for key in keys]
             why = "; ".join(f"{key}: {reason}" for key, reason in clip.reasons.items())
-            row = [result.name, clip.name, clip.frames, f"{clip.seconds:.2f}", *cells, why]
-            writer.writerow(row)
+            rows.append([result.name, clip.name, clip.frames, f"{clip.seconds:.2f}", *cells, why])
         for name, reason in result.failed.items():
-            writer.writerow([result.name, name, 0, "0.00", *[""] * len(keys), reason])
-    return out.getvalue()
+            rows.append([result.name, name, 0, "0.00", *[""] * len(keys), reason])
+    return csv_text(["method", "clip", "frames", "seconds", *keys, "not_scored"], rows)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keyface_cli.checkpoints.unpickle import read_tensors
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure
+from keyface_cli.evaluation.measures import Block, Column, FrameMeasure
 from keyface_cli.evaluation.metrics.fidelity import to_tensor
 from keyface_cli.evaluation.networks.loading import load_strictly
 
@@ -46,7 +45,7 @@ def prepare(frames: Tensor, side: int = SIDE) -> Tensor:
     return (x - mean) / deviation
 
 
-class AestheticQuality(Measure):
+class AestheticQuality(FrameMeasure):
     """Mean over all frames of a clip.
 
     Args:
@@ -84,18 +83,9 @@ class AestheticQuality(Measure):
             "input": f"bicubic to {self._side} without antialiasing, bytes, centre crop",
         }
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._track: list[float] = []
-
     @torch.inference_mode()
     def add(self, block: Block) -> None:
         """See the next frames."""
         pixels = prepare(to_tensor(block.generated, self._device), self._side)
         features = F.normalize(self._network(pixel_values=pixels).image_embeds.float(), dim=-1)
         self._track += (self._head(features)[:, 0] / 10).tolist()
-
-    def end(self) -> Figures:
-        """Finish the clip."""
-        track = np.array(self._track)
-        return Figures({"aesthetic": float(track.mean())}, tracks={"aesthetic": track})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,76 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.emotion import read_curve
-from keyface_cli.errors import KeyFaceError, WeightsError
+from keyface_cli.emotion.face_model import OUTPUTS, SIDE, FaceModel
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
 
 Track = NDArray[np.float64]
-CLASSES = (
-    *("anger", "contempt", "disgust", "fear"),
-    *("happiness", "neutral", "sadness", "surprise"),
-)
-SIDE = 224
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STILL = 1e-6  # variance below which a track has no direction to agree in
 AXES = ("valence", "arousal")
 
 
-class AffectReader:
-    """Class scores, valence and arousal of faces.
+def read_face(network: FaceModel, frame: Frames, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (10,): scores of eight classes, valence, arousal; NaN without a face.
 
     Args:
-        path: enet_b0_8_va_mtl.onnx.
-
-    Raises:
-        WeightsError: the file is missing, no ONNX, or another network.
+        network: the reader.
+        frame: (H, W, 3) RGB.
+        box: left, top, width, height.
     """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise WeightsError(f"file not found: {path}")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise KeyFaceError(
-                "the emotion metric needs onnxruntime", "pip install 'keyface[eval]'"
-            ) from error
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its errors are of many private classes
-            raise WeightsError(f"not an ONNX network: {path}", "fetch it again") from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        sides = inputs[0].shape[2:]
-        width = outputs[0].shape[-1]
-        if len(inputs) != 1 or any(isinstance(s, int) and s != SIDE for s in sides) or width != 10:
-            raise WeightsError(
-                f"{path}: is another network: {inputs[0].shape} to {outputs[0].shape}",
-                "expected: enet_b0_8_va_mtl.onnx, 224 x 224 pixels to 8 classes and 2 values",
-            )
-        self._input = inputs[0].name
-
-    def read(self, frame: Frames, box: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (10,): scores of CLASSES, valence, arousal; NaN without a face.
-
-        Args:
-            frame: (H, W, 3) RGB.
-            box: left, top, width, height.
-        """
-        if not np.isfinite(box).all():
-            return np.full(10, np.nan, np.float32)
-        pixels = prepare(frame, box)[None]
-        return np.asarray(self._session.run(None, {self._input: pixels})[0][0], np.float32)
-
-
-def prepare(frame: Frames, box: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut a face out and normalise it as ImageNet: (3, 224, 224)."""
+    if not np.isfinite(box).all():
+        return np.full(OUTPUTS, np.nan, np.float32)
     left, top = np.maximum(box[:2].astype(int), 0)
     right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
     face = frame[top : max(bottom, top + 1), left : max(right, left + 1)]
-    x = cv2.resize(face, (SIDE, SIDE)).astype(np.float32) / 255
-    x = (x - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)
-    return np.ascontiguousarray(x.transpose(2, 0, 1))
+    return network.read(np.asarray(cv2.resize(face, (SIDE, SIDE)), np.uint8))
 
 
 def concordance(a: Track, b: Track) -> float:
@@ -110,13 +61,13 @@ class Affect(Measure):
     """Valence and arousal against the curve that was asked for, else against the true video.
 
     Args:
-        reader: of the faces.
+        network: reads the faces.
     """
 
     name = "emotion"
 
-    def __init__(self, reader: AffectReader) -> None:
-        self._reader = reader
+    def __init__(self, network: FaceModel) -> None:
+        self._network = network
         kinds = (
             ("ccc", "CCC", "higher"),
             ("pearson", "r", "higher"),
@@ -147,10 +98,13 @@ class Affect(Measure):
     def add(self, block: Block) -> None:
         """See the next frames."""
         _, boxes = block.faces
-        self._seen += [self._reader.read(*x) for x in zip(block.generated, boxes, strict=True)]
+        self._seen += self._read(block.generated, boxes)
         if block.reference is not None:
             _, boxes = block.reference_faces
-            self._true += [self._reader.read(*x) for x in zip(block.reference, boxes, strict=True)]
+            self._true += self._read(block.reference, boxes)
+
+    def _read(self, frames: Frames, boxes: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [read_face(self._network, *pair) for pair in zip(frames, boxes, strict=True)]
 
     def end(self) -> Figures:
         """Finish the clip."""

@@ -7,134 +7,72 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, SetMeasure
 from keyface_cli.evaluation.metrics.fidelity import to_tensor
 from keyface_cli.evaluation.metrics.frechet import (
     RELIABLE_SAMPLES,
-    FeatureStatistics,
-    Gaussian,
     frechet_distance,
     gaussian_of,
 )
-from keyface_cli.evaluation.networks.inception import (
-    FEATURES,
-    RESIZES,
-    FidResize,
-    load_inception,
-    prepare,
-)
 from keyface_cli.evaluation.networks.loading import load_torchscript
 
+SIDE = 299  # pixels that Inception sees
 FVD_FRAMES = 16
 FVD_LEAST_FRAMES = 10  # the network's pools leave nothing of shorter clips
 
 
-class FeatureStore:
-    """Features of clips, float32 in memory: 82 MB for 10,000 frames of FID.
+def prepare(frames: Tensor) -> Tensor:
+    """Resize frames to 299 x 299 as torchmetrics 1.9 does, and scale them for the network.
 
     Args:
-        size: D, the width of a feature.
-    """
+        frames: uint8 (n, 3, H, W) RGB; bytes, because the field's numbers are of stored pictures.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._clips: list[NDArray[np.float32]] = []
-        self._blocks: list[NDArray[np.float32]] = []  # of the current clip
+    Returns:
+        float32 (n, 3, 299, 299) in about [-1, 1].
+    """
+    if frames.dtype != torch.uint8:
+        raise ValueError(f"FID is defined on bytes, not {frames.dtype}")
+    size = (SIDE, SIDE)
+    x = F.interpolate(frames.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    return (x - 128) / 128
+
+
+class FeatureStore:
+    """Features of clips, float32 in memory: 82 MB for 10,000 frames of FID."""
+
+    def __init__(self) -> None:
+        self.clips: list[NDArray[np.float32]] = []
+        self.current: list[NDArray[np.float32]] = []  # blocks (n, D) of the clip that was begun
 
     @property
     def counts(self) -> list[int]:
         """Features of each clip."""
-        return [len(features) for features in self._clips]
-
-    def append(self, features: NDArray[np.float32]) -> None:
-        """Keep features (n, D) of the current clip, which `close_clip` ends."""
-        self._blocks.append(np.asarray(features, np.float32))
+        return [len(features) for features in self.clips]
 
     def close_clip(self) -> None:
         """End the current clip."""
-        blocks = self._blocks or [np.empty((0, self.size), np.float32)]
-        self._clips.append(np.concatenate(blocks))
-        self._blocks = []
-
-    def drop_clip(self) -> None:
-        """Forget the features since the last clip ended."""
-        self._blocks = []
-
-    def gaussian(self, weights: NDArray[np.float64] | None = None) -> Gaussian:
-        """Return what the features are taken for, each clip counted `weights` times.
-
-        Raises:
-            ValueError: fewer than two features.
-        """
-        counted = np.ones(len(self._clips)) if weights is None else weights
-        if sum(self.counts) <= self.size:  # their own factor is smaller than a covariance
-            # a clip without any does not know the width yet
-            rows = [clip for clip in self._clips if len(clip)] or [
-                np.empty((0, self.size), np.float32)
-            ]
-            return gaussian_of(np.concatenate(rows), np.repeat(counted, self.counts))
-        statistics = FeatureStatistics(self.size)
-        for features, weight in zip(self._clips, counted.tolist(), strict=True):
-            statistics.add(features, weight)
-        return statistics.gaussian()
+        self.clips.append(
+            np.concatenate(self.current) if self.current else np.empty((0, 0), np.float32)
+        )
+        self.current = []
 
 
-class FrechetInceptionDistance(SetMeasure):
-    """FID of all frames against all true frames.
+class FrechetDistance(SetMeasure):
+    """The Frechet distance between the features of all clips and those of the true ones."""
 
-    Args:
-        weights: Inception v3 of 2015-12-05.
-        resize: which implementation's resizing.
-        device: where to compute.
-        batch: frames in one pass.
-    """
-
-    name = "fid"
     needs_reference = True
-    columns = (Column("fid", "FID", "lower", 2),)
-
-    def __init__(
-        self,
-        weights: Path,
-        resize: FidResize = "antialias",
-        device: str = "cpu",
-        batch: int = 16,
-    ) -> None:
-        self._network = load_inception(weights).to(device)
-        self._resize: FidResize = resize
-        self._device, self._batch = device, batch
-        self.restart()
 
     def restart(self) -> None:
         """Start another method."""
-        self._generated, self._reference = FeatureStore(FEATURES), FeatureStore(FEATURES)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the resizing and the number of frames."""
-        frames = sum(self._generated.counts)
-        few = f"fewer than {RELIABLE_SAMPLES} frames: the covariance is rank-deficient"
-        return {
-            "network": "Inception v3, 2015-12-05, 2048 features",
-            "resize": RESIZES[self._resize],
-            "input": "decoded bytes",
-            "frames": frames,
-            "reference_frames": sum(self._reference.counts),
-            **({"caution": few} if frames < RELIABLE_SAMPLES else {}),
-        }
+        self._generated, self._reference = FeatureStore(), FeatureStore()
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""
-        self._count = 0
-
-    def add(self, block: Block) -> None:
-        """See the next frames."""
-        assert block.reference is not None
-        self._generated.append(self.features(block.generated))
-        self._reference.append(self.features(block.reference))
-        self._count += len(block.generated)
 
     def end(self) -> Figures:
         """Finish the clip."""
@@ -144,12 +82,53 @@ class FrechetInceptionDistance(SetMeasure):
 
     def forget(self) -> None:
         """Drop the clip that was begun."""
-        self._generated.drop_clip()
-        self._reference.drop_clip()
+        self._generated.current, self._reference.current = [], []
 
     def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
-        """Return the distance, if there are two frames."""
-        return _distance("fid", self._generated, self._reference, weights)
+        """Return the distance, if there are two features."""
+        counted = None if weights is None else weights.tolist()
+        try:
+            sides = [gaussian_of(x.clips, counted) for x in (self._generated, self._reference)]
+        except ValueError:  # too few
+            return {}
+        return {self.name: frechet_distance(*sides)}
+
+
+class FrechetInceptionDistance(FrechetDistance):
+    """FID of all frames against all true frames.
+
+    Args:
+        weights: Inception v3 of 2015-12-05, the TorchScript file of StyleGAN2-ADA.
+        device: where to compute.
+        batch: frames in one pass.
+    """
+
+    name = "fid"
+    columns = (Column("fid", "FID", "lower", 2),)
+
+    def __init__(self, weights: Path, device: str = "cpu", batch: int = 16) -> None:
+        self._path, self._network = weights, load_torchscript(weights, device)
+        self._device, self._batch = device, batch
+        self.restart()
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the resizing and the number of frames."""
+        frames = sum(self._generated.counts)
+        few = f"fewer than {RELIABLE_SAMPLES} frames: the covariance is rank-deficient"
+        return {
+            "network": "Inception v3, 2015-12-05, 2048 features",
+            "resize": "bilinear with antialiasing, as torchmetrics 1.9",
+            "input": "decoded bytes",
+            "frames": frames,
+            "reference_frames": sum(self._reference.counts),
+            **({"caution": few} if frames < RELIABLE_SAMPLES else {}),
+        }
+
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+        assert block.reference is not None
+        self._generated.current.append(self.features(block.generated))
+        self._reference.current.append(self.features(block.reference))
 
     @torch.inference_mode()
     def features(self, frames: Frames) -> NDArray[np.float32]:
@@ -157,11 +136,20 @@ class FrechetInceptionDistance(SetMeasure):
         parts = []
         for start in range(0, len(frames), self._batch):
             pixels = to_tensor(frames[start : start + self._batch], self._device)
-            parts.append(self._network(prepare(pixels, self._resize)).float().cpu().numpy())
+            try:
+                # the file's own resizing has no antialiasing, so only what comes after it is asked
+                features = self._network.layers(prepare(pixels)).float().flatten(1)
+            except (AttributeError, RuntimeError) as error:
+                raise WeightsError(
+                    f"{self._path}: is not the Inception of StyleGAN2-ADA: "
+                    f"{str(error).splitlines()[-1]}",
+                    "its `layers` take (n, 3, 299, 299) and give 2048 features",
+                ) from error
+            parts.append(features.cpu().numpy())
         return np.concatenate(parts)
 
 
-class FrechetVideoDistance(SetMeasure):
+class FrechetVideoDistance(FrechetDistance):
     """FVD as StyleGAN-V computes it: I3D features of windows of consecutive frames.
 
     Args:
@@ -172,7 +160,6 @@ class FrechetVideoDistance(SetMeasure):
     """
 
     name = "fvd"
-    needs_reference = True
     columns = (Column("fvd", "FVD", "lower", 1),)
 
     def __init__(
@@ -183,12 +170,8 @@ class FrechetVideoDistance(SetMeasure):
         self._path = weights
         self._network = load_torchscript(weights, device)
         self._frames, self._stride, self._device = frames, stride, device
-        self.restart()
-
-    def restart(self) -> None:
-        """Start another method."""
-        self._generated, self._reference = FeatureStore(0), FeatureStore(0)
         self._size = (0, 0)
+        self.restart()
 
     def protocol(self) -> dict[str, Any]:
         """Return window, stride, resolution and the number of windows."""
@@ -205,7 +188,6 @@ class FrechetVideoDistance(SetMeasure):
         """Start a clip."""
         self._size = clip.size
         self._pending: tuple[list[Frames], list[Frames]] = ([], [])
-        self._count = 0
 
     def add(self, block: Block) -> None:
         """See the next frames."""
@@ -220,29 +202,16 @@ class FrechetVideoDistance(SetMeasure):
 
     def end(self) -> Figures:
         """Finish the clip."""
-        self._generated.close_clip()
-        self._reference.close_clip()
-        if not self._count:
+        super().end()
+        if not self._generated.counts[-1]:
             return self.unscored(f"shorter than {self._frames * self._stride} frames")
         return Figures()
-
-    def forget(self) -> None:
-        """Drop the clip that was begun."""
-        self._generated.drop_clip()
-        self._reference.drop_clip()
-
-    def overall(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
-        """Return the distance, if there are two windows."""
-        return _distance("fvd", self._generated, self._reference, weights)
 
     def _take_window(self) -> None:
         stores = (self._generated, self._reference)
         for frames, store in zip(self._pending, stores, strict=True):
-            features = self.features(np.stack(frames)[None])
-            store.size = features.shape[1]
-            store.append(features)
+            store.current.append(self.features(np.stack(frames)[None]))
         self._pending = ([], [])
-        self._count += 1
 
     @torch.inference_mode()
     def features(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -257,16 +226,3 @@ class FrechetVideoDistance(SetMeasure):
                 "it takes (B, 3, T, H, W), rescale, resize and return_features",
             ) from error
         return np.asarray(out.float().flatten(1).cpu().numpy())
-
-
-def _distance(
-    key: str,
-    generated: FeatureStore,
-    reference: FeatureStore,
-    weights: NDArray[np.float64] | None,
-) -> dict[str, float]:
-    try:
-        a, b = generated.gaussian(weights), reference.gaussian(weights)
-    except ValueError:  # too few
-        return {}
-    return {key: frechet_distance(a, b)}

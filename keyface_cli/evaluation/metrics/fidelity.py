@@ -11,7 +11,15 @@ from torch import Tensor
 
 from keyface_cli.checkpoints.lpips import load_lpips
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
+from keyface_cli.evaluation.measures import (
+    Block,
+    Clip,
+    Column,
+    Figures,
+    FrameMeasure,
+    Frames,
+    Measure,
+)
 from keyface_cli.models.lpips import Trunk
 
 LPIPS_LEAST = 32  # pixels of the shorter side
@@ -78,7 +86,7 @@ class Fidelity(Measure):
         return Figures(values, tracks=tracks)
 
 
-class PerceptualDistance(Measure):
+class PerceptualDistance(FrameMeasure):
     """LPIPS of one trunk.
 
     Args:
@@ -89,11 +97,12 @@ class PerceptualDistance(Measure):
 
     name: ClassVar[str] = "lpips"
     needs_reference = True
+    too_few = f"smaller than {LPIPS_LEAST} pixels"
 
     def __init__(self, trunk: Trunk, weights: Path, device: str = "cpu") -> None:
         label = "Alex" if trunk == "alex" else "VGG"
         self.columns = (Column(f"lpips_{trunk}", f"LPIPS {label}", "lower", 4),)
-        self._key, self._device = f"lpips_{trunk}", device
+        self._device = device
         self._network = load_lpips(trunk, weights).to(device)
 
     def protocol(self) -> dict[str, Any]:
@@ -105,15 +114,10 @@ class PerceptualDistance(Measure):
             "average": "over frames, then over clips",
         }
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._track: list[float] = []
-        self._small = min(clip.size) < LPIPS_LEAST
-
     @torch.inference_mode()
     def add(self, block: Block) -> None:
         """See the next frames."""
-        if self._small:
+        if min(block.generated.shape[1:3]) < LPIPS_LEAST:
             return
         assert block.reference is not None
         a, b = (
@@ -121,10 +125,3 @@ class PerceptualDistance(Measure):
             for x in (block.generated, block.reference)
         )
         self._track += self._network(a, b).tolist()
-
-    def end(self) -> Figures:
-        """Finish the clip."""
-        if self._small:
-            return self.unscored(f"smaller than {LPIPS_LEAST} pixels")
-        track = np.array(self._track)
-        return Figures({self._key: float(track.mean())}, tracks={self.columns[0].label: track})

@@ -8,6 +8,7 @@ digits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,57 +43,25 @@ class Gaussian:
         return float((self.factor**2).sum())
 
 
-def gaussian_of(features: NDArray[np.floating], weights: Matrix | None = None) -> Gaussian:
-    """Return the Gaussian of features (n, D), row i counted `weights[i]` times; best for n <= D.
+def gaussian_of(
+    clips: Sequence[NDArray[np.floating]], weights: Sequence[float] | None = None
+) -> Gaussian:
+    """Return the Gaussian of the features of clips, each (n, D), clip i counted `weights[i]` times.
 
     Raises:
         ValueError: fewer than two features.
     """
-    x = np.asarray(features, np.float64)
-    w = np.ones(len(x)) if weights is None else weights
-    count = float(w.sum())
+    counted = [1.0] * len(clips) if weights is None else weights
+    kept = [(w, x) for w, x in zip(counted, clips, strict=True) if len(x) and w]
+    count = float(sum(w * len(x) for w, x in kept))
     if count < 2:
         raise ValueError(f"{count:g} features have no covariance")
-    mean = w @ x / count
-    return Gaussian(mean, np.sqrt(w / (count - 1))[:, None] * (x - mean), count)
-
-
-class FeatureStatistics:
-    """Mean and covariance of features as they come, in memory that does not grow.
-
-    Args:
-        size: D, the width of a feature.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.count = 0.0
-        self._origin: Matrix | None = None  # subtracted, so that no digits cancel
-        self._sum = np.zeros(size)
-        self._outer = np.zeros((size, size))
-
-    def add(self, features: NDArray[np.floating], weight: float = 1.0) -> None:
-        """Add features (n, D), each `weight` times."""
-        if not len(features) or not weight:
-            return
-        x = np.asarray(features, np.float64)
-        if self._origin is None:
-            self._origin = x.mean(axis=0)
-        x = x - self._origin
-        self.count += weight * len(x)
-        self._sum += weight * x.sum(axis=0)
-        self._outer += weight * (x.T @ x)
-
-    def gaussian(self) -> Gaussian:
-        """Return what was seen.
-
-        Raises:
-            ValueError: fewer than two features.
-        """
-        if self.count < 2 or self._origin is None:
-            raise ValueError(f"{self.count:g} features have no covariance")
-        mean = self._sum / self.count
-        covariance = (self._outer - self.count * np.outer(mean, mean)) / (self.count - 1)
-        return Gaussian(self._origin + mean, _factor(covariance), self.count)
+    sums = [w * x.sum(axis=0, dtype=np.float64) for w, x in kept]
+    mean = np.sum(sums, axis=0) / count
+    rows = (np.sqrt(w / (count - 1)) * (x - mean) for w, x in kept)
+    if sum(len(x) for _, x in kept) <= len(mean):  # smaller than a factor of the covariance
+        return Gaussian(mean, np.concatenate(list(rows)), count)
+    return Gaussian(mean, _factor(np.asarray(sum(x.T @ x for x in rows))), count)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

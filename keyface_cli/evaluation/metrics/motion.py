@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from keyface_cli.errors import WeightsError
-from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Frames, Measure
+from keyface_cli.evaluation.measures import Column
 from keyface_cli.evaluation.metrics.fidelity import to_tensor
+from keyface_cli.evaluation.metrics.unreferenced import Interpolated, Picture
 from keyface_cli.evaluation.networks.loading import load_torchscript
 
 _DIVISOR = 16  # sides are padded to a multiple
 
 
-class MotionSmoothness(Measure):
+class MotionSmoothness(Interpolated):
     """(255 - mean |odd frame - its interpolation|) / 255.
 
     Args:
@@ -38,35 +38,15 @@ class MotionSmoothness(Measure):
         """Return the definition."""
         return {"definition": "VBench motion smoothness with AMT-S, full resolution"}
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._before: list[Frames] = []
-        self._errors: list[float] = []
-
-    def add(self, block: Block) -> None:
-        """See the next frames."""
-        for frame in block.generated:
-            self._before.append(frame)
-            if len(self._before) == 3:
-                a, b, c = self._before
-                middle = self._between(a, c)
-                self._errors.append(float(np.abs(middle.astype(int) - b).mean()))
-                self._before = [c]
-
-    def end(self) -> Figures:
-        """Finish the clip."""
-        if not self._errors:
-            return self.unscored("fewer than 3 frames")
-        return Figures({"motion_smoothness": (255 - float(np.mean(self._errors))) / 255})
-
     @torch.inference_mode()
-    def _between(self, a: Frames, c: Frames) -> Frames:
-        h, w = a.shape[:2]
+    def between(self, before: Picture, after: Picture) -> Picture:
+        """Return the network's picture, cut to bytes."""
+        h, w = before.shape[:2]
         down, right = -h % _DIVISOR, -w % _DIVISOR
         edges = (right // 2, right - right // 2, down // 2, down - down // 2)
         pair = [
             F.pad(to_tensor(x[None], self._device).float() / 255, edges, mode="replicate")
-            for x in (a, c)
+            for x in (before, after)
         ]
         try:
             out = self._network(*pair, torch.full((1, 1, 1, 1), 0.5, device=self._device))

@@ -8,16 +8,18 @@ flow      frames that are not where the optical flow between their neighbours pu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure
+from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, FrameMeasure, Measure
 from keyface_cli.evaluation.metrics.flow import DESCRIPTION, DenseFlow
 
 Gray = NDArray[np.float32]  # (H, W) luminance, 0 to 255
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 LEAST_S = 5.0  # of which a slope a minute is worth stating
 SEGMENT = 13  # frames from one keyframe to the next (`config.KEYFRAME_STEP`)
 
@@ -32,8 +34,10 @@ def gray_bytes(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-class _Neighbours(Measure):
-    """A measure of each frame of a clip and the two beside it."""
+class _Neighbours(FrameMeasure):
+    """A measure of each frame's luminance and that of the two beside it."""
+
+    too_few = "fewer than 3 frames"
 
     def of(self, before: Gray, frame: Gray, after: Gray) -> float:
         """Return the value of a frame."""
@@ -41,8 +45,8 @@ class _Neighbours(Measure):
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""
+        super().begin(clip)
         self._last: list[Gray] = []
-        self._track: list[float] = []
 
     def add(self, block: Block) -> None:
         """See the next frames."""
@@ -51,6 +55,35 @@ class _Neighbours(Measure):
             if len(self._last) == 3:
                 self._track.append(self.of(*self._last))
                 self._last.pop(0)
+
+
+class Interpolated(FrameMeasure):
+    """How near every second frame is to what its two neighbours predict; 1 is the same."""
+
+    too_few = "fewer than 3 frames"
+
+    def between(self, before: Picture, after: Picture) -> NDArray[Any]:
+        """Return what is predicted, (H, W, 3), 0 to 255."""
+        raise NotImplementedError
+
+    def begin(self, clip: Clip) -> None:
+        """Start a clip."""
+        super().begin(clip)
+        self._last: list[Picture] = []
+
+    def add(self, block: Block) -> None:
+        """See the next frames."""
+        for frame in block.generated:
+            self._last.append(frame)
+            if len(self._last) == 3:
+                before, middle, after = self._last
+                away = np.abs(self.between(before, after).astype(np.float32) - middle)
+                self._track.append(1 - float(away.mean()) / 255)
+                self._last = [after]
+
+    def end(self) -> Figures:
+        """Finish the clip."""
+        return replace(super().end(), tracks={})  # every second frame has none
 
 
 class Flicker(_Neighbours):
@@ -71,31 +104,17 @@ class Flicker(_Neighbours):
         outside = np.maximum(np.minimum(before, after) - frame, frame - np.maximum(before, after))
         return float(np.maximum(outside, 0).mean())
 
-    def end(self) -> Figures:
-        """Finish the clip."""
-        if not self._track:
-            return self.unscored("fewer than 3 frames")
-        track = np.array(self._track)
-        return Figures({"flicker": float(track.mean())}, tracks={"flicker": track})
-
 
 class Seams(_Neighbours):
-    """How much more the movement changes at segment borders than elsewhere; 1 is no seam.
-
-    Args:
-        segment: frames from one border to the next.
-    """
+    """How much more the movement changes at segment borders than elsewhere; 1 is no seam."""
 
     name = "seams"
     columns = (Column("seams", "Seams", "lower", 3),)
 
-    def __init__(self, segment: int = SEGMENT) -> None:
-        self.segment = segment
-
     def protocol(self) -> dict[str, Any]:
         """Return the definition."""
         what = "mean |f(t-1) - 2 f(t) + f(t+1)| of luminance at borders, divided by that elsewhere"
-        return {"definition": what, "segment": self.segment}
+        return {"definition": what, "segment": SEGMENT}
 
     def of(self, before: Gray, frame: Gray, after: Gray) -> float:
         """Return the mean change of the movement."""
@@ -104,9 +123,9 @@ class Seams(_Neighbours):
     def end(self) -> Figures:
         """Finish the clip."""
         change = np.array(self._track)  # of frames 1 to T - 2
-        border = (np.arange(len(change)) + 1) % self.segment == 0
+        border = (np.arange(len(change)) + 1) % SEGMENT == 0
         if not border.any() or border.all():
-            return self.unscored(f"shorter than two segments of {self.segment} frames")
+            return self.unscored(f"shorter than two segments of {SEGMENT} frames")
         elsewhere = float(change[~border].mean())
         if elsewhere == 0:
             return self.unscored("nothing moves")
@@ -151,7 +170,7 @@ class ColourDrift(Measure):
         return Figures({"colour_drift": slope}, tracks={"colour distance": distance})
 
 
-class FlowSmoothness(Measure):
+class FlowSmoothness(Interpolated):
     """How well each frame is predicted from its neighbours by optical flow; 1 is perfectly.
 
     It is VBench's motion smoothness with OpenCV's DIS flow in place of a trained interpolation
@@ -169,32 +188,12 @@ class FlowSmoothness(Measure):
         )
         return {"definition": what, "flow": DESCRIPTION}
 
-    def begin(self, clip: Clip) -> None:
-        """Start a clip."""
-        self._flow = DenseFlow()
-        self._before: list[NDArray[np.uint8]] = []
-        self._track: list[float] = []
-
-    def add(self, block: Block) -> None:
-        """See the next frames."""
-        for frame in block.generated:
-            self._before.append(frame)
-            if len(self._before) == 3:
-                self._track.append(self._error(*self._before))
-                self._before = self._before[2:]
-
-    def end(self) -> Figures:
-        """Finish the clip."""
-        if not self._track:
-            return self.unscored("fewer than 3 frames")
-        return Figures({"flow_smoothness": 1 - float(np.mean(self._track)) / 255})
-
-    def _error(self, a: NDArray[np.uint8], b: NDArray[np.uint8], c: NDArray[np.uint8]) -> float:
-        first, last = (gray_bytes(x) for x in (a, c))
-        onward = self._flow(first, last)
-        back = self._flow(last, first)
-        middle = (_warp(a, -0.5 * onward) + _warp(c, -0.5 * back)) / 2
-        return float(np.abs(middle - b).mean())
+    def between(self, before: Picture, after: Picture) -> NDArray[np.float32]:
+        """Return both neighbours warped half-way to each other, and their mean."""
+        flow, first, last = DenseFlow(), gray_bytes(before), gray_bytes(after)
+        onward, back = flow(first, last), flow(last, first)
+        pair = _warp(before, -0.5 * onward), _warp(after, -0.5 * back)
+        return np.asarray(sum(pair) / 2, np.float32)
 
 
 def _warp(frame: NDArray[np.uint8], offset: NDArray[np.float32]) -> NDArray[np.float32]:

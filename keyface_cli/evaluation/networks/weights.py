@@ -39,12 +39,12 @@ class MetricWeights:
 METRIC_WEIGHTS: tuple[MetricWeights, ...] = (
     MetricWeights(
         "inception",
-        "pt_inception-2015-12-05-6726825d.pth",
-        "Inception v3 of 2015-12-05, for FID",
+        "inception-2015-12-05.pt",
+        "Inception v3 of 2015-12-05 as TorchScript, for FID",
         "Apache-2.0",
-        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-        "pt_inception-2015-12-05-6726825d.pth",
-        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+        "inception-2015-12-05.pt",
+        "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     ),
     MetricWeights(
         "alex",

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.errors import VideoError
-from keyface_cli.media.frames import decode, input_of
-
-SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
+from keyface_cli.media.ffmpeg import input_of
+from keyface_cli.media.frames import VIDEO_SUFFIXES, decode
 
 
 def find_videos(places: list[Path]) -> list[Path]:
@@ -28,7 +27,7 @@ def find_videos(places: list[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            files = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+            files = (path for path in place.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
             found += sorted(path for path in files if path.is_file())
         elif place.is_file():
             found.append(place)
@@ -37,7 +36,7 @@ def find_videos(places: list[Path]) -> list[Path]:
     if not found:
         raise VideoError(
             f"no video in {', '.join(map(str, places))}",
-            f"it looks for {', '.join(sorted(SUFFIXES))}",
+            f"it looks for {', '.join(VIDEO_SUFFIXES)}",
         )
     return list(dict.fromkeys(found))
 

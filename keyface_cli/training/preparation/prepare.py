@@ -7,9 +7,7 @@ run that is killed loses one shard's work and is gone on with by the same comman
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,14 +24,14 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint, encoder_names
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME
 from keyface_cli.device import resolve_device
+from keyface_cli.emotion.face_model import SIDE, FaceModel
 from keyface_cli.errors import VideoError
-from keyface_cli.files import file_hash, write_text
+from keyface_cli.files import csv_text, file_hash, write_text
 from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
 from keyface_cli.training import shards
 from keyface_cli.training.preparation import checks, media, tracking
-from keyface_cli.training.preparation.affect import AffectReader
 from keyface_cli.training.preparation.writer import ShardWriter
 from keyface_cli.training.run import fingerprint
 
@@ -67,7 +65,7 @@ class Encoders:
 
     codec: LatentCodec
     audio: Mapping[str, nn.Module]
-    affect: AffectReader | None
+    affect: FaceModel | None
     frame: FaceFrame
     size: int
 
@@ -265,7 +263,10 @@ def _affect(batch: list[NDArray[np.uint8]], encoders: Encoders) -> NDArray[np.fl
     if encoders.affect is None:
         return np.zeros((len(batch), 2), np.float16)
     top, bottom, left, right = (round(edge * encoders.size) for edge in FACE)
-    return encoders.affect.read([p[top:bottom, left:right] for p in batch]).astype(np.float16)
+    size, crop = (SIDE, SIDE), (left, top, right, bottom)
+    faces = [Image.fromarray(p).crop(crop).resize(size, Image.Resampling.BILINEAR) for p in batch]
+    read = np.stack([encoders.affect.read(np.asarray(face))[-2:] for face in faces])
+    return np.clip(read, -1, 1).astype(np.float16)
 
 
 def _features(
@@ -297,7 +298,7 @@ def load_encoders(model: str | None, affect: Path | None, device: str) -> Encode
         WeightsError, EmotionError: a file is missing or damaged.
         DeviceError: there is no such device.
     """
-    reader = None if affect is None else AffectReader(affect)
+    reader = None if affect is None else FaceModel(affect)
     checkpoint = Checkpoint.open(resolve_model(model))
     config, place = checkpoint.config, resolve_device(device)
 
@@ -336,8 +337,5 @@ def facts_of(encoders: Encoders, limits: Limits) -> dict[str, Any]:
 
 
 def _write_report(path: Path, pieces: list[Piece]) -> None:
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["video", "start_s", "end_s", "outcome"])
-    writer.writeheader()
-    writer.writerows(asdict(piece) for piece in pieces)
-    write_text(path, table.getvalue())
+    columns = ("video", "start_s", "end_s", "outcome")
+    write_text(path, csv_text(columns, ([getattr(p, c) for c in columns] for p in pieces)))
