@@ -67,12 +67,11 @@ def test_template_has_a_row_where_speech_begins(main: Main, talk: Path) -> None:
     assert main("emotion", "new", talk, "--force")[0] == 0
 
 
-def test_template_at_a_spacing_for_a_german_spreadsheet(main: Main, talk: Path) -> None:
-    options = ("--every", 1.5, "--like", "Calm", "--separator", "semicolon", "--decimal", "comma")
+def test_template_at_a_spacing(main: Main, talk: Path) -> None:
+    options = ("--every", 1.5, "--like", "Calm")
     assert main("emotion", "new", talk, "-o", "c.csv", "--time", "time", *options)[0] == 0
-    rows = [line.split(";")[:2] for line in Path("c.csv").read_text().splitlines()[2:]]
-    assert rows == [["0", "calm"], ["1,5", "calm"], ["3", "calm"], ["4,5", "calm"]]
-    assert main("emotion", "new", talk, "-o", "d.csv", "--decimal", "comma")[0] == 2
+    rows = [line.split(",")[:2] for line in Path("c.csv").read_text().splitlines()[2:]]
+    assert rows == [["0", "calm"], ["1.5", "calm"], ["3", "calm"], ["4.5", "calm"]]
     assert main("emotion", "new", talk, "-o", "c.json", "--every", 3)[0] == 0
     assert json.loads(Path("c.json").read_text())[1] == {"time": "0:03", "emotion": "neutral"}
 
@@ -196,8 +195,8 @@ def test_convert_between_all_forms(
 
 def test_convert_keeps_notes_and_tells_of_rounding(main: Main, talk: Path) -> None:
     Path("a.csv").write_text("# mine\ntime;valence;arousal;note\n0,5;0;0;hello\n")
-    assert main("emotion", "convert", "a.csv", "--separator", "tab", "--decimal", "comma")[1] == (
-        "# mine\ntime\tvalence\tarousal\tnote\n0,5\t0\t0\thello\n"
+    assert main("emotion", "convert", "a.csv")[1] == (
+        "# mine\ntime,valence,arousal,note\n0.5,0,0,hello\n"
     )
     code, out, err = main("emotion", "convert", "a.csv", "--time", "frame")
     assert (code, out.splitlines()[2]) == (0, "12,0,0,hello")

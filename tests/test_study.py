@@ -329,12 +329,12 @@ def test_score_prints_table_and_plot(main: Main, tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     lines = [f"{'abcd'[w]},{'abcd'[x]},r{i % 7}" for i, (w, x) in enumerate(simulate(300, 5))]
     path.write_text("winner,loser,rater\n" + "\n".join(lines) + "\n")
-    code, out, _ = main("study", "score", path, "--plot", tmp_path / "p.png", "--resamples", "100")
+    code, out, _ = main("study", "score", path, "--plot", tmp_path / "p.png")
     assert code == 0
     assert "300 votes of 7 raters" in out
     assert out.splitlines()[2].startswith("| a | ")
     assert (tmp_path / "p.png").stat().st_size > 0
-    facts = json.loads(main("study", "score", path, "--json", "--resamples", "100")[1])
+    facts = json.loads(main("study", "score", path, "--json")[1])
     assert facts["methods"][0]["low"] < facts["methods"][0]["strength"]
     assert sum(map(sum, facts["wins"])) == 300
     assert main("study", "score", tmp_path / "none.csv")[0] == 1

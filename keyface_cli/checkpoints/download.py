@@ -217,12 +217,11 @@ def downloads_folder() -> Path:
     return home() / "downloads"
 
 
-def pull(revision: str | None, *, keep: bool, force: bool, report: Report) -> Path:
+def pull(revision: str | None, *, force: bool, report: Report) -> Path:
     """Fetch and convert the published model into the folder of installed models.
 
     Args:
         revision: of the model's own repository; None is its newest.
-        keep: leave the fetched files where they are when the model is made.
         force: make the model again where it is installed.
         report: told in a line what happens.
 
@@ -257,8 +256,7 @@ def pull(revision: str | None, *, keep: bool, force: bool, report: Report) -> Pa
     target.parent.mkdir(parents=True, exist_ok=True)
     licence = "; ".join(sorted({f"{file.role.repository}: {file.licence}" for file in found}))
     convert(sources, target, force=force, licence=licence, origins=origins(found), report=report)
-    if not keep:
-        shutil.rmtree(downloads, ignore_errors=True)
+    shutil.rmtree(downloads, ignore_errors=True)
     return target
 
 

@@ -47,16 +47,7 @@ def animate(
     vae_dtype: options.VaeDtypeOption = None,
     memory: options.MemoryOption = "auto",
     compile_networks: options.CompileOption = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS|local",
-            help="Let the machines of a Ray cluster make the frames, which see the same files "
-            "under the same paths: one worker for each GPU, without any for each machine.",
-            show_default=False,
-            rich_help_panel="Machine",
-        ),
-    ] = None,
+    cluster: options.ClusterOption = None,
     *,
     choices: dict[str, Any],
 ) -> None:

@@ -116,21 +116,11 @@ def batch(
             max=64,
             metavar="N",
             help="Work on so many rows at a time, each in a process with a GPU, or its share of "
-            "the CPU, of its own.",
+            "the CPU, of its own; with --cluster, by so many workers in all.",
             rich_help_panel="Machine",
         ),
     ] = 1,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS|local",
-            help="Share the rows out over a Ray cluster, whose machines see the same files under "
-            "the same paths: one worker for each GPU, without any for each machine, or --jobs in "
-            "all. local: over processes of this machine.",
-            show_default=False,
-            rich_help_panel="Machine",
-        ),
-    ] = None,
+    cluster: options.ClusterOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     vae_dtype: options.VaeDtypeOption = None,

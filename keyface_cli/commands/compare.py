@@ -32,10 +32,6 @@ def compare(
     columns: Annotated[
         int | None, typer.Option(min=1, help="Videos in a row.", show_default="all")
     ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option(min=32, max=4096, help="Of each picture.", show_default="the tallest's"),
-    ] = None,
     sound: Annotated[int, typer.Option(min=1, help="Whose sound is taken, counted from 1.")] = 1,
     force: options.ForceOption = False,
 ) -> None:
@@ -53,5 +49,5 @@ def compare(
     from keyface_cli.evaluation.study.sidebyside import compare as write
 
     with console.waiting("encoding"):
-        write(videos, labels, output, height=height, columns=columns, sound=sound - 1)
+        write(videos, labels, output, columns=columns, sound=sound - 1)
     typer.echo(output)

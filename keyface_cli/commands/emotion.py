@@ -12,8 +12,6 @@ from keyface_cli.commands import console, emotion_edit, emotion_preview, emotion
 from keyface_cli.commands.emotion_options import (
     AudioOption,
     CurveArgument,
-    DecimalOption,
-    SeparatorOption,
     TimeOption,
     frames_of,
     is_json,
@@ -23,6 +21,7 @@ from keyface_cli.commands.emotion_options import (
     sound_of,
     style_for,
 )
+from keyface_cli.files import check_free
 from keyface_cli.jobs.job import Job
 from keyface_cli.options import options_of
 
@@ -60,7 +59,6 @@ def names(
 
     if output is not None:
         from keyface_cli.emotion.plot import check_suffix, draw_names, save_figure
-        from keyface_cli.emotion.write import check_free
 
         check_suffix(output)
         check_free(output, force=force)
@@ -104,8 +102,6 @@ def new(
         ),
     ] = "neutral",
     time: TimeOption = "clock",
-    separator: SeparatorOption = None,
-    decimal: DecimalOption = "point",
     force: options.ForceOption = False,
 ) -> None:
     """Write a template for a recording: rows to fill in, with the loudness beside them."""
@@ -113,7 +109,7 @@ def new(
     from keyface_cli.emotion.names import find_name
     from keyface_cli.emotion.template import make_template
     from keyface_cli.emotion.voice import estimate
-    from keyface_cli.emotion.write import check_free, save_text, write_json, write_table
+    from keyface_cli.emotion.write import save_text, write_json, write_table
     from keyface_cli.media.audio import load_waveform
 
     target = output or Path(f"{audio.stem}.csv")
@@ -125,7 +121,7 @@ def new(
     if name is None:
         console.say("an estimate from the voice: arousal only, valence is left at 0")
     track = estimate(waveform) if name is None else None
-    style = style_for(target, time or "clock", separator, decimal)
+    style = style_for(target, time or "clock")
     track, style = make_template(waveform, name, every, track, style, audio.name)
     text = write_json(track, style.time) if is_json(target) else write_table(track, style)
     save_text(target, text, force=force)
@@ -181,7 +177,7 @@ def plot(
 ) -> None:
     """Draw a curve over the sound, with its values at the keyframes."""
     from keyface_cli.emotion import plot as drawing
-    from keyface_cli.emotion.write import check_free, to_record
+    from keyface_cli.emotion.write import to_record
 
     if output is None and not as_json:
         raise typer.BadParameter("name the picture to write: -o FILE.png", param_hint="--output")
@@ -222,18 +218,16 @@ def convert(
         ),
     ] = None,
     time: TimeOption = None,
-    separator: SeparatorOption = None,
-    decimal: DecimalOption = "point",
     audio: AudioOption = None,
     force: options.ForceOption = False,
 ) -> None:
     """Write a curve in another form: other times, JSON or one line."""
-    from keyface_cli.emotion.write import check_free, save_text, write_json, write_line, write_table
+    from keyface_cli.emotion.write import save_text, write_json, write_line, write_table
 
     if output is not None:
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
     track, style = read_styled_curve(curve, audio)
-    chosen = style_for(output, time or (style.time if style else "time"), separator, decimal, style)
+    chosen = style_for(output, time or (style.time if style else "time"), style)
     say_rounding(track, chosen.time)
     if form == "line":
         text = f"{write_line(track)}\n"

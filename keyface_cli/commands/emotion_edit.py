@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keyface_cli.commands import console, options
+from keyface_cli.files import check_free
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.options import flag, options_of
 
@@ -63,7 +64,6 @@ def edit(
     from keyface_cli.config import SAMPLE_RATE
     from keyface_cli.editor.lock import editing
     from keyface_cli.editor.page import Editor
-    from keyface_cli.emotion.write import check_free
     from keyface_cli.jobs.runner import ComputeOptions
     from keyface_cli.media.audio import load_waveform
 

@@ -37,15 +37,6 @@ TimeOption = Annotated[
         show_default="as in the curve, else seconds",
     ),
 ]
-SeparatorOption = Annotated[
-    Literal["comma", "semicolon", "tab"] | None,
-    typer.Option(help="Separator of columns.", show_default="comma; tab for FILE.tsv"),
-]
-DecimalOption = Annotated[
-    Literal["point", "comma"],
-    typer.Option(help="The decimal mark: comma for spreadsheets in German, French, ..."),
-]
-_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
 def read_curve(curve: str, waveform: NDArray[np.float32] | None) -> EmotionTrack:
@@ -73,26 +64,15 @@ def read_styled_curve(curve: str, audio: Path | None) -> tuple[EmotionTrack, Sty
 def style_for(
     output: Path | None,
     time: str,
-    separator: str | None = None,
-    decimal: str = "point",
     base: Style | None = None,
 ) -> Style:
-    """Return how to write a table: the options, then the file's name, then what was read.
-
-    Raises:
-        typer.BadParameter: a decimal comma between commas.
-    """
+    """Return how to write a table: as the option and the file's name say, else as it was read."""
     from dataclasses import replace
 
     from keyface_cli.emotion.table import Style
 
-    style = base or Style()
-    suffix = "" if output is None else output.suffix.lower()
-    mark = _SEPARATORS[separator] if separator else "\t" if suffix == ".tsv" else ","
-    point = "," if decimal == "comma" else "."
-    if point == mark:
-        raise typer.BadParameter("with a decimal comma, take --separator semicolon or tab")
-    return replace(style, time=time, separator=mark, decimal=point)
+    tabs = output is not None and output.suffix.lower() == ".tsv"
+    return replace(base or Style(), time=time, separator="\t" if tabs else ",", decimal=".")
 
 
 def say_rounding(track: EmotionTrack, time: str) -> None:

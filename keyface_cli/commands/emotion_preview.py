@@ -14,6 +14,7 @@ from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.commands.emotion_options import CurveArgument
 from keyface_cli.errors import VideoError
+from keyface_cli.files import check_free
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.plan import Plan, make_plan, read
 from keyface_cli.jobs.runner import ComputeOptions, Runner
@@ -61,7 +62,7 @@ def preview(
     choices: dict[str, Any],
 ) -> None:
     """Write the keyframes of a curve as a strip: what animate would show, sooner."""
-    from keyface_cli.emotion.write import check_free, to_record
+    from keyface_cli.emotion.write import to_record
 
     if quiet:
         console.set_quiet()

@@ -11,8 +11,10 @@ import typer
 
 from keyface_cli.commands import console, options
 from keyface_cli.commands.emotion_options import TimeOption, is_json, style_for
-from keyface_cli.files import replacing
+from keyface_cli.files import check_free, replacing
 from keyface_cli.options import GenerationOptions
+
+SMOOTHING_S = 0.25  # over which a film's valence and arousal are averaged
 
 
 def extract(
@@ -30,9 +32,6 @@ def extract(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Write what was read of every frame, too."),
     ] = None,
-    smoothing: Annotated[
-        float, typer.Option(min=0.0, max=10.0, help="Seconds that are averaged.")
-    ] = 0.25,
     tolerance: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="How far the keys may be off.")
     ] = 0.08,
@@ -44,7 +43,7 @@ def extract(
 
     from keyface_cli.emotion.film import fill_and_smooth, read_performance
     from keyface_cli.emotion.thin import every, thin
-    from keyface_cli.emotion.write import check_free, save_text, write_json, write_table
+    from keyface_cli.emotion.write import save_text, write_json, write_table
 
     targets = [output] if dense is None else [output, dense]
     for target in targets:
@@ -59,7 +58,7 @@ def extract(
     if dense is not None:
         table = write_table(every(times, fill_and_smooth(found, 0.0)), style_for(dense, "frame"))
         save_text(dense, table, force=force)
-    track = thin(times, fill_and_smooth(found, smoothing), tolerance)
+    track = thin(times, fill_and_smooth(found, SMOOTHING_S), tolerance)
     text = write_json(track, style.time) if is_json(output) else write_table(track, style)
     save_text(output, text, force=force)
     console.say(f"{len(track.keys)} keys of {len(found)} frames")
@@ -71,9 +70,7 @@ def measure(
     model: options.ModelOption = None,
     heads: Annotated[int, typer.Option(min=1, help="How many held-out avatars.")] = 8,
     seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="Length of each clip.")] = 4.0,
-    scenes_seed: Annotated[
-        int, typer.Option(min=1, help="Which sentences and heads; training uses none of them.")
-    ] = 1,
+    scenes_seed: options.ScenesSeedOption = 1,
     reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
@@ -92,7 +89,6 @@ def measure(
 
     Needs flite, espeak-ng and festival, which speak the held-out sentences.
     """
-    from keyface_cli.emotion.write import check_free
 
     if output is not None:
         check_free(output, force=force)

@@ -11,6 +11,7 @@ import typer
 
 from keyface_cli.commands import console, options
 from keyface_cli.errors import KeyFaceError
+from keyface_cli.files import check_free, read_text
 from keyface_cli.options import GenerationOptions
 from keyface_cli.plotting import require_matplotlib
 
@@ -39,16 +40,8 @@ def avatars(
         Literal["drawn", "photographs", "both"] | None,
         typer.Option(help="Whose.", show_default="drawn; both with --photographs"),
     ] = None,
-    photographs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Photographs, see dataset avatars; people 121 to 130 of its neutral set speak.",
-        ),
-    ] = None,
-    scenes_seed: Annotated[
-        int, typer.Option(min=1, help="Which scenes and heads; training uses none of them.")
-    ] = 1,
+    photographs: options.PhotographsOption = None,
+    scenes_seed: options.ScenesSeedOption = 1,
     sentences: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Sentences to say instead, one a line."),
@@ -204,10 +197,7 @@ def _lines(path: Path | None) -> tuple[str, ...]:
     """Read the sentences of a file, one a line."""
     if path is None:
         return ()
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFaceError(f"cannot read the sentences: {path}", "give a text file") from error
+    lines = (line.strip() for line in read_text(path).splitlines())
     sentences = tuple(line for line in lines if line)
     if not sentences:
         raise KeyFaceError(f"no sentence in {path}", "write one a line")
@@ -225,14 +215,7 @@ def reader(
             show_default="a file in keyface's data folder, which evaluate avatars looks for",
         ),
     ] = None,
-    photographs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Photographs to read too, see dataset avatars; people 121 to 130 of its neutral"
-            " set only check it.",
-        ),
-    ] = None,
+    photographs: options.PhotographsOption = None,
     heads: Annotated[
         int, typer.Option(min=2, help="Drawn heads to learn from; half as many photographs.")
     ] = 800,
@@ -249,9 +232,7 @@ def reader(
     from keyface_cli.evaluation.avatars.reader import make_reader, own_path, save
 
     output = output or own_path()
-    if output.exists() and not force:
-        raise KeyFaceError(f"{output}: exists already", "choose another name, or --force")
-
+    check_free(output, force=force)
     casts = None
     if photographs is not None:
         casts = (read_cast(photographs), read_cast(photographs, held_out=True))

@@ -103,23 +103,13 @@ def score(
     votes: Annotated[Path, typer.Argument(metavar="VOTES.csv", help="With winner and loser.")],
     k: Annotated[float, typer.Option(min=0.1, max=400.0, help="Elo points at stake.")] = 16.0,
     start: Annotated[float, typer.Option(help="Everybody's first Elo rating.")] = 1000.0,
-    shuffles: Annotated[int, typer.Option(min=1, help="Orders that Elo is averaged over.")] = 100,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of both.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the ratings.")] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Rate the methods: Elo, Bradley-Terry with 95 % intervals, win matrix, agreement."""
     from keyface_cli.evaluation.study import ratings
 
-    found = ratings.score(
-        ratings.read_votes(votes),
-        k=k,
-        start=start,
-        shuffles=shuffles,
-        resamples=resamples,
-        seed=seed,
-    )
+    found = ratings.score(ratings.read_votes(votes), k=k, start=start)
     if plot is not None:
         try:
             ratings.plot(found, plot)

@@ -123,9 +123,6 @@ def pull(
             show_default="the newest",
         ),
     ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the fetched files beside the model.")
-    ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Fetch and make an installed model again.")
     ] = False,
@@ -153,7 +150,7 @@ def pull(
     if dry_run:
         _list_files(revision, speed)
         return
-    folder = fetch(revision, keep=keep, force=force, report=console.say)
+    folder = fetch(revision, force=force, report=console.say)
     from keyface_cli.checkpoints.verify import check_codec
 
     checkpoint = Checkpoint.open(folder)

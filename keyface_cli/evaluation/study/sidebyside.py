@@ -26,7 +26,6 @@ def compare(
     labels: Sequence[str],
     output: Path,
     *,
-    height: int | None = None,
     columns: int | None = None,
     sound: int = 0,
 ) -> Path:
@@ -36,7 +35,6 @@ def compare(
         videos: two or more.
         labels: as many.
         output: .mp4; it appears when it is whole.
-        height: of each picture, in pixels; None is the tallest's.
         columns: pictures in a row; None is all.
         sound: whose sound is taken, by index; the first other with one where it has none.
 
@@ -44,7 +42,7 @@ def compare(
         VideoError: a file cannot be read or written.
     """
     found = [probe(path) for path in videos]
-    tall = height or max(info.size[1] for info in found)
+    tall = max(info.size[1] for info in found)
     tall += tall % 2
     width = max(_even(info.size[0] * tall / info.size[1]) for info in found)
     fps = max(info.fps for info in found)
