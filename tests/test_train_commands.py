@@ -13,7 +13,7 @@ from photographs import make_photographs
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.writing import write_manifest, write_tensors
-from keyface_cli.commands.train_display import TrainingDisplay
+from keyface_cli.commands import console
 from keyface_cli.commands.train_options import Asked, collect
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
@@ -191,13 +191,13 @@ def test_avatars_are_drawn_once(
 
 
 def test_progress_is_a_line_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with TrainingDisplay("keyframes") as display:
-        display(1, 100, {})
-        display(50, 100, {"loss": 0.5})
-        display(100, 100, {"loss": 0.25, "mse": 0.125})
+    with console.StageProgress() as progress:
+        progress("training keyframes", 1, 100)
+        progress("training keyframes", 50, 100, "loss 0.5")
+        progress("training keyframes", 100, 100, "loss 0.25  mse 0.125")
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("keyframes: 100/100")
+    assert lines[0].startswith("training keyframes: 100/100 updates")
     assert lines[0].endswith("loss 0.25  mse 0.125")
 
 

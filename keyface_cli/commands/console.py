@@ -6,6 +6,7 @@ rich is imported where it is used, and leaves out colour where `NO_COLOR` asks f
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ STAGES = {
     "interpolation": ("interpolation", "frames"),
     "decode": ("decoding", "frames"),
     "measure": ("measuring", "frames"),
+    "videos": ("preparing", "videos"),
 }
 _LINE_EVERY_S = 10.0  # between the plain lines of one stage
 
@@ -135,7 +137,7 @@ def set_up(*, verbose: bool, debug: bool) -> None:
 
 
 class StageProgress:
-    """Progress of a pipeline's stages: bars on a terminal, now and then a line elsewhere.
+    """Progress of stages: bars on a terminal, now and then a line elsewhere.
 
     A context manager; calling it is `options.Progress`.
     """
@@ -143,9 +145,8 @@ class StageProgress:
     def __init__(self) -> None:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, float] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
-        self._finished: set[str] = set()
 
     def __enter__(self) -> StageProgress:
         if stderr().is_terminal and not state.quiet:
@@ -157,38 +158,30 @@ class StageProgress:
         if self._bars is not None:
             self._bars.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` units of a stage are ready."""
-        if state.quiet:
-            return
+    def __call__(self, stage: str, done: int, total: int, text: str = "") -> None:
+        """Show that `done` of `total` units of a stage are ready, and a few words beside them."""
+        name, unit = STAGES.get(stage, (stage, "updates"))
         if self._bars is not None:
-            self._move_bar(self._bars, stage, done, total)
-        else:
-            self._write_line(stage, done, total)
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(name, total=total, unit=unit, text="")
+            self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
+        elif not state.quiet:
+            self._write_line(stage, f"{name}: {done}/{total} {unit}", (done, total), text)
 
-    def _move_bar(self, bars: Bars, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            name, unit = STAGES[stage]
-            self._tasks[stage] = bars.add_task(name, total=total, unit=unit)
-        bars.update(self._tasks[stage], completed=done, total=total)
-
-    def _write_line(self, stage: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        begun = self._begun.setdefault(stage, now)
+    def _write_line(self, stage: str, line: str, reached: tuple[int, int], text: str) -> None:
+        now, (done, total) = time.perf_counter(), reached
+        begun, first = self._begun.setdefault(stage, (now, done))
         last = self._said.setdefault(stage, now)
-        if stage in self._finished or (done < total and now - last < _LINE_EVERY_S):
+        if last == math.inf or (done < total and now - last < _LINE_EVERY_S):
             return
-        self._said[stage] = now
-        name, unit = STAGES[stage]
-        rate = done / (now - begun) if now > begun else 0.0
-        line = f"{name}: {done}/{total} {unit}"
+        self._said[stage] = now if done < total else math.inf  # it is finished
+        unit = line.rpartition(" ")[2]
+        rate = (done - first) / (now - begun) if now > begun else 0.0
         if rate:
-            line += f", {rate:.1f} {unit}/s"
+            line += f", {rate:.{1 if rate >= 1 else 3}f} {unit}/s"
         if done < total and rate:
             line += f", {(total - done) / rate:.0f} s left"
-        if done >= total:
-            self._finished.add(stage)
-        say(line)
+        say(f"{line}  {text}".rstrip())
 
 
 def _make_bars(console: Console) -> Bars:
@@ -216,6 +209,7 @@ def _make_bars(console: Console) -> Bars:
         MofNCompleteColumn(),
         SpeedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[text]}"),
         console=console,
         speed_estimate_period=300,  # seconds: a step of a large model may take half a minute
     )

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyface_cli.commands import console
+from keyface_cli.commands import console, options
 from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, DeviceError, KeyFaceError
 from keyface_cli.files import replacing
@@ -56,13 +56,7 @@ def avatars(
     pairs: Annotated[
         int, typer.Option(min=0, help="Heads to train the portrait decoder on.")
     ] = 2000,
-    photographs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Move photographs of faces too: faces.csv, landmarks.npz and the pictures.",
-        ),
-    ] = None,
+    photographs: options.PhotographsOption = None,
     photo_share: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Share of the heads that are these photographs."),
@@ -248,19 +242,9 @@ def prepare(
     longest: Annotated[
         float, typer.Option(min=7.0, help="Seconds of a clip; longer ones are divided.")
     ] = 30.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS|local",
-            help="Share the videos out over a Ray cluster, whose machines see the same files under "
-            "the same paths: one worker for each GPU, without any for each machine.",
-            show_default=False,
-        ),
-    ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the counts as one JSON object.")
-    ] = False,
+    device: options.DeviceOption = "auto",
+    cluster: options.ClusterOption = None,
+    json_output: options.JsonOption = False,
 ) -> None:
     """Cut talking videos into clips of one face, check them and encode them for training.
 
@@ -290,7 +274,8 @@ def prepare(
     with console.waiting("loading the model"):
         encoders = load_encoders(model, emotion_model, device if cluster is None else "cpu")
         made_with = facts_of(encoders, limits)
-    with VideosDisplay() as display:
+    with console.StageProgress() as progress:
+        display = partial(progress, "videos")
         if cluster is None:
             pieces = prepare(files, folder, encoders, limits, made_with, display)
         else:
@@ -312,28 +297,3 @@ def _lose(part: Part) -> None:
         f"every worker that tried {part.video} was lost",
         "see the memory it needs; the same command resumes with what is finished",
     )
-
-
-class VideosDisplay:
-    """Shows which video is being prepared; calling it is `preparation.prepare.Report`."""
-
-    def __init__(self) -> None:
-        self._status: Any = None
-
-    def __enter__(self) -> VideosDisplay:
-        if console.stderr().is_terminal and not console.state.quiet:
-            self._status = console.stderr().status("")
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        """Say that `done` of `total` videos are ready, and which is next."""
-        text = f"video {done + 1} of {total}: {name}" if name else f"{total} videos are ready"
-        if self._status is not None:
-            self._status.update(text)
-        else:
-            console.say(text)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from keyface_cli.commands import console
-from keyface_cli.commands.train_display import TrainingDisplay
+from keyface_cli.commands.options import DeviceOption
 from keyface_cli.commands.train_nsv import nsv
 from keyface_cli.commands.train_options import (
     NETWORK,
     Asked,
     DataOption,
-    DeviceOption,
     ForceOption,
     RunOption,
     ThreadsOption,
@@ -38,7 +39,7 @@ accelerate launch --num_processes 4 -m keyface_cli train interpolation --data da
 """,
 )
 
-
+SHOWN = 4  # numbers beside a bar
 _UNET = (
     *("start_from", *NETWORK, "accumulate", "freeze_temporal", "perceptual_weights"),
     *("compile", "checkpointing"),
@@ -74,25 +75,15 @@ def _train_unet(stage: str, table: str, asked: Asked) -> None:
     config = _config(asked.run, start, asked.preset)
     stored = stage == "guide" or asked.resume
     train, options = collect(table, asked, config, stored=stored)
-    with TrainingDisplay(stage) as display:
+    with _training(asked, stage) as how:
         try:
             train_unet(
-                stage,
-                config,
-                asked.data,
-                asked.run,
-                train,
-                options,
-                resume=asked.resume,
-                force=asked.force,
-                start_from=start,
-                report=display,
+                stage, config, asked.data, asked.run, train, options, start_from=start, **how
             )
         except FileNotFoundError as error:
             raise KeyFaceError(
                 str(error), "make it with keyface dataset, then keyface train encode"
             ) from error
-    _echo(asked.run)
 
 
 @app.command()
@@ -112,18 +103,8 @@ def vae(
     pools = sorted(asked.data.glob("pictures*.npy"))
     if not pools:
         raise KeyFaceError(f"no pictures in {asked.data}", "make them with keyface dataset avatars")
-    with TrainingDisplay("vae") as display:
-        train_vae(
-            config,
-            pools,
-            asked.run,
-            train,
-            resume=asked.resume,
-            force=asked.force,
-            freeze_encoder=not train_encoder,
-            report=display,
-        )
-    _echo(asked.run)
+    with _training(asked, "vae") as how:
+        train_vae(config, pools, asked.run, train, freeze_encoder=not train_encoder, **how)
 
 
 @app.command()
@@ -137,17 +118,8 @@ def decoder(asked: Asked) -> None:
     train, _ = collect("decoder", asked, config, stored=asked.resume)
     from keyface_cli.training.portrait_decoder import train_portrait_decoder
 
-    with TrainingDisplay("decoder") as display:
-        train_portrait_decoder(
-            asked.data,
-            config,
-            asked.run,
-            train,
-            resume=asked.resume,
-            force=asked.force,
-            report=display,
-        )
-    _echo(asked.run)
+    with _training(asked, "decoder") as how:
+        train_portrait_decoder(asked.data, config, asked.run, train, **how)
 
 
 @app.command()
@@ -167,20 +139,9 @@ def audio(
     train, _ = collect("audio", asked, config, stored=asked.resume, name=encoder)
     from keyface_cli.training.audio import train_audio
 
-    with TrainingDisplay(encoder) as display:
-        shards = _scenes(asked.data, "waveforms.npy")
-        train_audio(
-            encoder,
-            config,
-            shards,
-            asked.run,
-            train,
-            resume=asked.resume,
-            force=asked.force,
-            start_from=start,
-            report=display,
-        )
-    _echo(asked.run)
+    shards = _scenes(asked.data, "waveforms.npy")
+    with _training(asked, encoder) as how:
+        train_audio(encoder, config, shards, asked.run, train, start_from=start, **how)
 
 
 @app.command()
@@ -192,12 +153,9 @@ def reader(asked: Asked) -> None:
     from keyface_cli.training.options import TrainOptions, choose
 
     options = choose(TrainOptions, RECIPE, asked.given)
-    with TrainingDisplay("reader") as display:
-        shards = _scenes(asked.data, "latents_runs.npy")
-        train_reader(
-            shards, asked.run, options, resume=asked.resume, force=asked.force, report=display
-        )
-    _echo(asked.run / FILE)
+    shards = _scenes(asked.data, "latents_runs.npy")
+    with _training(asked, "reader", FILE) as how:
+        train_reader(shards, asked.run, options, **how)
 
 
 @app.command()
@@ -212,7 +170,7 @@ def encode(
             "all frames for the portrait decoder.",
         ),
     ] = False,
-    device: DeviceOption = None,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Encode avatars with the run's VAE and audio encoders, for the UNets."""
@@ -223,7 +181,7 @@ def encode(
     from keyface_cli.training.clips import encode_shard, encoded_shards
     from keyface_cli.training.run import load_trained
 
-    place = resolve_device(device or "auto")
+    place = resolve_device(device)
     vae: Any = load_trained(run, "vae", config).to(place)
     codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     names = dict.fromkeys((*config.keyframe_encoders, *config.interpolation_encoders))
@@ -306,6 +264,19 @@ def _begin(asked: Asked, name: str) -> None:
     if not asked.resume and not asked.force:
         refuse_trained(asked.run, name)
     _set_threads(asked.threads)
+
+
+@contextmanager
+def _training(asked: Asked, name: str, file: str = "") -> Iterator[dict[str, Any]]:
+    """Give what every training is told: how it begins, and who hears of it; print the result."""
+    with console.StageProgress() as progress:
+
+        def report(update: int, total: int, values: Mapping[str, float]) -> None:
+            shown = [f"{key} {value:.4g}" for key, value in values.items()]
+            progress(f"training {name}", update, total, "  ".join(shown[:SHOWN]))
+
+        yield {"resume": asked.resume, "force": asked.force, "report": report}
+    _echo(asked.run / file)
 
 
 def _scenes(data: Path, holding: str) -> list[Path]:

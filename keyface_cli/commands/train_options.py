@@ -5,26 +5,34 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from keyface_cli.commands.options import Command, extended
+from keyface_cli.commands.options import Command, extended, said
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError
-
-if TYPE_CHECKING:
-    from keyface_cli.training.options import DiffusionOptions, TrainOptions, Value
-
-_WHERE, _HOW, _MACHINE = "Run", "Recipe", "Machine"
+from keyface_cli.training.options import (
+    FIELDS,
+    MACHINE,
+    OPTIONS,
+    RECIPE,
+    RECIPES,
+    RUN,
+    DiffusionOptions,
+    TrainOptions,
+    Value,
+    choose,
+    parse,
+    read_toml,
+    write_toml,
+)
 
 DataOption = Annotated[
     Path,
-    typer.Option(
-        metavar="DIR", help="Training data, from keyface dataset.", rich_help_panel=_WHERE
-    ),
+    typer.Option(metavar="DIR", help="Training data, from keyface dataset.", rich_help_panel=RUN),
 ]
 RunOption = Annotated[
     Path,
@@ -33,7 +41,7 @@ RunOption = Annotated[
         "-o",
         metavar="RUN",
         help="The run: a model folder that the stages fill.",
-        rich_help_panel=_WHERE,
+        rich_help_panel=RUN,
     ),
 ]
 PresetOption = Annotated[
@@ -41,7 +49,7 @@ PresetOption = Annotated[
     typer.Option(
         help="The architecture: keyface, mini or tiny.",
         show_default="the run's, else that of --from, else mini",
-        rich_help_panel=_WHERE,
+        rich_help_panel=RUN,
     ),
 ]
 FromOption = Annotated[
@@ -52,7 +60,7 @@ FromOption = Annotated[
         help="Start from a model (a folder or a name), or from another network of the run, such "
         "as keyframe_unet.",
         show_default="random weights",
-        rich_help_panel=_WHERE,
+        rich_help_panel=RUN,
     ),
 ]
 ResumeOption = Annotated[
@@ -60,7 +68,7 @@ ResumeOption = Annotated[
     typer.Option(
         "--resume",
         help="Continue exactly where the run stopped, with its options.",
-        rich_help_panel=_WHERE,
+        rich_help_panel=RUN,
     ),
 ]
 ForceOption = Annotated[
@@ -69,7 +77,7 @@ ForceOption = Annotated[
         "--force",
         "-f",
         help="Replace what is there.",
-        rich_help_panel=_WHERE,
+        rich_help_panel=RUN,
     ),
 ]
 RecipeOption = Annotated[
@@ -77,7 +85,7 @@ RecipeOption = Annotated[
     typer.Option(
         help="Where options begin: paper or mini.",
         show_default="paper for the published architecture, else mini",
-        rich_help_panel=_HOW,
+        rich_help_panel=RECIPE,
     ),
 ]
 FileOption = Annotated[
@@ -86,94 +94,37 @@ FileOption = Annotated[
         "--options",
         metavar="FILE.toml",
         help="Options, a table for each network; a run's own are in RUN/options.",
-        rich_help_panel=_HOW,
+        rich_help_panel=RECIPE,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any option of such a file.", rich_help_panel=_HOW
+        "--set", metavar="NAME=VALUE", help="Any option of such a file.", rich_help_panel=RECIPE
     ),
 ]
 
 
-def _number(*names: str, help: str, panel: str = _HOW, **bounds: Any) -> Any:
-    return typer.Option(
-        *names, help=help, show_default="the recipe's", rich_help_panel=panel, **bounds
-    )
-
-
-UpdatesOption = Annotated[int | None, _number(help="Updates in all.", min=1)]
-MinutesOption = Annotated[float | None, _number(help="Stop and save after this time.", min=0)]
-BatchOption = Annotated[
-    int | None, _number("--batch-size", help="Examples that each process takes at once.", min=1)
-]
-AccumulateOption = Annotated[int | None, _number(help="Batches in an update.", min=1)]
-RateOption = Annotated[
-    float | None, _number("--learning-rate", help="At its peak.", min=1e-9, max=1.0)
-]
-SeedOption = Annotated[int | None, _number(help="Of weights, order and noise.", min=0)]
-PrecisionOption = Annotated[
-    str | None, _number(help="float32, bfloat16 or float16.", panel=_MACHINE)
-]
-DeviceOption = Annotated[str | None, _number(help="auto, cpu, cuda, cuda:N, mps.", panel=_MACHINE)]
-CompileOption = Annotated[
-    bool | None, typer.Option("--compile", help="Compile the network.", rich_help_panel=_MACHINE)
-]
-CheckpointingOption = Annotated[
-    bool | None,
-    _number(
-        "--checkpointing/--no-checkpointing",
-        help="Less memory, a third more time: activations are computed twice.",
-        panel=_MACHINE,
-    ),
-]
-LayersOption = Annotated[
-    bool | None,
-    _number("--freeze-temporal/--all-layers", help="Leave the layers along time as they are."),
-]
-PerceptualOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--perceptual",
-        metavar="FILE",
-        help="Weights of the perceptual loss: VGG16 of ImageNet, for LPIPS.",
-        rich_help_panel=_HOW,
-    ),
-]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel=_MACHINE),
+    typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel=MACHINE),
 ]
 
 
-# what every training takes; and what some take besides, with the defaults of the help
-_EVERY = {
+# what a training takes besides the fields of `TrainOptions` and `DiffusionOptions`
+_RUN = {
     "data": DataOption,
     "run": RunOption,
     "resume": ResumeOption,
-    "updates": UpdatesOption,
-    "minutes": MinutesOption,
-    "batch_size": BatchOption,
-    "seed": SeedOption,
-    "device": DeviceOption,
     "threads": ThreadsOption,
-}
-_MORE = {
     "force": ForceOption,
     "start_from": FromOption,
     "preset": PresetOption,
     "recipe": RecipeOption,
     "file": FileOption,
     "chosen": SetOption,
-    "accumulate": AccumulateOption,
-    "learning_rate": RateOption,
-    "freeze_temporal": LayersOption,
-    "perceptual_weights": PerceptualOption,
-    "precision": PrecisionOption,
-    "compile": CompileOption,
-    "checkpointing": CheckpointingOption,
 }
+_EVERY = ("data", "run", "resume", "updates", "minutes", "batch_size", "seed", "device", "threads")
 NETWORK = ("force", "preset", "recipe", "file", "chosen", "learning_rate", "precision")
 
 
@@ -212,27 +163,29 @@ def training(*more: str) -> Callable[[Command], Command]:
     """Give a command the options of a training, as one argument: `asked`.
 
     Args:
-        more: which options it has besides those of every training, see `_MORE`.
+        more: which options it has besides those of every training.
     """
     taken = {}
-    for name, kind in (_EVERY | {name: _MORE[name] for name in more}).items():
+    for name in (*_EVERY, *more):
         default = False if name in ("resume", "force") else None
         taken[name] = inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if name in ("data", "run") else default,
-            annotation=kind,
+            annotation=_RUN.get(name) or _field(name),
         )
     return lambda command: extended(command, "asked", taken, _asked)
+
+
+def _field(name: str) -> Any:
+    """Return the annotation of an option that is a field; one that is not given is None."""
+    one = replace(OPTIONS[name], shown="the recipe's")
+    return Annotated[FIELDS[name] | None, said(name, one)]
 
 
 def _asked(values: dict[str, Any]) -> Asked:
     own = {one.name for one in fields(Asked)} - {"given"}
     given = {k: v for k, v in values.items() if k not in own and v is not None}
-    if given.get("compile") is False:
-        del given["compile"]
-    if "perceptual_weights" in given:
-        given["perceptual_weights"] = str(given["perceptual_weights"])
     return Asked(**{k: v for k, v in values.items() if k in own}, given=given)
 
 
@@ -251,16 +204,6 @@ def collect(
     Raises:
         ConfigError: an option or a recipe that there is not.
     """
-    from keyface_cli.training.options import (
-        RECIPES,
-        DiffusionOptions,
-        TrainOptions,
-        choose,
-        parse,
-        read_toml,
-        write_toml,
-    )
-
     recipe = asked.recipe or ("paper" if config.preset == "keyface" else "mini")
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe: {recipe}", f"use one of {', '.join(RECIPES)}")

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from keyface_cli.device import DTYPES, resolve_device
 from keyface_cli.errors import ConfigError
 
-BUCKET = 2**26  # numbers that are exchanged at once
-
 
 class Compute:
     """The device, the number format and the other processes of a training.
@@ -76,26 +74,13 @@ class Compute:
         return batch
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over all processes, a bucket at a time."""
+        """Replace gradients by their mean over all processes."""
         if self._accelerator is None:
             return
-        bucket: list[Tensor] = []
-        size = 0
-        for p in parameters:
-            if p.grad is not None:
-                bucket.append(p.grad)
-                size += p.grad.numel()
-            if size > BUCKET:
-                self._average(bucket)
-                bucket, size = [], 0
-        self._average(bucket)
-
-    def _average(self, tensors: list[Tensor]) -> None:
-        if tensors:
-            flat = torch.cat([tensor.flatten() for tensor in tensors])
-            parts = self._accelerator.reduce(flat, "mean").split([t.numel() for t in tensors])
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        means = self._accelerator.reduce(gradients, "mean")
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average numbers over all processes."""

@@ -19,76 +19,130 @@ from typing import Any, TypeVar, get_type_hints
 
 from keyface_cli.errors import ConfigError
 from keyface_cli.files import write_text
+from keyface_cli.options import option, options_of
 
 Value = bool | int | float | str
 Options = TypeVar("Options", "TrainOptions", "DiffusionOptions")
-PRECISIONS = ("float32", "bfloat16", "float16")
-SCHEDULES = ("constant", "cosine")
+RUN, RECIPE, MACHINE = "Run", "Recipe", "Machine"
+_SHARE = (0, 1)
+
+
+def _of(default: Value, help: str, limits: tuple[float, float] = (0, math.inf), **more: Any) -> Any:
+    """Return a field for an option; the panel is that of the recipe unless another is named."""
+    bounds = limits if type(default) in (int, float) else None
+    return option(default, more.pop("panel", RECIPE), help, limits=bounds, **more)
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How long, how fast and on what to train; the defaults are those of the bundled model."""
 
-    updates: int = 10_000  # in all, counting those of the run that is resumed
-    minutes: float = math.inf  # stop and save after this time, whatever has been reached
-    batch_size: int = 8  # examples that each process takes through the network at once
-    accumulate: int = 1  # batches whose gradients are averaged into one update
-    learning_rate: float = 5e-4  # the peak
-    schedule: str = "cosine"  # after the warm-up: "cosine", to a twentieth of it, or "constant"
-    warmup: int = 200  # updates of linear warm-up
-    weight_decay: float = 0.01
-    beta2: float = 0.99  # of Adam
-    # peak rate of Muon, which trains the inner matrices, see `optim`; 0 is AdamW for everything,
-    # and a negative one the stage's own choice
-    muon_rate: float = -1.0
-    ema_decay: float = 0.995  # of the averaged network, which is what is saved; 0 for none
-    clip_norm: float = 1.0  # greatest norm of a gradient; 0 for no clipping
-    seed: int = 0  # of weights, order and noise
-    save_every: int = 200
-    log_every: int = 20
-    sample_every: int = 1000  # updates between samples of held-out clips; 0 for none
-    precision: str = "bfloat16"  # autocast of the forward pass; weights stay in float32
-    device: str = "auto"
-    draw_threads: int = -1  # that prepare batches; 0 is none; negative: as many as pay
-    checkpointing: bool = False  # compute activations again in the backward pass: less memory
-    compile: bool = False  # translate the network by torch.compile first
+    updates: int = _of(
+        10_000, "Updates in all, with those of a run that is resumed.", (1, math.inf)
+    )
+    minutes: float = _of(math.inf, "Stop and save after this time.")
+    batch_size: int = _of(8, "Examples that each process takes at once.", (1, math.inf))
+    accumulate: int = _of(1, "Batches in an update, whose gradients are averaged.", (1, math.inf))
+    learning_rate: float = _of(5e-4, "At its peak.", _SHARE)
+    schedule: str = _of(
+        "cosine",
+        "After the warm-up: to a twentieth of the rate, or constant.",
+        words=("constant", "cosine"),
+    )
+    warmup: int = _of(200, "Updates of linear warm-up.")
+    weight_decay: float = _of(0.01, "Of the weights.")
+    beta2: float = _of(0.99, "Of Adam.", (0, 0.999999))
+    muon_rate: float = _of(
+        -1.0,
+        "Peak rate of Muon, which trains the inner matrices, see `optim`; 0 is AdamW for "
+        "everything, and a negative one the stage's own choice.",
+        (-1, 1024),
+    )
+    ema_decay: float = _of(
+        0.995, "Of the averaged network, which is what is saved; 0 for none.", (0, 0.999999)
+    )
+    clip_norm: float = _of(1.0, "Greatest norm of a gradient; 0 for no clipping.")
+    seed: int = _of(0, "Of weights, order and noise.")
+    save_every: int = _of(200, "Updates between states.", (1, math.inf))
+    log_every: int = _of(20, "Updates between rows of the log.", (1, math.inf))
+    sample_every: int = _of(1000, "Updates between samples of held-out clips; 0 for none.")
+    precision: str = _of(
+        "bfloat16",
+        "float32, bfloat16 or float16, of the forward pass; weights stay in float32.",
+        words=("float32", "bfloat16", "float16"),
+        panel=MACHINE,
+    )
+    device: str = _of("auto", "auto, cpu, cuda, cuda:N, mps.", panel=MACHINE)
+    draw_threads: int = _of(
+        -1, "That prepare batches; 0 is none; negative: as many as pay.", (-1, 1024)
+    )
+    checkpointing: bool = _of(
+        False,
+        "Less memory, a third more time: activations are computed twice.",
+        panel=MACHINE,
+        off="--no-checkpointing",
+    )
+    compile: bool = _of(False, "Compile the network.", panel=MACHINE, off="--no-compile")
 
 
 @dataclass(frozen=True)
 class DiffusionOptions:
     """What a UNet learns from; the defaults are the published ones for keyframes."""
 
-    log_sigma_mean: float = 1.0
-    log_sigma_std: float = 1.2
-    # share of clips whose sigma is drawn log-uniformly over the whole range that sampling visits;
-    # the log-normal seldom reaches either end of it
-    wide_sigmas: float = 0.0
-    # share of clips whose sigma is drawn log-uniformly from 50 to 700, where sampling begins: with
-    # very few steps nearly all that is seen is decided there
-    high_sigmas: float = 0.0
-    weight_limit: float = math.inf  # of (sigma^2 + 1) / sigma^2
-    lower_half: float = 3.0  # lambda_lower; 2 for interpolation
-    mouth: float = 1.0  # factor of the cells around the mouth, on top of the lower half's
-    eyes: float = 1.0  # factor of the cells around eyes and brows
-    pixel: float = 0.0  # weight of the squared error of one decoded frame; published: 1
-    perceptual: float = 0.0  # weight of the perceptual distance of that frame; published: 1
-    # file of the network that compares, see `perceptual`; "" where `perceptual` is 0
-    perceptual_weights: str = ""
-    # weight of the difference between what a `LatentReader` reads from denoised and true latents
-    reading: float = 0.0
-    reading_weights: str = ""  # file of the reader; "" is the run's own
-    drop_identity: float = 0.1
-    drop_audio: float = 0.2
-    # share of the drawn avatars' clips of keyframes whose identity is the head at rest
-    from_rest: float = 0.0
-    # share of the drawn avatars' runs that lie between keyframes as stage one samples them, made by
-    # `keyface train encode --sampled`; the truth that is asked for stays
-    sampled_keyframes: float = 0.0
-    freeze_temporal: bool = False  # leave the layers along time as they are; published: True
-    # of an interpolation run, after which it leaves the guide; 0 keeps the guide that is there
-    guide_share: float = 1 / 16
-    held_out: int = 0  # clips that are kept from training, for samples
+    log_sigma_mean: float = _of(1.0, "Of the noise levels.", (-100, 100))
+    log_sigma_std: float = _of(1.2, "Of the noise levels.")
+    wide_sigmas: float = _of(
+        0.0,
+        "Share of clips whose sigma is drawn log-uniformly over the whole range that sampling "
+        "visits; the log-normal seldom reaches either end of it.",
+        _SHARE,
+    )
+    high_sigmas: float = _of(
+        0.0,
+        "Share of clips whose sigma is drawn log-uniformly from 50 to 700, where sampling begins: "
+        "with very few steps nearly all that is seen is decided there.",
+        _SHARE,
+    )
+    weight_limit: float = _of(math.inf, "Of (sigma^2 + 1) / sigma^2.")
+    lower_half: float = _of(3.0, "lambda_lower; 2 for interpolation.")
+    mouth: float = _of(1.0, "Factor of the cells around the mouth, on top of the lower half's.")
+    eyes: float = _of(1.0, "Factor of the cells around eyes and brows.")
+    pixel: float = _of(0.0, "Weight of the squared error of one decoded frame; published: 1.")
+    perceptual: float = _of(0.0, "Weight of the perceptual distance of that frame; published: 1.")
+    perceptual_weights: str = _of(
+        "",
+        "Weights of the perceptual loss: VGG16 of ImageNet, for LPIPS.",
+        metavar="FILE",
+        short="--perceptual",
+    )
+    reading: float = _of(
+        0.0,
+        "Weight of the difference between what a `LatentReader` reads from denoised and true "
+        "latents.",
+    )
+    reading_weights: str = _of("", "File of the reader; none is the run's own.")
+    drop_identity: float = _of(0.1, "Share of clips without the portrait.", _SHARE)
+    drop_audio: float = _of(0.2, "Share of clips without the sound.", _SHARE)
+    from_rest: float = _of(
+        0.0,
+        "Share of the drawn avatars' clips of keyframes whose identity is the head at rest.",
+        _SHARE,
+    )
+    sampled_keyframes: float = _of(
+        0.0,
+        "Share of the drawn avatars' runs that lie between keyframes as stage one samples them, "
+        "made by `keyface train encode --sampled`; the truth that is asked for stays.",
+        _SHARE,
+    )
+    freeze_temporal: bool = _of(
+        False, "Leave the layers along time as they are, as published.", off="--all-layers"
+    )
+    guide_share: float = _of(
+        1 / 16,
+        "Of an interpolation run, after which it leaves the guide; 0 keeps the one there is.",
+        _SHARE,
+    )
+    held_out: int = _of(0, "Clips that are kept from training, for samples.")
 
 
 _PAPER_TRAIN: dict[str, Value] = {
@@ -163,10 +217,11 @@ RECIPES: dict[str, dict[str, dict[str, Value]]] = {
     },
 }
 FIELDS = {
-    field.name: get_type_hints(cls)[field.name]
+    name: get_type_hints(cls)[name]
     for cls in (TrainOptions, DiffusionOptions)
-    for field in dataclasses.fields(cls)
+    for name in options_of(cls)
 }
+OPTIONS = options_of(TrainOptions) | options_of(DiffusionOptions)
 
 
 def choose(cls: type[Options], *layers: Mapping[str, Value]) -> Options:
@@ -254,29 +309,13 @@ def _check(name: str, value: Any, where: str = "") -> Value:
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"{where}{name}: expected {kind.__name__}, found {value!r}")
-    words = {"precision": PRECISIONS, "schedule": SCHEDULES}.get(name)
+    words = OPTIONS[name].words
     if words and value not in words:
         raise ConfigError(f"{where}{name}: {value}", f"use {', '.join(words)}")
-    low, high = _BOUNDS.get(name, (0, math.inf))
+    low, high = OPTIONS[name].limits or (0, math.inf)
     if kind in (int, float) and not low <= value <= high:
         raise ConfigError(f"{where}{name} must be from {low} to {high}: {value}")
     return value  # type: ignore[no-any-return]
-
-
-_BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("updates", "batch_size", "accumulate", "save_every", "log_every"), (1, 1e9)),
-    **dict.fromkeys(
-        (
-            *("drop_identity", "drop_audio", "from_rest", "sampled_keyframes", "guide_share"),
-            *("wide_sigmas", "high_sigmas"),
-        ),
-        (0, 1),
-    ),
-    **dict.fromkeys(("ema_decay", "beta2"), (0, 0.999999)),
-    **dict.fromkeys(("muon_rate", "draw_threads"), (-1, 1024)),
-    "log_sigma_mean": (-100, 100),
-    "learning_rate": (0, 1),
-}
 
 
 def _toml(value: Value) -> str:

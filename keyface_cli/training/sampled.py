@@ -46,11 +46,8 @@ def sample_shard(
         interpolation_unet: stage two.
         codec: of the latents.
     """
-    first, scenes = _keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
-    sampling = config.sampling
-    sigmas = sigmas_for(sampling.schedule, sampling.steps)
-    scale, kind = config.latent_scale, config.parameterization
-    second = InterpolationStage(interpolation_unet, None, scale, kind, sigmas, 1.0)
+    first, scenes = keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
+    second = interpolation_stage(config, interpolation_unet)
     generator = torch.Generator().manual_seed(0)
     sampled = []
     for i, start in enumerate(scenes.starts.tolist()):
@@ -79,7 +76,7 @@ def sample_keyframes(
         keyframe_unet: stage one.
         pairs: how many of each scene.
     """
-    stage, scenes = _keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
+    stage, scenes = keyframe_stage(config, keyframe_unet), _Scenes(folder, config)
     generator = torch.Generator().manual_seed(0)
     places = torch.stack(
         [
@@ -118,7 +115,8 @@ class _Scenes:
         return torch.from_numpy(np.concatenate(rows, -1)).float()
 
 
-def _keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
+def keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
+    """Return stage one with the sampling defaults of a model."""
     sampling = config.sampling
     return KeyframeStage(
         network,
@@ -130,6 +128,13 @@ def _keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
         sampling.emotion_guidance,
         sampling.guidance_interval,
     )
+
+
+def interpolation_stage(config: ModelConfig, network: VideoUNet) -> InterpolationStage:
+    """Return stage two with the sampling defaults of a model, and no guide."""
+    sigmas = sigmas_for(config.sampling.schedule, config.sampling.steps)
+    scale, kind = config.latent_scale, config.parameterization
+    return InterpolationStage(network, None, scale, kind, sigmas, 1.0)
 
 
 def _decoded(codec: LatentCodec, latent: np.ndarray) -> np.ndarray:

@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.config import NUM_FRAMES, ModelConfig
-from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
-from keyface_cli.stages.interpolation import InterpolationStage
-from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.stages.noise import noise_for
 from keyface_cli.training import run
 from keyface_cli.training.clips import Clips
 from keyface_cli.training.compute import Compute
 from keyface_cli.training.loop import Sample
 from keyface_cli.training.losses import MOUTH_COLUMNS, MOUTH_ROWS
+from keyface_cli.training.sampled import interpolation_stage, keyframe_stage
 
 logger = logging.getLogger(__name__)
 SHOWN_WIDTH = 128  # pixels of a frame in the strip
@@ -85,27 +83,14 @@ class HeldOut:
         return Sample(np.concatenate(rows), values)
 
     def _latents(self, network: VideoUNet, clip: Clips, index: int) -> torch.Tensor:
-        sampling = self.config.sampling
-        given = {
-            "latent_scale": self.config.latent_scale,
-            "parameterization": self.config.parameterization,
-            "sigmas": sigmas_for(sampling.schedule, sampling.steps),
-        }
         z = clip.latents.float().to(self.device)
         audio = network.project_audio(clip.features.float().to(self.device))
         noise = noise_for(self.stage, index, tuple(z.shape[1:]), 0)[None].to(self.device)
         if self.stage == "interpolation":
-            between = InterpolationStage(network, None, autoguidance=1.0, **given)  # type: ignore[arg-type]
+            between = interpolation_stage(self.config, network)
             return between.sample(z[:, [0, -1]], audio, noise)[0]
-        keyframes = KeyframeStage(
-            network,
-            audio_guidance=sampling.audio_guidance,
-            identity_guidance=sampling.identity_guidance,
-            emotion_guidance=sampling.emotion_guidance,
-            **given,  # type: ignore[arg-type]
-        )
         emotion = clip.emotion.float().to(self.device)
-        return keyframes.sample(z[:, 0], audio, emotion, noise)[0]
+        return keyframe_stage(self.config, network).sample(z[:, 0], audio, emotion, noise)[0]
 
     def _pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
         assert self.codec is not None
