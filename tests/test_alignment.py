@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from engines import missing_engines
 
 from keyface_cli.avatars import alignment, sentences, synthesis
 from keyface_cli.avatars.alignment import AlignmentError, align
@@ -155,7 +156,7 @@ def test_a_missing_aligner_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("pocketsphinx") is None or "flite" in synthesis.missing_engines(),
+    importlib.util.find_spec("pocketsphinx") is None or "flite" in missing_engines(),
     reason="pocketsphinx or the Debian package of flite is absent",
 )
 def test_known_phone_times_are_found() -> None:

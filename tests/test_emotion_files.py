@@ -15,7 +15,6 @@ from keyface_cli.emotion.load import read_curve, read_styled
 from keyface_cli.emotion.objects import parse_json
 from keyface_cli.emotion.table import SEPARATORS, Style, parse_table
 from keyface_cli.emotion.write import (
-    TIME_FORMATS,
     format_time,
     save_text,
     write_json,
@@ -23,6 +22,8 @@ from keyface_cli.emotion.write import (
     write_table,
 )
 from keyface_cli.errors import EmotionError
+
+TIME_FORMATS = ("time", "clock", "frame", "timecode")
 
 DATA = Path(__file__).parent / "data" / "curves"
 CURVE = EmotionTrack((Key(0.0, 0.0, 0.0), Key(2.0, 0.5, -0.25)))

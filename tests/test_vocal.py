@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engines import missing_engines
 from safetensors.torch import save_file
 from torch import Tensor
 
-from keyface_cli.avatars import rig, synthesis
+from keyface_cli.avatars import rig
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.avatars import reader, vocal
 from keyface_cli.evaluation.avatars.measure import ClipResult
@@ -29,7 +30,7 @@ def tracks(kind: str, seed: int) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(synthesis.missing_engines()), reason="a synthesiser is absent")
+@pytest.mark.skipif(bool(missing_engines()), reason="a synthesiser is absent")
 def test_a_classifier_names_performances_that_it_has_not_seen() -> None:
     few = vocal.train_classifier(each=10, updates=150, seed=3)
     kinds = [kind for kind in CLASSES if kind != SPEECH]

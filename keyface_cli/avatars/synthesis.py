@@ -52,24 +52,6 @@ class Speech(NamedTuple):
     phones: list[Phone]
 
 
-def missing_engines() -> dict[str, str]:
-    """Return the engines that this machine lacks, each with its Debian packages."""
-    present = {
-        "flite": shutil.which("flite") is not None,
-        "espeak": _espeak_runs(),
-        "festival": shutil.which("festival") is not None,
-    }
-    return {engine: _ENGINE_PACKAGES[engine] for engine, here in present.items() if not here}
-
-
-def _espeak_runs() -> bool:
-    try:
-        _speaker(os.getpid())
-    except KeyFaceError:
-        return False
-    return True
-
-
 def synthesise(text: str, voice: Voice) -> Speech:
     """Speak a text, at the same loudness whatever the voice.
 

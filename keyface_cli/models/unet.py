@@ -89,16 +89,6 @@ class VideoUNet(Network):
         self.conv_norm_out = nn.GroupNorm(NORM_GROUPS, first, eps=NORM_EPS)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
 
-    @property
-    def core_parameters(self) -> int:
-        """Number of parameters as the published counts have it.
-
-        It leaves out the audio projection, which the published code keeps in the conditioner, and
-        the learned missing frame, which it keeps in the wrapper.
-        """
-        outside = ("audio_projection.", "missing_frame")
-        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith(outside))
-
     def zero_output_layers(self) -> None:
         """Zero the last layer of every residual branch and of the network: how training begins.
 
