@@ -151,7 +151,7 @@ def test_features_are_never_written_over_something_else(
     assert (code, "is an input" in err) == (1, True)
     assert recording.read_bytes() == tone_wav.read_bytes()
     code, _, err = main("embed", tone_wav, "-o", tmp_path / "no" / "a", "--model", tiny_checkpoint)
-    assert (code, "folder not found" in err) == (1, True)
+    assert (code, "no such folder" in err) == (1, True)
     assert embedded.read_bytes() == before
     embedded.write_bytes(b"")
     code, out, _ = main("embed", tone_wav, "-o", embedded, "--model", tiny_checkpoint, "--force")
