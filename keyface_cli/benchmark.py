@@ -50,6 +50,8 @@ class Cost:
 def count(config: ModelConfig, sampling: SamplingConfig, seconds: float) -> dict[str, Cost]:
     """Count what each network does for a video, without weights and without computing.
 
+    A guide network is counted of models that need one; see `needed_components`.
+
     Args:
         config: the model.
         sampling: steps and scales.
@@ -62,12 +64,13 @@ def count(config: ModelConfig, sampling: SamplingConfig, seconds: float) -> dict
     low, high = sampling.guidance_interval or (0, math.inf)
     guided = sum(low <= level <= high for level in levels)
     unguided = len(levels) - guided
+    own_guide = "interpolation_guide" in needed_components(config, guide=True)
     window, windows = (N, 1) if N <= WINDOW_FRAMES else (WINDOW_FRAMES, -(-N // CORE_FRAMES))
     decoded = sum(min(NUM_FRAMES, N - segment.first_frame) for segment in segments)
     passes = {
         "keyframe_unet": len(clips) * (guided * _branches(sampling) + unguided),
         "interpolation_unet": len(segments) * (guided * (sampling.autoguidance != 0) + unguided),
-        "interpolation_guide": len(segments) * guided * (sampling.autoguidance != 1),
+        "interpolation_guide": len(segments) * guided * (sampling.autoguidance != 1) * own_guide,
         "vae": decoded,
         "portrait_decoder": decoded if config.portrait_decoder else 0,
         **dict.fromkeys(encoder_names(config), windows),

@@ -309,7 +309,7 @@ PRESETS: dict[str, ModelConfig] = {
             steps=1,
             audio_guidance=1.4,
             identity_guidance=1.0,
-            autoguidance=1.0,
+            autoguidance=1.25,
             emotion_guidance=1.5,
             liveliness=1.0,
         ),

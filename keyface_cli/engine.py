@@ -282,7 +282,7 @@ class Run:
         Returns:
             Scaled latents (B, T, C, h, w).
         """
-        guided = self._interpolation_stage.autoguidance != 1
+        guided = self._interpolation_stage.autoguidance != 1 and self.engine.guide is not None
         networks = ("interpolation_unet", "interpolation_guide")[: 1 + guided]
         with self.engine.timed("interpolation"):
             work = partial(self._sample_segments, segments, keyframes, context)

@@ -106,8 +106,8 @@ class GenerationOptions:
     )
     autoguidance: float | None = of_model(
         "autoguidance",
-        "Autoguidance scale for the interpolated frames; 1 turns it off, and is all that a model "
-        "without a guide has, such as the bundled one: there --audio-guidance does this.",
+        "Autoguidance scale for the interpolated frames; 1 turns it off. Where the model has no "
+        "guide network, as the bundled one, it magnifies motion between keyframes.",
         (0.0, 100.0),
     )
     chunk: int | None = option(

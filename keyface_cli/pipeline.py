@@ -263,7 +263,7 @@ class KeyFacePipeline:
 
         Raises:
             ConfigError: an option is out of its range.
-            WeightsError: autoguidance is asked for and the model has no guide.
+            WeightsError: autoguidance is asked for and the model has no guide, nor an anchor.
             DeviceError: memory ran out, here or while frames are made.
             ValueError: an array has another shape.
         """
@@ -347,6 +347,8 @@ class KeyFacePipeline:
     def _load_guide(self) -> None:
         name = "interpolation_guide"
         if name not in self.checkpoint.components:
+            if self.config.parameterization == "anchored":
+                return  # the keyframes themselves guide: see `InterpolationStage`
             usual = self.config.sampling.audio_guidance
             raise WeightsError(
                 f"the model has no {name}: {self.checkpoint.folder}",

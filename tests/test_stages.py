@@ -259,6 +259,21 @@ def test_autoguidance_goes_away_from_the_guide() -> None:
     assert torch.allclose(away - plain, torch.full_like(plain, 0.5), atol=1e-3)
 
 
+def test_an_anchor_guides_where_there_is_no_guide() -> None:
+    identity, audio, _, noise = clips(1)
+    pair = torch.stack([identity, -identity], dim=1)
+    blend = anchor_for("anchored", pair, 14)
+    assert blend is not None
+
+    def sample(scale: float) -> Tensor:
+        stage = interpolation_stage(Anchored(0.5, slope=0), None, scale, "anchored")
+        return stage.sample(pair, audio, noise)
+
+    moved = sample(1) - blend
+    assert moved.abs().mean() > 0.1
+    assert torch.allclose(sample(3) - blend, 3 * moved, atol=1e-3)
+
+
 def test_autoguidance_needs_a_guide() -> None:
     with pytest.raises(ValueError, match="autoguidance needs a guide"):
         interpolation_stage(Fake(), None, 2)

@@ -197,12 +197,13 @@ def needed_components(config: ModelConfig, *, guide: bool) -> tuple[str, ...]:
 
     Args:
         config: the model.
-        guide: whether autoguidance is on, so that the weaker network is needed too.
+        guide: whether autoguidance is on, so that the weaker network is needed too; by anchored
+            models it is not.
     """
     wanted = {"keyframe_unet", "interpolation_unet", "vae", *encoder_names(config)}
     if config.portrait_decoder:
         wanted.add("portrait_decoder")
-    if guide:
+    if guide and config.parameterization == "v":
         wanted.add("interpolation_guide")
     return tuple(name for name in COMPONENTS if name in wanted)
 

@@ -29,7 +29,9 @@ class InterpolationStage:
 
     Args:
         network: the interpolation UNet.
-        guide: the same architecture, trained less; may be None where `autoguidance` is 1.
+        guide: the same architecture, trained less; may be None where `autoguidance` is 1. An
+            anchored network without one is guided by its anchor, the two keyframes blended, which
+            costs nothing.
         latent_scale: VAE latents times this are what is diffused.
         parameterization: "v" or "anchored", as both networks were trained.
         sigmas: falling noise levels that end in 0, see `diffusion.sampler.sigmas_for`.
@@ -38,7 +40,7 @@ class InterpolationStage:
             all.
 
     Raises:
-        ValueError: `autoguidance` is not 1 and there is no guide.
+        ValueError: `autoguidance` is not 1, and there is neither a guide nor an anchor.
     """
 
     network: VideoUNet
@@ -50,7 +52,7 @@ class InterpolationStage:
     guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.guide is None and self.autoguidance != 1:
+        if self.guide is None and self.parameterization == "v" and self.autoguidance != 1:
             raise ValueError("autoguidance needs a guide")
 
     def sample(
@@ -90,10 +92,17 @@ class InterpolationStage:
             )
 
         guided = alone = denoiser(self.network)
-        if self.guide is not None:
-            guided = autoguidance(alone, denoiser(self.guide), self.autoguidance)
+        if (guide := self._guide(denoiser, anchor)) is not None:
+            guided = autoguidance(alone, guide, self.autoguidance)
             guided = in_interval(guided, alone, self.guidance_interval)
         return sample_euler(guided, noise, self.sigmas, callback)
+
+    def _guide(
+        self, denoiser: Callable[[VideoUNet], Denoiser], anchor: Tensor | None
+    ) -> Denoiser | None:
+        if self.guide is not None:
+            return denoiser(self.guide)
+        return None if anchor is None else lambda x, sigma: anchor
 
 
 def merge_segments(segments: Iterable[Tensor]) -> Iterator[Tensor]:

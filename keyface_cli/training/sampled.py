@@ -41,7 +41,7 @@ def sample_shard(
 
     Args:
         folder: of the shard.
-        config: of the model; its sampling defaults count, but there is no guide.
+        config: of the model; its sampling defaults count, but there is no guide network.
         keyframe_unet: stage one.
         interpolation_unet: stage two.
         codec: of the latents.
@@ -131,10 +131,11 @@ def keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
 
 
 def interpolation_stage(config: ModelConfig, network: VideoUNet) -> InterpolationStage:
-    """Return stage two with the sampling defaults of a model, and no guide."""
+    """Return stage two with the sampling defaults of a model, and no guide network."""
     sigmas = sigmas_for(config.sampling.schedule, config.sampling.steps)
     scale, kind = config.latent_scale, config.parameterization
-    return InterpolationStage(network, None, scale, kind, sigmas, 1.0)
+    autoguidance = config.sampling.autoguidance if kind == "anchored" else 1.0
+    return InterpolationStage(network, None, scale, kind, sigmas, autoguidance)
 
 
 def _decoded(codec: LatentCodec, latent: np.ndarray) -> np.ndarray:
