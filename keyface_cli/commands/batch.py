@@ -40,7 +40,7 @@ keyface batch examples/jobs.csv --skip-existing
 
 keyface batch --portrait examples/avatar.png --audio-dir examples --output-dir videos
 """
-_LIST = "Jobs"
+_list, _output, _machine = map(options.in_panel, ("Jobs", "Output", "Machine"))
 
 
 def batch(
@@ -54,70 +54,59 @@ def batch(
     ] = None,
     portrait: Annotated[
         Path | None,
-        typer.Option(
-            help="Instead of a CSV: this portrait ...", show_default=False, rich_help_panel=_LIST
-        ),
+        _list(help="Instead of a CSV: this portrait ...", show_default=False),
     ] = None,
     audio_dir: Annotated[
         Path | None,
-        typer.Option(
-            help="... with each recording of this folder.",
-            show_default=False,
-            rich_help_panel=_LIST,
-        ),
+        _list(help="... with each recording of this folder.", show_default=False),
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(
+        _list(
             help="Where outputs go, unless they are absolute.",
             show_default="the CSV's folder, with --audio-dir this one",
-            rich_help_panel=_LIST,
         ),
     ] = None,
     common: Annotated[
         list[str] | None,
-        typer.Option(
+        _list(
             "--set",
             metavar="NAME=VALUE",
             help="An option of animate for every row that does not say otherwise.",
             show_default=False,
-            rich_help_panel=_LIST,
         ),
     ] = None,
     skip_existing: Annotated[
         bool,
-        typer.Option(
+        _list(
             "--skip-existing",
             help="Leave out what was made of the same files with the same options already, by "
             "content, and make again what was not.",
-            rich_help_panel=_LIST,
         ),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
+        _output(
             metavar="FILE.csv",
             help="The report; the same as JSON lines goes beside it.",
             show_default="JOBS.report.csv beside the CSV, or in the output folder",
-            rich_help_panel="Output",
         ),
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print one JSON object a row.", rich_help_panel="Output"),
+        _output("--json", help="Print one JSON object a row."),
     ] = False,
     quiet: options.QuietOption = False,
     model: options.ModelOption = None,
     processes: Annotated[
         int,
-        typer.Option(
+        _machine(
             "--jobs",
             min=1,
             max=64,
             metavar="N",
             help="Work on so many rows at a time, each in a process with a GPU, or its share of "
             "the CPU, of its own; with --cluster, by so many workers in all.",
-            rich_help_panel="Machine",
         ),
     ] = 1,
     cluster: options.ClusterOption = None,

@@ -31,136 +31,108 @@ keyface batch scenes/jobs.csv --output-dir ours
 
 keyface evaluate videos --generated ours --reference scenes/reference
 """
-_INPUT, _METRICS, _REPORT = "Clips", "Metrics", "Report"
+_clips, _metrics, _report = map(options.in_panel, ("Clips", "Metrics", "Report"))
 
 
 def videos(
     generated: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="A method's videos; once a method.", rich_help_panel=_INPUT
-        ),
+        _clips(metavar="FOLDER", help="A method's videos; once a method."),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The true videos, of the same names.", rich_help_panel=_INPUT
-        ),
+        _clips(metavar="FOLDER", help="The true videos, of the same names."),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
+        _clips(
             metavar="NAME",
             help="What each method is called, in the same order.",
             show_default="its folder's name",
-            rich_help_panel=_INPUT,
         ),
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(
+        _clips(
             metavar="FILE.csv",
             help="Pairs in a file instead: columns generated, reference, method, name, emotion "
             "(a curve) and label (a non-speech sound).",
-            rich_help_panel=_INPUT,
         ),
     ] = None,
     emotions: Annotated[
         Path | None,
-        typer.Option(
+        _clips(
             metavar="FOLDER",
             help="The emotion curves that were asked for, NAME.csv.",
             show_default="compare with the true videos",
-            rich_help_panel=_INPUT,
         ),
     ] = None,
     common: Annotated[
         bool,
-        typer.Option(
-            "--common", help="Use only the names that every folder has.", rich_help_panel=_INPUT
-        ),
+        _clips("--common", help="Use only the names that every folder has."),
     ] = False,
     fps: Annotated[
         float | None,
-        typer.Option(
+        _clips(
             min=1.0,
             max=240.0,
             help="Bring all clips to this rate.",
             show_default="each reference's",
-            rich_help_panel=_INPUT,
         ),
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(
+        _metrics(
             metavar="NAME,...",
             help="Which: fid, fvd, lipscore, lpips-alex, lpips-vgg, fidelity (PSNR, SSIM), "
             "aesthetic, motion, flow, emotion, nsv, face-similarity, sync, flicker, seams, drift.",
             show_default="all",
-            rich_help_panel=_METRICS,
         ),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(
+        _metrics(
             metavar="NAME=FILE",
             help="A metric's network: inception, i3d, lipreader, alex, vgg, clip, aesthetic, amt, "
             "emotion, nsv or sface.",
             show_default="those that keyface weights pull metrics fetched",
-            rich_help_panel=_METRICS,
         ),
     ] = None,
     any_weights: Annotated[
         bool,
-        typer.Option(
-            "--any-weights",
-            help="Accept files whose hash is not the published one.",
-            rich_help_panel=_METRICS,
-        ),
+        _metrics("--any-weights", help="Accept files whose hash is not the published one."),
     ] = False,
     landmarks: Annotated[
         str,
-        typer.Option(
+        _metrics(
             metavar="mtcnn|files|FILE",
             help="For LipScore: our five points (the four-point variant), NAME.landmarks.npy "
             "beside each video, or a FAN network as TorchScript (68 points).",
-            rich_help_panel=_METRICS,
         ),
     ] = "mtcnn",
-    fvd_frames: Annotated[
-        int, typer.Option(min=10, help="Frames of a window of FVD.", rich_help_panel=_METRICS)
-    ] = 16,
-    fvd_stride: Annotated[
-        int, typer.Option(min=1, help="Frames from one to the next.", rich_help_panel=_METRICS)
-    ] = 1,
+    fvd_frames: Annotated[int, _metrics(min=10, help="Frames of a window of FVD.")] = 16,
+    fvd_stride: Annotated[int, _metrics(min=1, help="Frames from one to the next.")] = 1,
     published: Annotated[
         Path | None,
-        typer.Option(
+        _report(
             metavar="FILE.csv",
             help="Published figures to show beside: columns method, and metrics by name.",
-            rich_help_panel=_REPORT,
         ),
     ] = None,
     reference_row: Annotated[
         bool,
-        typer.Option(
-            help="Measure the true videos too, where no reference is needed.",
-            rich_help_panel=_REPORT,
-        ),
+        _report(help="Measure the true videos too, where no reference is needed."),
     ] = True,
     output: Annotated[
         Path | None,
-        typer.Option(
+        _report(
             "--output",
             "-o",
             metavar="FOLDER",
             help="Write report.md, tables, figures of every clip, plots and the worst clips here.",
-            rich_help_panel=_REPORT,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace a report.", rich_help_panel=_REPORT)
-    ] = False,
+    force: Annotated[bool, _report("--force", "-f", help="Replace a report.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     device: options.DeviceOption = "auto",

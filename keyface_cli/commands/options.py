@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -18,6 +19,14 @@ Command = Callable[..., None]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _MODEL, _MACHINE, _OUTPUT = "Model", "Machine", "Output"
 _PANELS = (_OUTPUT, "Portrait", "Sound", _MODEL, _MACHINE)  # as the help lists them
+
+
+def in_panel(panel: str) -> Callable[..., Any]:
+    """Return `typer.Option` for the options that the help lists under one heading."""
+    return partial(typer.Option, rich_help_panel=panel)
+
+
+_output, _model, _machine = map(in_panel, (_OUTPUT, _MODEL, _MACHINE))
 
 
 def taking(kind: type[Any], *names: str) -> Callable[[Command], Command]:
@@ -122,43 +131,35 @@ def _check_device(name: str) -> str:
 
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    _output(
         "--output",
         "-o",
         metavar="FILE.mp4|.mov|.webm|.gif|FOLDER|-",
         help="The video to write: its suffix says which kind. Without one it is a folder of PNGs; "
         "- writes raw RGB frames to a pipe.",
         show_default="PORTRAIT-AUDIO.mp4 in this folder",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", "-f", help="Replace an existing file.", rich_help_panel=_OUTPUT),
+    _output("--force", "-f", help="Replace an existing file."),
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option(
-        "--json",
-        help="Print one JSON object that describes the result instead of its path.",
-        rich_help_panel=_OUTPUT,
-    ),
+    _output("--json", help="Print one JSON object that describes the result instead of its path."),
 ]
 QuietOption = Annotated[
     bool,
-    typer.Option(
-        "--quiet", "-q", help="No progress, only warnings and errors.", rich_help_panel=_OUTPUT
-    ),
+    _output("--quiet", "-q", help="No progress, only warnings and errors."),
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
+    _model(
         "--model",
         "-m",
         metavar="NAME|FOLDER",
         help="A model's name, or its folder.",
         show_default="keyface where it is installed, else mini",
-        rich_help_panel=_MODEL,
     ),
 ]
 ScenesSeedOption = Annotated[
@@ -183,52 +184,44 @@ ReaderOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(
+    _machine(
         metavar="auto|cpu|cuda|cuda:N|mps",
         callback=_check_device,
         help="Where to compute; auto takes a GPU where there is one.",
-        rich_help_panel=_MACHINE,
     ),
 ]
 DtypeOption = Annotated[
     Dtype,
-    typer.Option(
-        help="Number format of the networks; auto is the device's fastest.",
-        rich_help_panel=_MACHINE,
-    ),
+    _machine(help="Number format of the networks; auto is the device's fastest."),
 ]
 VaeDtypeOption = Annotated[
     Dtype | None,
-    typer.Option(
+    _machine(
         help="Number format of the VAE; auto is that of the networks.",
         show_default="the model's own; published: float32",
-        rich_help_panel=_MACHINE,
     ),
 ]
 MemoryOption = Annotated[
     Literal["auto", "high", "balanced", "low"],
-    typer.Option(
+    _machine(
         help="What stays on the GPU: all networks, those of the running stage, or the running "
-        "layers; auto is what fits, and where memory runs out the next lower one is taken.",
-        rich_help_panel=_MACHINE,
+        "layers; auto is what fits, and where memory runs out the next lower one is taken."
     ),
 ]
 ClusterOption = Annotated[
     str | None,
-    typer.Option(
+    _machine(
         metavar="ADDRESS|local",
         help="Share the work out over a Ray cluster, whose machines see the same files under the "
         "same paths: one worker for each GPU, without any for each machine; local: processes of "
         "this machine.",
         show_default=False,
-        rich_help_panel=_MACHINE,
     ),
 ]
 CompileOption = Annotated[
     bool,
-    typer.Option(
+    _machine(
         "--compile",
         help="Compile the networks first: minutes once, then faster; for long videos on a GPU.",
-        rich_help_panel=_MACHINE,
     ),
 ]

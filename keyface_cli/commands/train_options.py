@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from keyface_cli.commands.options import Command, extended, said
+from keyface_cli.commands.options import Command, extended, in_panel, said
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError
 from keyface_cli.training.options import (
@@ -30,84 +28,64 @@ from keyface_cli.training.options import (
     write_toml,
 )
 
+_run, _recipe, _machine = map(in_panel, (RUN, RECIPE, MACHINE))
 DataOption = Annotated[
     Path,
-    typer.Option(metavar="DIR", help="Training data, from keyface dataset.", rich_help_panel=RUN),
+    _run(metavar="DIR", help="Training data, from keyface dataset."),
 ]
 RunOption = Annotated[
     Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="RUN",
-        help="The run: a model folder that the stages fill.",
-        rich_help_panel=RUN,
-    ),
+    _run("--output", "-o", metavar="RUN", help="The run: a model folder that the stages fill."),
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option(
+    _run(
         help="The architecture: keyface, mini or tiny.",
         show_default="the run's, else that of --from, else mini",
-        rich_help_panel=RUN,
     ),
 ]
 FromOption = Annotated[
     str | None,
-    typer.Option(
+    _run(
         "--from",
         metavar="MODEL",
         help="Start from a model (a folder or a name), or from another network of the run, such "
         "as keyframe_unet.",
         show_default="random weights",
-        rich_help_panel=RUN,
     ),
 ]
 ResumeOption = Annotated[
     bool,
-    typer.Option(
-        "--resume",
-        help="Continue exactly where the run stopped, with its options.",
-        rich_help_panel=RUN,
-    ),
+    _run("--resume", help="Continue exactly where the run stopped, with its options."),
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option(
-        "--force",
-        "-f",
-        help="Replace what is there.",
-        rich_help_panel=RUN,
-    ),
+    _run("--force", "-f", help="Replace what is there."),
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option(
+    _recipe(
         help="Where options begin: paper or mini.",
         show_default="paper for the published architecture, else mini",
-        rich_help_panel=RECIPE,
     ),
 ]
 FileOption = Annotated[
     Path | None,
-    typer.Option(
+    _recipe(
         "--options",
         metavar="FILE.toml",
         help="Options, a table for each network; a run's own are in RUN/options.",
-        rich_help_panel=RECIPE,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any option of such a file.", rich_help_panel=RECIPE
-    ),
+    _recipe("--set", metavar="NAME=VALUE", help="Any option of such a file."),
 ]
 
 
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel=MACHINE),
+    _machine(min=1, help="CPU threads.", show_default="all cores"),
 ]
 
 
