@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
 
 MANIFEST = "keyface.json"
 FORMAT_VERSION = 1
-COMPONENTS = (
-    "keyframe_unet",
-    "interpolation_unet",
-    "interpolation_guide",
-    "vae",
-    "portrait_decoder",
-    "wavlm",
-    "wav2vec2",
-    "beats",
-)
+_NETWORKS = {  # component -> its module and class in `keyface_cli.models`
+    "keyframe_unet": "unet.VideoUNet",
+    "interpolation_unet": "unet.VideoUNet",
+    "interpolation_guide": "unet.VideoUNet",
+    "vae": "vae.VideoVAE",
+    "portrait_decoder": "portrait_decoder.PortraitDecoder",
+    "wavlm": "wav2vec2.WavLM",
+    "wav2vec2": "wav2vec2.Wav2Vec2",
+    "beats": "beats.BEATs",
+}
+COMPONENTS = tuple(_NETWORKS)
 SPEECH_ENCODERS = ("wavlm", "wav2vec2")  # stored as transformers does, the others as diffusers
 
 
@@ -235,33 +237,15 @@ def _on_meta() -> Iterator[None]:
 
 
 def _construct(component: str, config: ModelConfig) -> Any:
+    if component not in _NETWORKS:
+        raise ConfigError(f"no such component: {component}", f"one of {', '.join(COMPONENTS)}")
     # each library costs seconds to import, so only what is built is imported
-    if component in ("keyframe_unet", "interpolation_unet", "interpolation_guide"):
-        from keyface_cli.models.unet import VideoUNet
-
+    module, name = _NETWORKS[component].split(".")
+    network = getattr(import_module(f"keyface_cli.models.{module}"), name)
+    if name == "VideoUNet":
         stage = "keyframes" if component == "keyframe_unet" else "interpolation"
-        return VideoUNet(**dataclasses.asdict(config.unet(stage)))
-    if component == "vae":
-        from keyface_cli.models.vae import VideoVAE
-
-        return VideoVAE(**config.vae)
-    if component == "portrait_decoder":
-        from keyface_cli.models.portrait_decoder import PortraitDecoder
-
-        return PortraitDecoder(**config.portrait_decoder)
-    if component == "wavlm":
-        from keyface_cli.models.wav2vec2 import WavLM
-
-        return WavLM(**config.wavlm)
-    if component == "wav2vec2":
-        from keyface_cli.models.wav2vec2 import Wav2Vec2
-
-        return Wav2Vec2(**config.wav2vec2)
-    if component == "beats":
-        from keyface_cli.models.beats import BEATs
-
-        return BEATs(**config.beats)
-    raise ConfigError(f"no such component: {component}", f"one of {', '.join(COMPONENTS)}")
+        return network(**dataclasses.asdict(config.unet(stage)))
+    return network(**getattr(config, component))
 
 
 def stem_of(component: str) -> str:

@@ -24,6 +24,7 @@ from keyface_cli.files import file_hash, replacing, take_name, unwritable, write
 
 if TYPE_CHECKING:
     import torch
+    from huggingface_hub import StateDictSplit
     from torch import Tensor, nn
 
 MAX_FILE_BYTES = 2**29  # also what writing holds in memory besides its source
@@ -144,7 +145,7 @@ def write_tensors(
         stem: the files' name without the ending.
         tensors: by name; read one file's worth at a time.
         dtype: of floating-point tensors in the files; None keeps each one's.
-        max_bytes: of tensors in one file, but one tensor is never split.
+        max_bytes: of tensors in one file, before `dtype`; one tensor is never split.
 
     Raises:
         WeightsError: the disk is full or cannot be written.
@@ -152,18 +153,19 @@ def write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    groups = _group(tensors, dtype, max_bytes)
+    split = _split(folder, stem, tensors, max_bytes)
     old = set(folder.glob(f"{stem}*.safetensors*"))
     written: list[Path] = []
     try:
-        for name, (group, _) in zip(_free_names(folder, stem, len(groups)), groups, strict=True):
+        for name, group in split.filename_to_tensors.items():
             held = {one: move(tensors[one].detach(), "cpu", dtype).contiguous() for one in group}
             with replacing(folder / name, WeightsError, also=(SafetensorError,)) as part:
                 save_file(held, part, metadata={"format": "pt"})
             written.append(folder / name)
-        if len(groups) > 1:
+        if split.is_sharded:
             index = folder / f"{stem}.safetensors.index.json"
-            write_text(index, _index([path.name for path in written], groups), WeightsError)
+            facts = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            write_text(index, json.dumps(facts, indent=2) + "\n", WeightsError)
             written.append(index)
     except WeightsError:
         for path in written:
@@ -175,38 +177,19 @@ def write_tensors(
         path.unlink(missing_ok=True)
 
 
-def _free_names(folder: Path, stem: str, count: int) -> list[str]:
-    """Name the files of a network; of several, none has the name of one that is there."""
-    if count == 1:
-        return [f"{stem}.safetensors"]
+def _split(
+    folder: Path, stem: str, tensors: Mapping[str, Tensor], max_bytes: int
+) -> StateDictSplit:
+    """Divide a network among files; of several, none has the name of one that is there."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
     mark = ""
     while True:
-        numbers = range(1, count + 1)
-        names = [f"{stem}{mark}-{i:05d}-of-{count:05d}.safetensors" for i in numbers]
-        if not any((folder / name).exists() for name in names):
-            return names
+        pattern = f"{stem}{mark}{{suffix}}.safetensors"
+        split = split_torch_state_dict_into_shards(
+            dict(tensors), filename_pattern=pattern, max_shard_size=max_bytes
+        )
+        names = split.filename_to_tensors
+        if not split.is_sharded or not any((folder / name).exists() for name in names):
+            return split
         mark = f"-{secrets.token_hex(4)}"
-
-
-def _index(names: list[str], groups: list[tuple[list[str], int]]) -> str:
-    """Return what says in which file each tensor is."""
-    places = {one: name for name, (group, _) in zip(names, groups, strict=True) for one in group}
-    total = sum(size for _, size in groups)
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    return json.dumps(index, indent=2) + "\n"
-
-
-def _group(
-    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int
-) -> list[tuple[list[str], int]]:
-    """Fill files in order: the tensors' names and bytes of each."""
-    groups: list[tuple[list[str], int]] = [([], 0)]
-    for name, tensor in tensors.items():
-        kept = dtype is None or not tensor.is_floating_point()
-        size = tensor.numel() * (tensor.dtype if kept or dtype is None else dtype).itemsize
-        names, filled = groups[-1]
-        if names and filled + size > max_bytes:
-            groups.append(([name], size))
-        else:
-            groups[-1] = ([*names, name], filled + size)
-    return groups
