@@ -107,7 +107,7 @@ def convert(
             finished,
             licence=licence,
             source="converted from the published files",
-            origins=origins or [{"file": path.name} for path in _files(sources)],
+            origins=origins or [{"file": path.name} for path in vars(sources).values() if path],
         )
 
 
@@ -348,7 +348,3 @@ def _folder_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise WeightsError(f"no weights in {folder}", f"one of {', '.join(_WEIGHTS_IN_FOLDER)}")
-
-
-def _files(sources: Sources) -> list[Path]:
-    return [path for path in vars(sources).values() if path is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,7 @@ def info(
     if command is not None:
         command = f"{command} -o {shlex.quote(file.name)}"
     if as_json:
-        described = None if credentials is None else credentials.as_dict()
+        described = None if credentials is None else asdict(credentials)
         typer.echo(
             json.dumps(
                 {

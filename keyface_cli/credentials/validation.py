@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,10 +64,6 @@ class Credentials:
     def refused(self) -> bool:
         """Whether it is not what was signed, or readers refuse it for another reason."""
         return not self.whole or bool(self.problems)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return asdict(self)
 
 
 def read_anchors(path: Path) -> str:

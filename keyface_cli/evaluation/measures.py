@@ -122,11 +122,12 @@ class Measure(ABC):
 
     name: ClassVar[str]  # as --metrics takes it
     needs_reference: ClassVar[bool] = False
+    definition: ClassVar[dict[str, Any]] = {}  # what `protocol` says where nothing is chosen
     columns: tuple[Column, ...]
 
-    @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """Return what is needed to repeat the figures: definitions and settings."""
+        return self.definition
 
     @abstractmethod
     def begin(self, clip: Clip) -> None:

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import mimetypes
 import re
 import secrets
 import socket
@@ -44,20 +45,6 @@ LOCAL = "127.0.0.1"
 MAX_BODY = 16 * 2**20  # bytes of a POST
 _BLOCK = 2**18  # bytes of a file that are in memory at once
 _TIMEOUT_S = 60.0  # for a client that has stopped reading or sending
-_TYPES = {
-    ".wav": "audio/wav",
-    ".mp3": "audio/mpeg",
-    ".flac": "audio/flac",
-    ".ogg": "audio/ogg",
-    ".opus": "audio/ogg",
-    ".m4a": "audio/mp4",
-    ".mp4": "video/mp4",
-    ".webm": "video/webm",
-    ".mov": "video/quicktime",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-}
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
@@ -101,7 +88,8 @@ class Page:
         name, number = self._server.server_address[:2]
         self.names, self.on_any = _names(str(name)), _is_any(str(name))
         shown = "localhost" if self.on_any else str(name)
-        self.url = f"http://{_bracket(shown)}:{number}/{self.token}/"
+        shown = f"[{shown}]" if ":" in shown else shown
+        self.url = f"http://{shown}:{number}/{self.token}/"
 
     @property
     def port(self) -> int:
@@ -197,10 +185,6 @@ def _names(address: str) -> set[str]:
     if _is_any(address):
         names.add(socket.gethostname().lower())
     return names
-
-
-def _bracket(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _policy(html: str) -> str:
@@ -360,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
             file = path.open("rb")
         except OSError as error:
             raise _Refused(HTTPStatus.NOT_FOUND, f"the file is gone: {error.strerror}") from error
-        kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
+        kind = "audio/wav" if path.suffix == ".wav" else mimetypes.guess_type(path.name)[0]
         with file:
             size = file.seek(0, 2)
             asked = self._range(size)
@@ -372,7 +356,7 @@ class _Handler(BaseHTTPRequestHandler):
                 extra["Content-Range"] = f"bytes */{size}"
             elif asked is not None:
                 extra["Content-Range"] = f"bytes {part[0]}-{part[-1]}/{size}"
-            self._begin(status, kind, len(part), extra)
+            self._begin(status, kind or "application/octet-stream", len(part), extra)
             if self.command != "HEAD" and part:
                 self._copy(file, part)
 

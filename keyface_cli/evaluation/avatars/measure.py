@@ -200,7 +200,9 @@ def compare(
         for part in (frames, truth)
     )
     jaw = scene.rig[:, rig.INDEX["jaw"]].float()
-    lags = {lag: correlation(*_shifted(tracks["jaw"], jaw, lag)) for lag in _lags()}
+    lags = {
+        lag: correlation(*_shifted(tracks["jaw"], jaw, lag)) for lag in range(-MAX_LAG, MAX_LAG + 1)
+    }
     best = max(lags, key=lambda lag: (lags[lag], -abs(lag)))
     pairs = zip(frames, truth, strict=True)
     error = np.stack([((a.astype(np.float32) - b) ** 2).mean() for a, b in pairs])
@@ -291,10 +293,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     norm = float(a.norm() * b.norm())
     return float(a @ b) / norm if norm > 1e-8 else 0.0
-
-
-def _lags() -> range:
-    return range(-MAX_LAG, MAX_LAG + 1)
 
 
 def _shifted(read: Tensor, truth: Tensor, lag: int) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,8 @@ class Report:
             "nsv": self.recognition_shares(),
             "sounds": self.openings(),
             "reader_r2": self.reader_accuracy,
-            "worst": [result.index for result in self._worst()],
+            # the clips to look at first
+            "worst": [one.index for one in sorted(self.results, key=lambda r: r.lip_sync)[:WORST]],
             "clips": [_plain(asdict(result)) for result in self.results],
             "vocal_clips": [asdict(recognition) for recognition in self.recognitions],
         }
@@ -130,10 +131,6 @@ class Report:
             pairs = Counter((n.kind, n.generated) for n in self.recognitions)
             named = [[*pair, count] for pair, count in sorted(pairs.items())]
             write_text(self.folder / "vocal.csv", csv_text(["kind", "named", "clips"], named))
-
-    def _worst(self) -> list[ClipResult]:
-        """The clips to look at first."""
-        return sorted(self.results, key=lambda result: result.lip_sync)[:WORST]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -65,6 +65,11 @@ class Affect(Measure):
     """
 
     name = "emotion"
+    definition: ClassVar = {
+        "network": "EmotiEffLib enet_b0_8_va_mtl, faces by MTCNN",
+        "target": "the curve of each clip where there is one, else the true video",
+        "accuracy": "frames whose class of eight is that of the true video's frame",
+    }
 
     def __init__(self, network: FaceModel) -> None:
         self._network = network
@@ -80,14 +85,6 @@ class Affect(Measure):
             for kind, label, better in kinds
         ]
         self.columns = (*columns, Column("emotion_accuracy", "Emotion accuracy", "higher"))
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the network and what it is compared with."""
-        return {
-            "network": "EmotiEffLib enet_b0_8_va_mtl, faces by MTCNN",
-            "target": "the curve of each clip where there is one, else the true video",
-            "accuracy": "frames whose class of eight is that of the true video's frame",
-        }
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -75,20 +75,17 @@ class FaceSimilarity(Measure):
         Column("face_similarity_drift", "Face similarity drift (1/min)", "higher", 3),
         Column("face_similarity_ends", "Face similarity last/first 5 s", "higher", 3),
     )
+    definition: ClassVar = {
+        "network": "OpenCV SFace 2021dec",
+        "landmarks": SOURCE,
+        "face_similarity": "mean cosine similarity to the mean face of the first second",
+        "face_similarity_drift": "its slope, a minute; below 0 the person is lost",
+        "face_similarity_ends": "similarity of the mean faces of the first and the last 5 s, of "
+        "clips of at least 10 s",
+    }
 
     def __init__(self, embedder: FaceEmbedder) -> None:
         self._embedder = embedder
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        return {
-            "network": "OpenCV SFace 2021dec",
-            "landmarks": SOURCE,
-            "face_similarity": "mean cosine similarity to the mean face of the first second",
-            "face_similarity_drift": "its slope, a minute; below 0 the person is lost",
-            "face_similarity_ends": "similarity of the mean faces of the first and the last 5 s, "
-            "of clips of at least 10 s",
-        }
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""

@@ -8,7 +8,7 @@ On rendered avatars it correlates with the jaw that was drawn by 0.94 to 0.99.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -40,16 +40,13 @@ class LipSync(Measure):
         Column("sync_correlation", "Lip-to-sound r", "higher", 3),
         Column("sync_offset_ms", "Lip-to-sound offset (ms)", "neither", 0),
     )
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        what = (
-            "Pearson correlation of mouth opening (vertical DIS flow of the lower lip minus the "
-            "upper one, from the clip's median mouth) with log RMS of the sound of each frame, at "
-            f"the offset within {MAX_LAG_S * 1000:.0f} ms where it is greatest; a positive offset "
-            "means that the mouth comes late"
-        )
-        return {"definition": what, "landmarks": SOURCE}
+    definition: ClassVar = {
+        "definition": "Pearson correlation of mouth opening (vertical DIS flow of the lower lip "
+        "minus the upper one, from the clip's median mouth) with log RMS of the sound of each "
+        f"frame, at the offset within {MAX_LAG_S * 1000:.0f} ms where it is greatest; a positive "
+        "offset means that the mouth comes late",
+        "landmarks": SOURCE,
+    }
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +29,11 @@ class MotionSmoothness(Interpolated):
 
     name = "motion"
     columns = (Column("motion_smoothness", "Motion smoothness", "higher", 4),)
+    definition: ClassVar = {"definition": "VBench motion smoothness with AMT-S, full resolution"}
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         self._path, self._device = weights, device
         self._network = load_torchscript(weights, device)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        return {"definition": "VBench motion smoothness with AMT-S, full resolution"}
 
     @torch.inference_mode()
     def between(self, before: Picture, after: Picture) -> Picture:

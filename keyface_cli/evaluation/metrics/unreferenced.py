@@ -9,7 +9,7 @@ flow      frames that are not where the optical flow between their neighbours pu
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -91,13 +91,10 @@ class Flicker(_Neighbours):
 
     name = "flicker"
     columns = (Column("flicker", "Flicker", "lower", 3),)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        what = (
-            "mean distance of luminance (0..255) from the interval of the frames before and after"
-        )
-        return {"definition": what}
+    definition: ClassVar = {
+        "definition": "mean distance of luminance (0..255) from the interval of the frames before "
+        "and after"
+    }
 
     def of(self, before: Gray, frame: Gray, after: Gray) -> float:
         """Return the mean distance from the interval of the two beside it."""
@@ -110,11 +107,11 @@ class Seams(_Neighbours):
 
     name = "seams"
     columns = (Column("seams", "Seams", "lower", 3),)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        what = "mean |f(t-1) - 2 f(t) + f(t+1)| of luminance at borders, divided by that elsewhere"
-        return {"definition": what, "segment": SEGMENT}
+    definition: ClassVar = {
+        "definition": "mean |f(t-1) - 2 f(t) + f(t+1)| of luminance at borders, divided by that "
+        "elsewhere",
+        "segment": SEGMENT,
+    }
 
     def of(self, before: Gray, frame: Gray, after: Gray) -> float:
         """Return the mean change of the movement."""
@@ -137,14 +134,11 @@ class ColourDrift(Measure):
 
     name = "drift"
     columns = (Column("colour_drift", "Colour drift", "lower", 2),)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        what = (
-            "slope over time of the CIE76 distance between the mean colours of an 8 x 8 grid and "
-            "those of the first second"
-        )
-        return {"definition": what, "unit": "delta E a minute"}
+    definition: ClassVar = {
+        "definition": "slope over time of the CIE76 distance between the mean colours of an 8 x 8 "
+        "grid and those of the first second",
+        "unit": "delta E a minute",
+    }
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""
@@ -179,14 +173,11 @@ class FlowSmoothness(Interpolated):
 
     name = "flow"
     columns = (Column("flow_smoothness", "Flow smoothness", "higher", 4),)
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the definition."""
-        what = (
-            "1 - mean |odd frame - its prediction| / 255; the prediction is both neighbours warped "
-            "half-way along the DIS flow between them, and their mean"
-        )
-        return {"definition": what, "flow": DESCRIPTION}
+    definition: ClassVar = {
+        "definition": "1 - mean |odd frame - its prediction| / 255; the prediction is both "
+        "neighbours warped half-way along the DIS flow between them, and their mean",
+        "flow": DESCRIPTION,
+    }
 
     def between(self, before: Picture, after: Picture) -> NDArray[np.float32]:
         """Return both neighbours warped half-way to each other, and their mean."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ def finish(writer: ShardWriter) -> list[Piece]:
     """Write what was gathered, and the report; returns what became of every stretch."""
     writer.flush()
     pieces = [Piece(**row) for key in writer.videos for row in writer.videos[key]]
-    _write_report(writer.folder / REPORT, pieces)
+    rows = csv_text(("video", "start_s", "end_s", "outcome"), map(astuple, pieces))
+    write_text(writer.folder / REPORT, rows)
     return pieces
 
 
@@ -334,8 +335,3 @@ def facts_of(encoders: Encoders, limits: Limits) -> dict[str, Any]:
     if encoders.affect is not None:
         facts["affect"] = file_hash(encoders.affect.path)
     return facts
-
-
-def _write_report(path: Path, pieces: list[Piece]) -> None:
-    columns = ("video", "start_s", "end_s", "outcome")
-    write_text(path, csv_text(columns, ([getattr(p, c) for c in columns] for p in pieces)))
