@@ -153,6 +153,15 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return table.getvalue()
 
 
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: None in the place of NaN, in dictionaries and lists too."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
+
+
 def read_text(path: Path, error: type[KeyFaceError] = KeyFaceError) -> str:
     """Return a file's text: UTF-8, or UTF-16 where a mark of byte order says so.
 

@@ -40,11 +40,6 @@ keyface emotion plot examples/curve.csv --audio examples/speech.wav -o curve.png
 )
 
 
-@app.callback()
-def emotion() -> None:
-    """Make, check, look at and convert emotion curves."""
-
-
 @app.command()
 def names(
     output: Annotated[

@@ -24,8 +24,3 @@ app.command()(evaluate_avatars.avatars)
 app.command()(evaluate_avatars.reader)
 app.command(epilog=evaluate_videos.EXAMPLES)(evaluate_videos.videos)
 app.command(epilog=evaluate_videos.SCENES_EXAMPLE)(evaluate_videos.scenes)
-
-
-@app.callback()
-def evaluate() -> None:
-    """Measure a model, or videos."""

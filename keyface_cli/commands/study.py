@@ -30,11 +30,6 @@ StudyArgument = Annotated[
 ]
 
 
-@app.callback()
-def study() -> None:
-    """Ask people which of two clips is more realistic."""
-
-
 @app.command()
 def new(
     folders: Annotated[

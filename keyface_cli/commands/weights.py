@@ -39,11 +39,6 @@ ModelArgument = Annotated[
 ]
 
 
-@app.callback()
-def weights() -> None:
-    """Look after models."""
-
-
 @app.command("list")
 def list_models(as_json: options.JsonOption = False) -> None:
     """List the models that are installed and the bundled one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from keyface_cli.evaluation.plots import (
 from keyface_cli.evaluation.registry import Absent, Settings, all_columns, build_measures
 from keyface_cli.evaluation.runner import SET_RESAMPLES, MethodResult, run_method
 from keyface_cli.evaluation.statistics import RESAMPLES
-from keyface_cli.files import unwritable, write_text
+from keyface_cli.files import plain, unwritable, write_text
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "torchmetrics", "transformers")
 # by which clips are called the worst: the first that was measured
@@ -159,7 +158,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
             {
                 "method": row.method,
                 "published": row.published,
-                "figures": {key: _plain(asdict(cell)) for key, cell in row.cells.items()},
+                "figures": {key: plain(asdict(cell)) for key, cell in row.cells.items()},
             }
             for row in found.table.rows
         ],
@@ -265,8 +264,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _plain(cell: dict[str, Any]) -> dict[str, Any]:
-    """Return figures without NaN, which JSON does not know."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in cell.items()}

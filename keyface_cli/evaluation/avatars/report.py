@@ -23,7 +23,7 @@ from keyface_cli.evaluation.avatars.measure import (
 )
 from keyface_cli.evaluation.avatars.vocal import Recognition
 from keyface_cli.evaluation.avatars.voiceless import SoundResult
-from keyface_cli.files import csv_text, write_text
+from keyface_cli.files import csv_text, plain, write_text
 from keyface_cli.plotting import new_figure
 
 SHEET_CLIPS, WORST = 12, 5
@@ -89,7 +89,7 @@ class Report:
             "reader_r2": self.reader_accuracy,
             # the clips to look at first
             "worst": [one.index for one in sorted(self.results, key=lambda r: r.lip_sync)[:WORST]],
-            "clips": [_plain(asdict(result)) for result in self.results],
+            "clips": [plain(asdict(result)) for result in self.results],
             "vocal_clips": [asdict(recognition) for recognition in self.recognitions],
         }
 
@@ -131,14 +131,6 @@ class Report:
             pairs = Counter((n.kind, n.generated) for n in self.recognitions)
             named = [[*pair, count] for pair, count in sorted(pairs.items())]
             write_text(self.folder / "vocal.csv", csv_text(["kind", "named", "clips"], named))
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {
-        k: _plain(v) if isinstance(v, dict) else None if isinstance(v, float) and v != v else v
-        for k, v in row.items()
-    }
 
 
 def _plot(path: Path, results: list[ClipResult]) -> None:
