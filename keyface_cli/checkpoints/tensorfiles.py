@@ -7,7 +7,7 @@ stem-00001-of-00003.safetensors ...  and stem.safetensors.index.json, tensor nam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from keyface_cli.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class TensorReader:
@@ -91,6 +91,48 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         return [folder / Path(name).name for name in sorted(set(names))]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WeightsError(f"not an index of weights: {index}", str(error)) from error
+
+
+def save_network(path: Path, module: nn.Module, facts: Mapping[str, str]) -> None:
+    """Write a network that is no part of a model into one file; it is whole or the old one.
+
+    Args:
+        path: of the file, in a folder that is made where it is missing.
+        module: the network.
+        facts: what the file says of itself; "format" tells such files from others.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from keyface_cli.files import replacing
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+    with replacing(path, WeightsError, also=(SafetensorError,)) as part:
+        save_file(tensors, part, dict(facts))
+
+
+def load_network(path: Path, module: nn.Module, file_format: str) -> dict[str, str]:
+    """Fill a network from a file of `save_network`, and return what that says of itself.
+
+    Raises:
+        WeightsError: the file is missing or damaged, of another format, or another network's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, str] = file.metadata() or {}
+            if facts.get("format") != file_format:
+                raise WeightsError(f"{path}: not of the format {file_format}")
+            module.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: damaged, or of another network: {reason}") from error
+    return facts
 
 
 def move(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:

@@ -16,13 +16,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from keyface_cli.avatars import rig
+from keyface_cli.checkpoints.tensorfiles import load_network, save_network
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import WeightsError
-from keyface_cli.training import run
 from keyface_cli.training.clips import KINDS
 from keyface_cli.training.loop import Report, Trainer
 from keyface_cli.training.losses import noise_weight
@@ -198,7 +197,7 @@ def train_reader(
     trainer = Trainer("reader", reader, folder, options, resume=resume, force=force)
 
     def save(average: nn.Module, update: int) -> None:
-        run.save_helper(folder / FILE, average, FORMAT, update)
+        save_network(folder / FILE, average, {"format": FORMAT, "updates": str(update)})
 
     return trainer.fit(training.draw, training.losses, save, report=report)
 
@@ -214,10 +213,7 @@ def load_reader(path: Path, config: ModelConfig) -> LatentReader:
         raise WeightsError(f"no reader of latents: {path}", hint)
     reader = LatentReader(config.latent_channels)
     try:
-        tensors = run.read_helper(path, FORMAT)
-        if tensors is None:
-            raise WeightsError(f"not a reader of latents: {path}", hint)
-        reader.load_state_dict(tensors)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(f"damaged, or a reader of other latents: {path}", hint) from error
+        load_network(path, reader, FORMAT)
+    except WeightsError as error:
+        raise WeightsError(f"no reader of these latents: {error}", hint) from error
     return reader.eval().requires_grad_(False)

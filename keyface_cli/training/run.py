@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from keyface_cli.checkpoints.checkpoint import MANIFEST, Checkpoint
 from keyface_cli.checkpoints.writing import replacing_model, save_component, write_manifest
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
-from keyface_cli.files import replacing, take_name
+from keyface_cli.files import take_name
 
 logger = logging.getLogger(__name__)
 
@@ -140,32 +138,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def save_helper(path: Path, module: nn.Module, file_format: str, update: int) -> None:
-    """Write a network that helps to train, and is no part of a model, into one file.
-
-    Args:
-        path: of the file; it is whole or the old one.
-        module: the network.
-        file_format: the name that tells such files from others, see `read_helper`.
-        update: the updates done.
-    """
-    tensors = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
-    with replacing(path, WeightsError, also=(SafetensorError,)) as part:
-        save_file(tensors, part, metadata={"format": file_format, "updates": str(update)})
-
-
-def read_helper(path: Path, file_format: str) -> dict[str, Tensor] | None:
-    """Read the tensors that `save_helper` wrote; None for a file of another kind.
-
-    Raises:
-        SafetensorError, OSError: the file is damaged.
-    """
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("format") != file_format:
-            return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def load_trained(folder: Path, component: str, config: ModelConfig) -> nn.Module:

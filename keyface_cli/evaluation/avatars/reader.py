@@ -8,6 +8,7 @@ it is known how it is at rest.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -15,8 +16,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keyface_cli.avatars import rig
@@ -24,8 +23,8 @@ from keyface_cli.avatars.heads import draw_head
 from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.pictures import random_poses
 from keyface_cli.checkpoints.installed import home
+from keyface_cli.checkpoints.tensorfiles import load_network, save_network
 from keyface_cli.errors import WeightsError
-from keyface_cli.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -298,16 +297,10 @@ def save(reader: RigReader, path: Path) -> None:
     """Write a reader and its accuracy into one file, in half precision; it is whole or not there.
 
     Raises:
-        KeyFaceError: it cannot be written.
+        WeightsError: it cannot be written.
     """
-    tensors = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in reader.state_dict().items()
-    }
     facts = {"format": FORMAT, "accuracy": json.dumps(reader.accuracy)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, also=(SafetensorError,)) as part:
-        save_file(tensors, part, facts)
+    save_network(path, copy.deepcopy(reader).half(), facts)
 
 
 def own_path() -> Path:
@@ -324,14 +317,8 @@ def load(path: Path | None = None) -> RigReader:
     path = path or (BUNDLED if BUNDLED.is_file() else own_path())
     reader = RigReader()
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts.get("format") != FORMAT:
-            raise ValueError("another format")
-        reader.load_state_dict(tensors)
-        reader.accuracy = json.loads(facts["accuracy"])
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reader.accuracy = json.loads(load_network(path, reader, FORMAT)["accuracy"])
+    except (WeightsError, ValueError, KeyError) as error:
         raise WeightsError(
             f"no face reader of this version: {path}",
             f"make one with keyface evaluate reader: {error}",

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from keyface_cli.avatars import rig
@@ -21,15 +19,16 @@ from keyface_cli.avatars.photographs.casting import Cast
 from keyface_cli.avatars.scene import Scene, random_scene
 from keyface_cli.avatars.voices import VOCALISATIONS
 from keyface_cli.checkpoints.installed import home
+from keyface_cli.checkpoints.tensorfiles import load_network, save_network
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
 from keyface_cli.evaluation.avatars.measure import SEED_STRIDE, animate
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
-from keyface_cli.files import replacing
 from keyface_cli.models.speech import encode
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
 
+FORMAT = "keyface vocal classifier 1"
 SPEECH = "speech"
 CLASSES = (*VOCALISATIONS, SPEECH)
 SECONDS = 3.0
@@ -111,25 +110,18 @@ def default_path() -> Path:
 
 
 def load_or_train(path: Path) -> VocalClassifier:
-    """Load a classifier that was saved here before, or train one and save it.
+    """Load the classifier of this version that was saved here before, or train one and save it.
 
     Raises:
-        WeightsError: the file is not a classifier of this version, or cannot be written.
+        WeightsError: it cannot be written.
     """
     network = VocalClassifier()
-    if path.is_file():
-        try:
-            load_model(network, path)
-        except Exception as error:  # safetensors has no common error
-            raise WeightsError(
-                f"not a classifier of this version: {path}", "remove it: it is made again"
-            ) from error
-        return network.eval()
-    network = train_classifier()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, WeightsError, also=(SafetensorError,)) as part:
-        save_model(network, str(part))
-    return network
+    try:
+        load_network(path, network, FORMAT)
+    except WeightsError:
+        network = train_classifier()
+        save_network(path, network, {"format": FORMAT})
+    return network.eval()
 
 
 @dataclass(frozen=True)
