@@ -66,6 +66,8 @@ class SamplingConfig:
     guidance_interval: tuple[float, float] | None = field(default=None, metadata=_LATER)
     # decode in the UNets' number format where `vae_dtype` is float32
     half_vae: bool = field(default=False, metadata=_LATER)
+    # let the mouth rest in noise, hum and room tone (models/steady_sound.py)
+    silence_steady_sound: bool = field(default=False, metadata=_LATER)
 
 
 @dataclass(frozen=True)
@@ -312,6 +314,7 @@ PRESETS: dict[str, ModelConfig] = {
             autoguidance=1.25,
             emotion_guidance=1.5,
             liveliness=1.0,
+            silence_steady_sound=True,
         ),
         # one step and no second network as it is: only the keyframes' guidance can be left out
         sampling_presets={"fast": {"audio_guidance": 1.0, "emotion_guidance": 1.0}},

@@ -23,6 +23,7 @@ from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import AudioFeatures, Features, Samples, audio_features
+from keyface_cli.models.steady_sound import encoded_sound
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
@@ -106,8 +107,9 @@ class Engine:
 
     def audio_features(self, waveform: Samples) -> dict[str, AudioFeatures]:
         """Return each encoder's features of a recording, computed when they are asked for."""
+        encoded = encoded_sound(self.config, waveform)
         return {
-            name: audio_features(name, encoder, waveform, partial(self._work_with, name))
+            name: audio_features(name, encoder, encoded, partial(self._work_with, name))
             for name, encoder in self.encoders.items()
         }
 

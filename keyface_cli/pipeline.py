@@ -42,6 +42,7 @@ from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import ACTIVATIONS_PER_LATENT, LEVELS, Demand, Residency
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, audio_features
+from keyface_cli.models.steady_sound import encoded_sound
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
@@ -393,10 +394,11 @@ def encode_audio(
     names = encoder_names(checkpoint.config)
     encoders = _load(checkpoint, names, place, dict.fromkeys(names, torch.float32))
     N = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
+    encoded = encoded_sound(checkpoint.config, waveform)
 
     def blocks(name: str) -> Iterator[Tensor]:
         with memory_errors(place), torch.inference_mode():
-            features = audio_features(name, encoders[name], waveform)
+            features = audio_features(name, encoders[name], encoded)
         for first in range(0, N, CORE_FRAMES):
             with memory_errors(place), torch.inference_mode():
                 block = features.frames(range(first, min(first + CORE_FRAMES, N))).cpu()

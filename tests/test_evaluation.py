@@ -398,8 +398,11 @@ def test_sounds_without_a_voice_are_compared_with_speech() -> None:
     frames = round(voiceless.SECONDS * 25)
 
     class Reader(ScriptedReader):
+        calls = 0
+
         def read(self, frames: Tensor, portrait: Tensor, batch: int = 64) -> Tensor:
-            return super().read(frames, portrait)[: len(frames)]
+            self.calls += 1  # first the generated frames, then those of the truth
+            return super().read(frames, portrait)[: len(frames)] * (self.calls % 2 or 0.4)
 
     read = Reader(jaw=torch.full((FRAMES,), 0.1))
     measured = list(voiceless.evaluate(pipeline, read, each=2))
@@ -413,7 +416,9 @@ def test_sounds_without_a_voice_are_compared_with_speech() -> None:
     found = report.to_dict()["sounds"]
     assert found["noise"] == {
         "opening": pytest.approx(0.1),
+        "of_truth": pytest.approx(0.04),
         "over_speech": pytest.approx(0.25),
+        "truth_over_speech": pytest.approx(0.1),
         "n": 2,
     }
     loud, quiet = (voiceless.scene_of(kind, 1).waveform for kind in ("noise", "room"))

@@ -188,7 +188,8 @@ def _figures(report: Report) -> list[str]:
     for kind, found in report.openings().items():
         lines.append(
             f"mouth opening under {kind}: {found['opening']:.3f}, {found['over_speech']:.2f} times"
-            f" that of speech, of {found['n']} clips"
+            f" that of speech, of {found['n']} clips; of the truth"
+            f" {found['truth_over_speech']:.2f} times"
         )
     return lines
 

@@ -94,14 +94,25 @@ class Report:
         }
 
     def openings(self) -> dict[str, dict[str, float]]:
-        """Return how far the mouth opens under each sound without a voice, and over speech."""
+        """Return how far the mouth is seen open under each sound without a voice.
+
+        Returns:
+            For each sound "opening" and "of_truth", of generated frames and of the head at rest;
+            "over_speech" and "truth_over_speech", both over the opening in speech; "n" clips.
+        """
         speech = np.mean([result.opening for result in self.results]) if self.results else 0.0
         found = {}
         for kind in dict.fromkeys(sound.kind for sound in self.sounds):
-            opening = float(np.mean([h.opening for h in self.sounds if h.kind == kind]))
-            over = opening / max(float(speech), 1e-6)
-            n = sum(sound.kind == kind for sound in self.sounds)
-            found[kind] = {"opening": opening, "over_speech": over, "n": n}
+            of_kind = [sound for sound in self.sounds if sound.kind == kind]
+            opening = float(np.mean([sound.opening for sound in of_kind]))
+            truth = float(np.mean([sound.of_truth for sound in of_kind]))
+            found[kind] = {
+                "opening": opening,
+                "of_truth": truth,
+                "over_speech": opening / max(float(speech), 1e-6),
+                "truth_over_speech": truth / max(float(speech), 1e-6),
+                "n": len(of_kind),
+            }
         return found
 
     def recognition_shares(self) -> dict[str, float]:

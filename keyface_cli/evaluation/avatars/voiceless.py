@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from keyface_cli.avatars import rig
 from keyface_cli.avatars.photographs.casting import Cast
@@ -26,10 +28,17 @@ SECONDS = 3.0
 
 @dataclass(frozen=True)
 class SoundResult:
-    """One clip: the kind of its sound, and how far the mouth opened in it on average."""
+    """One clip: the kind of its sound, and how far the mouth is seen open in it on average.
+
+    Args:
+        kind: of the sound, of `LEVELS_DB`.
+        opening: in the generated frames.
+        of_truth: in frames of the same head at rest, beyond which no model can be seen to come.
+    """
 
     kind: str
     opening: float
+    of_truth: float
 
 
 def scene_of(kind: str, seed: int) -> Scene:
@@ -73,8 +82,12 @@ def evaluate(
     heads = HeldOut(len(kinds), seed + 2 * SEED_STRIDE, pipeline.config.resolution, cast)
     for i, kind in enumerate(kinds):
         scene = scene_of(kind, (seed + 700) * SEED_STRIDE + i)
-        portrait = portrait_of(heads.head(i))
-        frames = animate(pipeline, portrait, scene, options)
-        tracks = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
-        opening = tracks[:, CONTROLS.index("jaw")].clamp(min=0).mean()
-        yield SoundResult(kind, float(opening))
+        draw = heads.head(i)
+        portrait = portrait_of(draw)
+
+        def opening(frames: NDArray[np.uint8], portrait: NDArray[np.uint8] = portrait) -> float:
+            tracks = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
+            return float(tracks[:, CONTROLS.index("jaw")].clamp(min=0).mean())
+
+        made, true = animate(pipeline, portrait, scene, options), draw(scene.rig)
+        yield SoundResult(kind, opening(made), opening(true))
