@@ -22,8 +22,13 @@ from keyface_cli.device import memory_errors
 from keyface_cli.diffusion.sampler import sigmas_for
 from keyface_cli.memory import Residency, Result
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import AudioFeatures, Features, Samples, audio_features
-from keyface_cli.models.steady_sound import encoded_sound
+from keyface_cli.models.speech import (
+    AudioFeatures,
+    Features,
+    Samples,
+    audio_features,
+    encoded_sound,
+)
 from keyface_cli.options import GenerationOptions, Progress
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage

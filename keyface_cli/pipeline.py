@@ -41,8 +41,13 @@ from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import ACTIVATIONS_PER_LATENT, LEVELS, Demand, Residency
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import CORE_FRAMES, Features, Samples, audio_features
-from keyface_cli.models.steady_sound import encoded_sound
+from keyface_cli.models.speech import (
+    CORE_FRAMES,
+    Features,
+    Samples,
+    audio_features,
+    encoded_sound,
+)
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures

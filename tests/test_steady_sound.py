@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from keyface_cli.avatars.sounds import make_sound
 from keyface_cli.avatars.vocalisations import vocalise
 from keyface_cli.config import PRESETS, SAMPLE_RATE
-from keyface_cli.models.steady_sound import FADE, SteadySilenced, encoded_sound
+from keyface_cli.models.speech import encoded_sound
+from keyface_cli.models.steady_sound import FADE, SteadySilenced
 
 Wave = NDArray[np.float32]
 

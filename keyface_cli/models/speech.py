@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keyface_cli.config import FPS, SAMPLES_PER_FRAME
+from keyface_cli.config import FPS, SAMPLES_PER_FRAME, ModelConfig
 
 if TYPE_CHECKING:
     from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
@@ -114,6 +114,15 @@ def encode(encoders: Mapping[str, nn.Module], waveform: Samples) -> dict[str, Te
         name: audio_features(name, model, waveform).frames(everything)
         for name, model in encoders.items()
     }
+
+
+def encoded_sound(config: ModelConfig, samples: Samples) -> Samples:
+    """Return what a model's audio encoders are given of a recording."""
+    if not config.sampling.silence_steady_sound:
+        return samples
+    from keyface_cli.models.steady_sound import SteadySilenced  # of models that ask for it
+
+    return SteadySilenced(samples)
 
 
 def audio_features(

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from keyface_cli.config import SAMPLE_RATE, ModelConfig
+from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.models.speech import Samples
 
 HOP = SAMPLE_RATE // 50  # samples between two spectra: 20 ms
@@ -27,11 +27,6 @@ FADE = SAMPLE_RATE // 50  # samples
 
 _SIZE = BLOCK * HOP  # samples of a block
 _REACH = SPAN + 1  # blocks on both sides that decide what becomes of one
-
-
-def encoded_sound(config: ModelConfig, samples: Samples) -> Samples:
-    """Return what a model's audio encoders are given of a recording at 16 kHz."""
-    return SteadySilenced(samples) if config.sampling.silence_steady_sound else samples
 
 
 class SteadySilenced:
