@@ -51,7 +51,7 @@ def avatars(
         typer.Option(
             metavar="DIR",
             help="Play recordings of a voice instead, the first 20 by name of those in "
-            'DIR/transcripts.csv (file|text). Needs pip install "keyface[voices]".',
+            'DIR/transcripts.csv (file|text). Needs pip install "keyface\\[voices]".',
         ),
     ] = None,
     voices: Annotated[
