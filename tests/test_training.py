@@ -26,7 +26,7 @@ from keyface_cli.training import run
 from keyface_cli.training.beginning import TEMPORAL, begin, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.diffusion import COMPONENTS, train_unet
-from keyface_cli.training.losses import latent_loss, picture_losses, sample_sigmas
+from keyface_cli.training.losses import explained, latent_loss, picture_losses, sample_sigmas
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
 from keyface_cli.training.samples import lip_sync
 from keyface_cli.training.vae import prime, principal_components
@@ -79,6 +79,11 @@ def pictures(count: int) -> np.ndarray:
     coarse = torch.from_numpy(rng.random((count, 3, 8, 8))).float()
     smooth = F.interpolate(coarse, size=64, mode="bilinear")
     return (smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def test_where_nothing_moves_nothing_is_explained() -> None:
+    share = explained(torch.tensor([0.1, 0.1, 0.0]), torch.tensor([0.4, 0.0, 0.0]))
+    assert torch.equal(share, torch.tensor([0.75, 0.0, 0.0]))
 
 
 def test_primed_vae_is_the_linear_code() -> None:

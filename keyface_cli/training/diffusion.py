@@ -32,6 +32,7 @@ from keyface_cli.training.losses import (
     MOUTH_COLUMNS,
     MOUTH_ROWS,
     PictureDistance,
+    explained,
     latent_loss,
     picture_losses,
     sample_sigmas,
@@ -193,8 +194,8 @@ class UNetTraining:
         left, move = ((d - z)[..., rows, columns].square().mean() for d in (denoised, anchor))
         return {
             "mse": error,
-            "explained": 1 - error / (anchor - z).square().mean(),
-            "mouth_explained": 1 - left / move,
+            "explained": explained(error, (anchor - z).square().mean()),
+            "mouth_explained": explained(left, move),
         }
 
     def _conditions(

@@ -109,3 +109,8 @@ def picture_losses(
     if distance is None:
         return squared, torch.zeros_like(squared)
     return squared, (weight * distance(decoded, target)).mean()
+
+
+def explained(error: Tensor, motion: Tensor) -> Tensor:
+    """Return the share of motion that is right, both mean squares; 0 where nothing moves."""
+    return torch.where(motion > 0, 1 - error / motion, 0.0)
