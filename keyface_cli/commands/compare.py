@@ -20,9 +20,7 @@ keyface compare a.mp4 b.mp4 c.mp4 --columns 2 --label A --label B --label C -o a
 
 def compare(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Two videos or more.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.mp4", help="The video to write.")
-    ],
+    output: Annotated[Path, options.writes("FILE.mp4", "The video to write.")],
     label: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keyface_cli.commands import console
+from keyface_cli.commands import console, options
 from keyface_cli.credentials.certificates import Algorithm, new_key_pair
 from keyface_cli.credentials.library import load_library
 
@@ -33,9 +33,7 @@ def credentials() -> None:
 
 @app.command(epilog=EXAMPLES)
 def new(
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write them.")
-    ],
+    folder: Annotated[Path, options.writes("FOLDER", "Where to write them.")],
     name: Annotated[
         str, typer.Option(help="Whom readers show as the signer: a person or an organisation.")
     ] = "self-signed with keyface",

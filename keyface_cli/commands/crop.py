@@ -27,9 +27,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 @options.taking(Job, "crop", "face", "require_face", "portrait_time", "background")
 def crop(
     portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture, or a video.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
-    ],
+    output: Annotated[Path, options.writes("FILE.png", "The picture to write.")],
     force: options.ForceOption = False,
     model: options.ModelOption = None,
     *,

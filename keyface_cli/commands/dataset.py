@@ -34,9 +34,7 @@ keyface dataset avatars -o data --hours 4 --seed 1
 keyface dataset prepare videos -o data --model keyface --emotion-model enet_b0_8_va_mtl.onnx
 """,
 )
-FolderOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Where the data goes.")
-]
+FolderOption = Annotated[Path, options.writes("DIR", "Where the data goes.")]
 SCENES_PER_SHARD = 200
 PAIRS_PER_SHARD = 100
 

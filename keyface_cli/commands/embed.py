@@ -29,9 +29,7 @@ def embed(
         Path,
         typer.Argument(metavar="AUDIO", help="A recording, or a video with a sound track."),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")
-    ],
+    output: Annotated[Path, options.writes("FILE.safetensors", "The file to write.")],
     force: options.ForceOption = False,
     model: options.ModelOption = None,
     device: options.DeviceOption = "auto",

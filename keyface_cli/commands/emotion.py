@@ -44,7 +44,7 @@ keyface emotion plot examples/curve.csv --audio examples/speech.wav -o curve.png
 def names(
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.png|svg", help="Draw where they lie."),
+        options.writes("FILE.png|svg", "Draw where they lie."),
     ] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
@@ -72,13 +72,7 @@ def new(
     audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="The recording to draw for.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write.",
-            show_default="AUDIO.csv here",
-        ),
+        options.writes("FILE", "The file to write.", show_default="AUDIO.csv here"),
     ] = None,
     every: Annotated[
         float | None,
@@ -159,12 +153,8 @@ def plot(
     strength: StrengthOption = 1.0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.png|svg",
-            help="The picture to write; needed without --json.",
-            show_default=False,
+        options.writes(
+            "FILE.png|svg", "The picture to write; needed without --json.", show_default=False
         ),
     ] = None,
     force: options.ForceOption = False,
@@ -198,13 +188,7 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.csv|tsv|json",
-            help="The file to write.",
-            show_default="printed",
-        ),
+        options.writes("FILE.csv|tsv|json", "The file to write.", show_default="printed"),
     ] = None,
     form: Annotated[
         Literal["csv", "json", "line"] | None,

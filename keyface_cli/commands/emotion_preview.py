@@ -37,9 +37,7 @@ def preview(
     portrait: Annotated[
         Path, typer.Option("--portrait", "-p", metavar="PORTRAIT", help="Whose face shows it.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
-    ],
+    output: Annotated[Path, options.writes("FILE.png", "The picture to write.")],
     compare: Annotated[
         str | None,
         typer.Option(metavar="CURVE", help="Another curve, whose keyframes are shown above."),

@@ -19,9 +19,7 @@ SMOOTHING_S = 0.25  # over which a film's valence and arousal are averaged
 
 def extract(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A performance: one face.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="CURVE", help="The CSV or JSON to write.")
-    ],
+    output: Annotated[Path, options.writes("CURVE", "The CSV or JSON to write.")],
     model: Annotated[
         Path,
         typer.Option(
@@ -74,9 +72,7 @@ def measure(
     reader_file: options.ReaderOption = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE.png", help="Frames of the first head, a row a mood."
-        ),
+        options.writes("FILE.png", "Frames of the first head, a row a mood."),
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",

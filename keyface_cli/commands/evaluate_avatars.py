@@ -208,11 +208,9 @@ def _lines(path: Path | None) -> tuple[str, ...]:
 def reader(
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write.",
+        options.writes(
+            "FILE",
+            "The file to write.",
             show_default="a file in keyface's data folder, which evaluate avatars looks for",
         ),
     ] = None,

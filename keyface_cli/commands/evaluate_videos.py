@@ -194,9 +194,7 @@ def videos(
 
 
 def scenes(
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")
-    ],
+    folder: Annotated[Path, options.writes("FOLDER", "Where the files go.")],
     clips: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 20,
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of each.")] = 3.0,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels of a side, even.")] = 256,

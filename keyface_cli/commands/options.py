@@ -26,6 +26,11 @@ def in_panel(panel: str) -> Callable[..., Any]:
     return partial(typer.Option, rich_help_panel=panel)
 
 
+def writes(metavar: str, help: str, **more: Any) -> Any:
+    """Return the option that says where a command writes."""
+    return typer.Option("--output", "-o", metavar=metavar, help=help, **more)
+
+
 _output, _model, _machine = map(in_panel, (_OUTPUT, _MODEL, _MACHINE))
 
 

@@ -35,9 +35,7 @@ def new(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Each method's videos, by name.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="STUDY", help="The folder to make.")
-    ],
+    output: Annotated[Path, options.writes("STUDY", "The folder to make.")],
     method: Annotated[
         list[str] | None,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyface_cli.commands import console
-from keyface_cli.commands.options import DeviceOption
+from keyface_cli.commands.options import DeviceOption, writes
 from keyface_cli.commands.train_nsv import nsv
 from keyface_cli.commands.train_options import (
     NETWORK,
@@ -211,9 +211,7 @@ app.command()(nsv)
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model to write.")
-    ],
+    folder: Annotated[Path, writes("FOLDER", "The model to write.")],
     source: Annotated[
         str, typer.Option(help="One sentence on where the weights come from.")
     ] = "trained with keyface train",

@@ -15,9 +15,7 @@ def nsv(
         Path,
         typer.Option(metavar="FOLDER", help="Clips by label: FOLDER/LABEL/*.mp4."),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The classifier to write.")
-    ],
+    output: Annotated[Path, options.writes("FOLDER", "The classifier to write.")],
     start_from: Annotated[
         Path | None,
         typer.Option(

@@ -165,9 +165,7 @@ def convert(
     wav2vec2: Annotated[
         Path, typer.Option(metavar="FOLDER", help="The folder of facebook/wav2vec2-base-960h.")
     ],
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model to write.")
-    ],
+    folder: Annotated[Path, options.writes("FOLDER", "The model to write.")],
     guide: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="interpolation_bad.pt", show_default="no autoguidance"),
