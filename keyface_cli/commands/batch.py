@@ -53,12 +53,10 @@ def batch(
         ),
     ] = None,
     portrait: Annotated[
-        Path | None,
-        _list(help="Instead of a CSV: this portrait ...", show_default=False),
+        Path | None, _list(help="Instead of a CSV: this portrait ...", show_default=False)
     ] = None,
     audio_dir: Annotated[
-        Path | None,
-        _list(help="... with each recording of this folder.", show_default=False),
+        Path | None, _list(help="... with each recording of this folder.", show_default=False)
     ] = None,
     output_dir: Annotated[
         Path | None,
@@ -92,10 +90,7 @@ def batch(
             show_default="JOBS.report.csv beside the CSV, or in the output folder",
         ),
     ] = None,
-    as_json: Annotated[
-        bool,
-        _output("--json", help="Print one JSON object a row."),
-    ] = False,
+    as_json: Annotated[bool, _output("--json", help="Print one JSON object a row.")] = False,
     quiet: options.QuietOption = False,
     model: options.ModelOption = None,
     processes: Annotated[

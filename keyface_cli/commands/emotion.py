@@ -42,10 +42,7 @@ keyface emotion plot examples/curve.csv --audio examples/speech.wav -o curve.png
 
 @app.command()
 def names(
-    output: Annotated[
-        Path | None,
-        options.writes("FILE.png|svg", "Draw where they lie."),
-    ] = None,
+    output: Annotated[Path | None, options.writes("FILE.png|svg", "Draw where they lie.")] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -71,8 +68,7 @@ def names(
 def new(
     audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="The recording to draw for.")],
     output: Annotated[
-        Path | None,
-        options.writes("FILE", "The file to write.", show_default="AUDIO.csv here"),
+        Path | None, options.writes("FILE", "The file to write.", show_default="AUDIO.csv here")
     ] = None,
     every: Annotated[
         float | None,

@@ -71,8 +71,7 @@ def measure(
     scenes_seed: options.ScenesSeedOption = 1,
     reader_file: options.ReaderOption = None,
     output: Annotated[
-        Path | None,
-        options.writes("FILE.png", "Frames of the first head, a row a mood."),
+        Path | None, options.writes("FILE.png", "Frames of the first head, a row a mood.")
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",

@@ -36,12 +36,10 @@ _clips, _metrics, _report = map(options.in_panel, ("Clips", "Metrics", "Report")
 
 def videos(
     generated: Annotated[
-        list[Path] | None,
-        _clips(metavar="FOLDER", help="A method's videos; once a method."),
+        list[Path] | None, _clips(metavar="FOLDER", help="A method's videos; once a method.")
     ] = None,
     reference: Annotated[
-        Path | None,
-        _clips(metavar="FOLDER", help="The true videos, of the same names."),
+        Path | None, _clips(metavar="FOLDER", help="The true videos, of the same names.")
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -68,8 +66,7 @@ def videos(
         ),
     ] = None,
     common: Annotated[
-        bool,
-        _clips("--common", help="Use only the names that every folder has."),
+        bool, _clips("--common", help="Use only the names that every folder has.")
     ] = False,
     fps: Annotated[
         float | None,
@@ -99,8 +96,7 @@ def videos(
         ),
     ] = None,
     any_weights: Annotated[
-        bool,
-        _metrics("--any-weights", help="Accept files whose hash is not the published one."),
+        bool, _metrics("--any-weights", help="Accept files whose hash is not the published one.")
     ] = False,
     landmarks: Annotated[
         str,
@@ -120,8 +116,7 @@ def videos(
         ),
     ] = None,
     reference_row: Annotated[
-        bool,
-        _report(help="Measure the true videos too, where no reference is needed."),
+        bool, _report(help="Measure the true videos too, where no reference is needed.")
     ] = True,
     output: Annotated[
         Path | None,

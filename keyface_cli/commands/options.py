@@ -145,17 +145,13 @@ OutputOption = Annotated[
         show_default="PORTRAIT-AUDIO.mp4 in this folder",
     ),
 ]
-ForceOption = Annotated[
-    bool,
-    _output("--force", "-f", help="Replace an existing file."),
-]
+ForceOption = Annotated[bool, _output("--force", "-f", help="Replace an existing file.")]
 JsonOption = Annotated[
     bool,
     _output("--json", help="Print one JSON object that describes the result instead of its path."),
 ]
 QuietOption = Annotated[
-    bool,
-    _output("--quiet", "-q", help="No progress, only warnings and errors."),
+    bool, _output("--quiet", "-q", help="No progress, only warnings and errors.")
 ]
 ModelOption = Annotated[
     str | None,
@@ -196,8 +192,7 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    Dtype,
-    _machine(help="Number format of the networks; auto is the device's fastest."),
+    Dtype, _machine(help="Number format of the networks; auto is the device's fastest.")
 ]
 VaeDtypeOption = Annotated[
     Dtype | None,

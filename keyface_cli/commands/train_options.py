@@ -29,10 +29,7 @@ from keyface_cli.training.options import (
 )
 
 _run, _recipe, _machine = map(in_panel, (RUN, RECIPE, MACHINE))
-DataOption = Annotated[
-    Path,
-    _run(metavar="DIR", help="Training data, from keyface dataset."),
-]
+DataOption = Annotated[Path, _run(metavar="DIR", help="Training data, from keyface dataset.")]
 RunOption = Annotated[
     Path,
     _run("--output", "-o", metavar="RUN", help="The run: a model folder that the stages fill."),
@@ -55,13 +52,9 @@ FromOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    bool,
-    _run("--resume", help="Continue exactly where the run stopped, with its options."),
+    bool, _run("--resume", help="Continue exactly where the run stopped, with its options.")
 ]
-ForceOption = Annotated[
-    bool,
-    _run("--force", "-f", help="Replace what is there."),
-]
+ForceOption = Annotated[bool, _run("--force", "-f", help="Replace what is there.")]
 RecipeOption = Annotated[
     str | None,
     _recipe(
@@ -78,14 +71,12 @@ FileOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None,
-    _recipe("--set", metavar="NAME=VALUE", help="Any option of such a file."),
+    list[str] | None, _recipe("--set", metavar="NAME=VALUE", help="Any option of such a file.")
 ]
 
 
 ThreadsOption = Annotated[
-    int | None,
-    _machine(min=1, help="CPU threads.", show_default="all cores"),
+    int | None, _machine(min=1, help="CPU threads.", show_default="all cores")
 ]
 
 
