@@ -148,6 +148,7 @@ def test_json_object_and_metadata_say_how_it_was_made(
         "sigma_min": 0.002,
         "guidance_interval": None,
         "half_vae": False,
+        "silence_steady_sound": False,
         "emotion": "Happy:0.8@0:hold",
         "emotion_curve": "0.34,0.3@0:hold",
     }
