@@ -25,7 +25,9 @@ Main = Callable[..., tuple[int, str, str]]
 TINY = PRESETS["tiny"]
 
 
-@pytest.mark.parametrize("preset", ["exact", "fast", "draft"])
+@pytest.mark.parametrize(
+    "preset", ["exact", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fast", "draft"))]
+)
 def test_what_is_counted_is_what_is_done(
     lively_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
@@ -114,6 +116,7 @@ def test_two_runs_are_compared(main: Main, tiny_checkpoint: Path, tmp_path: Path
     assert (code, "not a report of keyface bench" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_editor_is_timed_as_its_page_asks_it(
     main: Main, tiny_checkpoint: Path, tone_wav: Path, tmp_path: Path
 ) -> None:

@@ -350,6 +350,7 @@ def test_an_existing_folder_is_kept(files: Path, tmp_path: Path, main: Main) -> 
     assert [path.name for path in output.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_model_is_replaced_by_force(files: Path, tmp_path: Path, main: Main) -> None:
     output = tmp_path / "model"
     assert main(*arguments(files, output))[0] == 0

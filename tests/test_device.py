@@ -144,6 +144,7 @@ def test_a_compiler_that_fails_is_one_line() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc of Linux")
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     script = """
 import resource, sys, torch

@@ -237,6 +237,7 @@ def test_a_killed_fetch_is_continued(server: Hub, tmp_path: Path) -> None:
     assert server.ranges == []
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_is_dropped_and_said(server: Hub, tmp_path: Path, main: Main) -> None:
     server.wrong.add("checkpoints/interpolation.pt")
     code, out, err = main("weights", "pull")
@@ -294,7 +295,7 @@ def open_the_other_vae(server: Hub) -> None:
     server.licences[OPEN_VAE] = "mit"
 
 
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("listed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_gate_is_walked_around(server: Hub, tmp_path: Path, main: Main, listed: bool) -> None:
     """As on the real hub everyone may see what the gated repository holds, or not even that."""
     assert main("weights", "pull")[0] == 0
@@ -382,6 +383,7 @@ def test_a_server_that_is_down_is_said_at_once(
     assert time.perf_counter() - started < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_said_within_five_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: Main
 ) -> None:

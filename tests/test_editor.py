@@ -238,6 +238,7 @@ def test_a_file_changed_elsewhere_is_kept_beside_what_is_saved(opened: Chrome, p
     assert load_emotion(str(path)).keys[1].time_s == state(opened)[1]["time"]
 
 
+@pytest.mark.slow
 def test_a_file_changed_elsewhere_is_taken_and_what_was_drawn_kept(
     opened: Chrome, path: Path
 ) -> None:
@@ -417,6 +418,7 @@ def test_ctrl_c_ends_the_command(tmp_path: Path, tone_wav: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("port", "changed"), [("same", True), ("other", False)])
 def test_killed_editor_loses_nothing(
     browser: Chrome, tmp_path: Path, tone_wav: Path, port: str, changed: bool

@@ -207,6 +207,7 @@ def test_reader_learns_the_jaw_from_rendered_frames() -> None:
     assert measure.correlation(read[:, 0], targets[:, 0]) > 0.7
 
 
+@pytest.mark.slow
 def test_a_new_reader_is_checked_on_held_out_heads_of_both_kinds(tmp_path: Path) -> None:
     folder = make_photographs(tmp_path)
     casts = (read_cast(folder), read_cast(folder, held_out=True))
@@ -226,6 +227,7 @@ def test_examples_show_photographs_beside_their_portrait(tmp_path: Path) -> None
     assert 0.005 < near < 0.3  # the same face, moved
 
 
+@pytest.mark.slow
 def test_lids_of_examples_are_where_a_blink_takes_them() -> None:
     seen = reader.examples(40, 3, torch.Generator().manual_seed(1))
     lids = seen.targets[:, reader.CONTROLS.index("lid")]

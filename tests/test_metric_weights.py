@@ -112,6 +112,7 @@ def test_the_command_names_what_failed(
     assert (tmp_path / "metrics" / "vgg.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
     (line,) = fetching.pull_metrics(tmp_path, wanted=[network("http://127.0.0.1:9", "vgg")])
     assert line.startswith("vgg: cannot fetch http://127.0.0.1:9/vgg: ")

@@ -34,6 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_and_used(data: Path, tmp_path: Path) -> None:
     options = NsvOptions(updates=60, batch_size=4, learning_rate=3e-3, sizes=SIZES)
     lines: list[str] = []

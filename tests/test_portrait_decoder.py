@@ -90,6 +90,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_training_learns_to_move_and_to_paint(pairs: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = PRESETS["tiny"]

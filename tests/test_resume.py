@@ -76,7 +76,7 @@ def start() -> Callable[..., Any]:
     return begin
 
 
-@pytest.mark.parametrize("videos", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("videos", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_the_video_is_the_same(
     start: Callable[..., Any],
     tiny_checkpoint: Path,
@@ -188,6 +188,7 @@ def test_keyframes_alone_are_pictures_and_the_video_goes_on_from_them(
     assert names(tmp_path / "out") == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_damaged_pieces_are_made_again(animate: Main, tmp_path: Path) -> None:
     assert animate("--keep-job")[0] == 0
     whole = sha256(tmp_path / "out" / "a.mp4")

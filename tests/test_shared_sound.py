@@ -80,6 +80,7 @@ def test_rows_share_a_portrait_and_a_recording(
     assert together == alone
 
 
+@pytest.mark.slow
 def test_a_portrait_that_moves_is_encoded_once_too(
     lively_checkpoint: Path, passes: Counter[str]
 ) -> None:

@@ -202,6 +202,7 @@ def test_a_key_that_only_others_may_read_is_refused(animate: Main, keys: Path) -
     assert "cannot be read: Permission denied" in err
 
 
+@pytest.mark.slow
 def test_the_environment_signs_a_batch_and_what_was_left_unsigned(
     animate: Main,
     main: Main,
@@ -283,6 +284,7 @@ def _begin_to_sign(arguments: list[str], written: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_killed_while_it_is_signed_it_goes_on(
     animate: Main,
     sign: tuple[object, ...],

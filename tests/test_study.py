@@ -73,6 +73,7 @@ def test_bradley_terry_equals_choix() -> None:
     assert bradley_terry(wins) == pytest.approx(theirs - theirs.mean(), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_true_strengths_are_inside_the_interval_19_times_of_20() -> None:
     inside, seeds = 0, 60
     for seed in range(seeds):

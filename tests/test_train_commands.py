@@ -224,6 +224,7 @@ def test_a_trained_network_is_replaced_by_force_only(
     assert Checkpoint.open(run).manifest["training"]["keyframe_unet"]["updates"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_manifest_goes_on(
     main: Main, data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
