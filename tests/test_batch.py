@@ -219,7 +219,10 @@ def test_a_row_whose_worker_was_lost_may_be_made_already(
 
     first = make(tried=False)
     assert first.status == "done", first.error
+    left = tmp_path / "a.mp4.keyface"  # by a worker that was lost between its last two steps
+    left.mkdir()
     again = make(tried=True)
+    assert not left.exists()
     assert (again.status, again.sha256) == ("done", first.sha256)
     # another's file is not replaced, and not taken for the row's
     for row in (make(tried=True, seed=7), make(tried=False)):

@@ -30,6 +30,7 @@ from keyface_cli.jobs.batch import (
     parse_common,
     read_jobs,
 )
+from keyface_cli.jobs.jobfolder import remove_folder
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.jobs.runner import ComputeOptions, Runner
 
@@ -239,6 +240,8 @@ class Worker:
                 plan = make_plan(job)  # what is there is another's
             if made:
                 row.status = "done" if row.tried else "skipped"
+                if row.tried and not job.keep_job:
+                    remove_folder(job.output)  # which the lost worker did not come to
             else:
                 console.say(f"{job.portrait} + {job.audio} -> {job.output}")
                 self._runner.run(plan, keep_sound=row.shares_sound)

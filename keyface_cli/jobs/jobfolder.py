@@ -34,6 +34,11 @@ def folder_for(output: Path) -> Path:
     return target.with_name(name)
 
 
+def remove_folder(output: Path) -> None:
+    """Remove the job folder of an output that is finished, where one was left."""
+    shutil.rmtree(folder_for(output), ignore_errors=True)
+
+
 class JobFolder:
     """What is finished of one video: keyframe latents and encoded pieces, each with its hash.
 
