@@ -193,7 +193,7 @@ def read_rows(
     Raises:
         error: see `read_text`.
     """
-    reader = csv.DictReader(read_text(path, error).splitlines(), restval="")
+    reader = csv.DictReader(io.StringIO(read_text(path, error), newline=""), restval="")
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     rows = []
     for row in reader:

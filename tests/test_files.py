@@ -16,6 +16,7 @@ from keyface_cli.errors import KeyFaceError, VideoError, WeightsError
 from keyface_cli.files import (
     is_full,
     making_folder,
+    read_rows,
     replacing,
     save_array,
     take_name,
@@ -188,3 +189,15 @@ def test_an_array_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
         save_array(path, np.arange(4))
     assert np.load(path).tolist() == [0, 1, 2]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cell_may_go_over_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('Name, Text\r\na,"one\ntwo"\r\n\r\nb,p\u2028q\r\n'.encode())
+    columns, rows = read_rows(path)
+    assert columns == ["name", "text"]
+    assert [cells for _, cells in rows] == [
+        {"name": "a", "text": "one\ntwo"},
+        {"name": "b", "text": "p\u2028q"},
+    ]
+    assert rows[0][0] == f"{path}:3"
