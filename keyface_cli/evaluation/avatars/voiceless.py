@@ -84,10 +84,10 @@ def evaluate(
         scene = scene_of(kind, (seed + 700) * SEED_STRIDE + i)
         draw = heads.head(i)
         portrait = portrait_of(draw)
+        videos = animate(pipeline, portrait, scene, options), draw(scene.rig)
+        yield SoundResult(kind, *(_opening(reader, video, portrait) for video in videos))
 
-        def opening(frames: NDArray[np.uint8], portrait: NDArray[np.uint8] = portrait) -> float:
-            tracks = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
-            return float(tracks[:, CONTROLS.index("jaw")].clamp(min=0).mean())
 
-        made, true = animate(pipeline, portrait, scene, options), draw(scene.rig)
-        yield SoundResult(kind, opening(made), opening(true))
+def _opening(reader: RigReader, frames: NDArray[np.uint8], portrait: NDArray[np.uint8]) -> float:
+    tracks = reader.read(torch.from_numpy(frames), torch.from_numpy(portrait))
+    return float(tracks[:, CONTROLS.index("jaw")].clamp(min=0).mean())

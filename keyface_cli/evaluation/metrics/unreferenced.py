@@ -8,6 +8,7 @@ flow      frames that are not where the optical flow between their neighbours pu
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -39,9 +40,9 @@ class _Neighbours(FrameMeasure):
 
     too_few = "fewer than 3 frames"
 
+    @abstractmethod
     def of(self, before: Gray, frame: Gray, after: Gray) -> float:
         """Return the value of a frame."""
-        raise NotImplementedError
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""
@@ -62,9 +63,9 @@ class Interpolated(FrameMeasure):
 
     too_few = "fewer than 3 frames"
 
+    @abstractmethod
     def between(self, before: Picture, after: Picture) -> NDArray[Any]:
         """Return what is predicted, (H, W, 3), 0 to 255."""
-        raise NotImplementedError
 
     def begin(self, clip: Clip) -> None:
         """Start a clip."""
