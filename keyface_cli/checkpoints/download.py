@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
+from typing import TYPE_CHECKING, Any
 
 from keyface_cli.checkpoints.installed import home
 from keyface_cli.errors import WeightsError
 from keyface_cli.files import file_hash, is_full, take_name
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 Report = Callable[[str], None]
 
 PUBLISHED = "toninio19/keyface"
 TIMEOUT_S = 4.0  # for the first answer of the server
 SPARE_BYTES = 2**30  # left free on the disk
-_BLOCK = 2**20
+BLOCK_BYTES = 2**25  # of one request; what a killed fetch loses at most
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def find(
     for repository in dict.fromkeys(role.repository for role in roles):
         wanted = [role for role in roles if role.repository == repository]
         try:
-            listing = _list(repository, revision if repository == PUBLISHED else None)
-            matched = [_match(role, listing) for role in wanted]
+            info = _list(repository, revision if repository == PUBLISHED else None)
+            matched = [_match(role, info) for role in wanted]
             if repository == _DIFFUSION:  # its list is for everyone, its files are not
                 _ask(matched[-1])
         except _Refused:
@@ -147,8 +149,8 @@ def find(
                 f"{repository} asks for a login, so the encoder of portraits is taken from "
                 f"{_OPEN_VAE}; its latents are the same, keyface weights verify shows it"
             )
-            listing = _list(_OPEN_VAE, None)
-            matched = [_match(role, listing) for role in OPEN_ENCODER]
+            info = _list(_OPEN_VAE)
+            matched = [_match(role, info) for role in OPEN_ENCODER]
         found += matched
     return found
 
@@ -260,59 +262,36 @@ def pull(revision: str | None, *, force: bool, report: Report) -> Path:
     return target
 
 
-@dataclass(frozen=True)
-class _Listing:
-    repository: str
-    revision: str
-    files: dict[str, Any]  # path -> the hub's description
-    licence: str
-    url: str
-
-
-def _list(repository: str, revision: str | None) -> _Listing:
+def _list(repository: str, revision: str | None = None) -> ModelInfo:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=_endpoint())
     with _network(repository, revision):
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
-    card = info.card_data
-    licence = (card.get("license") if card is not None else None) or "not stated there"
-    return _Listing(
-        repository,
-        info.sha or revision or "main",
-        {file.rfilename: file for file in info.siblings or []},
-        str(licence),
-        f"{_endpoint()}/{repository}",
-    )
+        return api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
 
 
-def _match(role: Role, listing: _Listing) -> Found:
+def _match(role: Role, info: ModelInfo) -> Found:
     """Choose the file of a role: the expected path, else the only one that looks like it."""
+    page = f"{_endpoint()}/{role.repository}"
+    files = {file.rfilename: file for file in info.siblings or []}
     pattern = re.compile(rf"(.*/)?{role.pattern}", re.IGNORECASE)
-    candidates = [path for path in listing.files if pattern.fullmatch(path)]
-    if role.expected in listing.files:
+    candidates = [path for path in files if pattern.fullmatch(path)]
+    if role.expected in files:
         path = role.expected
     elif candidates:
         # several builds of one network: any will do, and the shortest name is the plainest
         path = min(candidates, key=lambda name: (len(name), name))
     else:
         raise WeightsError(
-            f"{listing.url}: no file for {role.name}",
-            f"it holds {', '.join(sorted(listing.files)) or 'nothing'}; "
+            f"{page}: no file for {role.name}",
+            f"it holds {', '.join(sorted(files)) or 'nothing'}; "
             "fetch the files yourself and use keyface weights convert",
         )
-    description = listing.files[path]
-    large = description.lfs
-    licence, url = role.licence or (listing.licence, listing.url)
-    return Found(
-        role,
-        path,
-        listing.revision,
-        int(description.size or (large.size if large else 0) or 0),
-        large.sha256 if large else None,
-        licence,
-        url,
-    )
+    stated = info.card_data.get("license") if info.card_data else None
+    licence, url = role.licence or (str(stated or "not stated there"), page)
+    large = files[path].lfs
+    sha256 = large.sha256 if large else None
+    return Found(role, path, info.sha or "main", files[path].size or 0, sha256, licence, url)
 
 
 def _place(folder: Path, file: Found) -> Path:
@@ -339,38 +318,35 @@ def _fetch(file: Found, path: Path) -> None:
     Not by `hf_hub_download(local_dir=...)`: as of huggingface_hub 2.4 it writes to a name that is
     new each time and removes it on failure, so a killed fetch of 10 GB would begin anew.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub import HfFileSystem
+    from rich.console import Console
+    from rich.progress import wrap_file
 
     partial = path.with_name(f"{path.name}.partial")
-    url = hf_hub_url(file.role.repository, file.path, revision=file.revision, endpoint=_endpoint())
-    headers = build_hf_headers()
+    source = f"{file.role.repository}@{file.revision}/{file.path}"
+    console = Console(stderr=True)
     with _network(file.role.repository, file.revision, file.path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=_endpoint())
-        if urlparse(metadata.location).netloc != urlparse(url).netloc:
-            headers.pop("authorization", None)  # it is the hub's, not the store's
-        with partial.open("ab") as out:
-            done = out.tell()
-            if done > file.size:
-                out.truncate(0)
-                done = 0
-            http_get(
-                metadata.location,
-                out,
-                resume_size=done,
-                headers=headers,
-                expected_size=file.size,
-                displayed_filename=file.path,
+        hub = HfFileSystem(endpoint=_endpoint())
+        with (
+            partial.open("ab") as out,
+            hub.open(source, block_size=BLOCK_BYTES, cache_type="none") as remote,
+            wrap_file(
+                remote,
+                file.size - out.tell(),
+                description=path.name,
+                console=console,
+                disable=not console.is_terminal,
+            ) as reader,
+        ):
+            remote.seek(out.tell())
+            shutil.copyfileobj(reader, out, BLOCK_BYTES)
+        if not _is_there(partial, file) or file.sha256 not in (None, file_hash(partial)):
+            partial.unlink()
+            raise WeightsError(
+                f"{file.path} of {file.role.repository} is not the file that is listed there",
+                "its size or sha256 differs and it was dropped; run the command again",
             )
-    if file.sha256 is not None and file_hash(partial) != file.sha256:
-        partial.unlink()
-        raise WeightsError(
-            f"{file.path} of {file.role.repository} is not the file that is listed there",
-            "its sha256 differs and it was dropped; run the command again",
-        )
-    with _network(file.role.repository, file.revision, file.path):
         take_name(partial, path)
 
 
@@ -399,8 +375,6 @@ def _network(repository: str, revision: str | None = None, path: str = "") -> It
             f"{what}: not found, or not for everyone",
             f"see {page}; where you may read it, run hf auth login first",
         ) from error
-    except errors.EntryNotFoundError as error:
-        raise WeightsError(f"{what}: no such file", f"see {page}") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):

@@ -82,12 +82,27 @@ def _fetch_clip(folder: Path, target: Path, report: download.Report) -> None:
 
 def _fetch(weights: MetricWeights, target: Path) -> None:
     """Fetch a file, from where an earlier run left it, and check its hash."""
-    from huggingface_hub.file_download import http_get
+    from huggingface_hub import get_session
+    from rich.console import Console
+    from rich.progress import track
 
     partial = target.with_name(f"{target.name}.partial")
+    console = Console(stderr=True)
     try:
         with partial.open("ab") as out:
-            http_get(weights.url, out, resume_size=out.tell(), displayed_filename=target.name)
+            headers = {"Range": f"bytes={out.tell()}-", "Accept-Encoding": "identity"}
+            with get_session().stream("GET", weights.url, headers=headers, timeout=10) as answer:
+                answer.raise_for_status()
+                if answer.status_code != 206:  # the whole file
+                    out.truncate(0)
+                for block in track(
+                    answer.iter_raw(2**20),
+                    target.name,
+                    total=int(answer.headers.get("Content-Length", 0)) / 2**20 or None,
+                    console=console,
+                    disable=not console.is_terminal,
+                ):
+                    out.write(block)
     except Exception as error:
         if is_full(error):
             raise
