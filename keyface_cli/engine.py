@@ -38,6 +38,7 @@ from keyface_cli.stages.timeline import Clip, Segment
 if TYPE_CHECKING:
     from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder
     from keyface_cli.models.unet import VideoUNet
+    from keyface_cli.stages.monochrome import Tint
     from keyface_cli.stages.motion import Motion
 
 STAGES = ("load", "audio", "keyframes", "interpolation", "decode")
@@ -351,7 +352,10 @@ class Run:
                 moved = self._motion_of(range(first_frame, first_frame + len(part)))
                 decoded = decoder(decoded, self._portrait, moved)
             first_frame += len(part)
-            pictures.append(((decoded + 1) / 2).clamp_(0, 1))
+            decoded = ((decoded + 1) / 2).clamp_(0, 1)
+            if decoder is not None and self._tint is not None:
+                decoded = self._tint(decoded)
+            pictures.append(decoded)
         return torch.cat(pictures)
 
     def _in_half(self) -> torch.autocast:
@@ -382,6 +386,12 @@ class Run:
         assert engine.portrait_decoder is not None
         decoded = engine.codec.decode(engine.latent_of(portrait))
         return engine.portrait_decoder.prepare(portrait[None].to(engine.device), decoded)
+
+    @cached_property
+    def _tint(self) -> Tint | None:
+        from keyface_cli.stages.monochrome import Tint  # of models with a portrait decoder
+
+        return Tint.of(self.inputs.portrait.to(self.engine.device))
 
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""
