@@ -36,7 +36,7 @@ from keyface_cli.stages.noise import noise_for
 from keyface_cli.stages.timeline import Clip, Segment
 
 if TYPE_CHECKING:
-    from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder
+    from keyface_cli.models.portrait_decoder import Portrait, PortraitDecoder, View
     from keyface_cli.models.unet import VideoUNet
     from keyface_cli.stages.monochrome import Tint
     from keyface_cli.stages.motion import Motion
@@ -153,6 +153,7 @@ class Inputs:
         features: of each audio encoder, (N, 2, D); None encodes the waveform.
         motion: (N, M) movements of head, eyes and lids, as `config.motion` names them; None draws
             them from the seed.
+        view: what of the portrait is shown, where that is not all of it or has more pixels.
     """
 
     portrait: Tensor
@@ -160,6 +161,7 @@ class Inputs:
     emotion: Tensor
     features: Mapping[str, Features] | None
     motion: Tensor | None = None
+    view: View | None = None
 
 
 class Run:
@@ -305,7 +307,7 @@ class Run:
                 with the time.
 
         Returns:
-            Pictures (T, 3, R, R) in [0, 1].
+            Pictures (T, 3, R, R) in [0, 1]; (T, 3, S, S) of a view.
         """
         networks = ("vae",) if self.engine.portrait_decoder is None else ("vae", "portrait_decoder")
         with self.engine.timed("decode"):
@@ -341,22 +343,26 @@ class Run:
 
     def _decode(self, latents: Tensor, first_frame: int) -> Tensor:
         codec, decoder = self.engine.codec, self.engine.portrait_decoder
-        R, low = self.engine.config.resolution, self.engine.residency.level == "low"
-        at_once = 1 if low else max(1, DECODE_PIXELS // R**2)
-        pictures = []
+        view = self.inputs.view
+        side = self.engine.config.resolution if view is None else view.picture.shape[-1]
+        low = self.engine.residency.level == "low"
+        at_once = 1 if low else max(1, DECODE_PIXELS // side**2)
+        pictures = torch.empty(len(latents), 3, side, side, device=latents.device)
         # of one size, as far as that goes: a short last part hardly takes less time
-        for part in torch.tensor_split(latents, -(-len(latents) // at_once)):
+        for part in torch.arange(len(latents)).tensor_split(-(-len(latents) // at_once)):
+            places = slice(int(part[0]), int(part[-1]) + 1)
             with self._in_half():
-                decoded = codec.decode(part)
+                decoded = codec.decode(latents[places])
             if decoder is not None:
-                moved = self._motion_of(range(first_frame, first_frame + len(part)))
+                moved = self._motion_of(
+                    range(first_frame + places.start, first_frame + places.stop)
+                )
                 decoded = decoder(decoded, self._portrait, moved)
-            first_frame += len(part)
             decoded = ((decoded + 1) / 2).clamp_(0, 1)
             if decoder is not None and self._tint is not None:
                 decoded = self._tint(decoded)
-            pictures.append(decoded)
-        return torch.cat(pictures)
+            pictures[places] = decoded
+        return pictures
 
     def _in_half(self) -> torch.autocast:
         """Compute in the UNets' number format what is kept in another; norms stay in float32."""
@@ -385,13 +391,19 @@ class Run:
         engine, portrait = self.engine, self.inputs.portrait
         assert engine.portrait_decoder is not None
         decoded = engine.codec.decode(engine.latent_of(portrait))
-        return engine.portrait_decoder.prepare(portrait[None].to(engine.device), decoded)
+        prepared = engine.portrait_decoder.prepare(portrait[None].to(engine.device), decoded)
+        view = self.inputs.view
+        if view is None:
+            return prepared
+        return prepared._replace(view=view._replace(picture=view.picture.to(engine.device)))
 
     @cached_property
     def _tint(self) -> Tint | None:
         from keyface_cli.stages.monochrome import Tint  # of models with a portrait decoder
 
-        return Tint.of(self.inputs.portrait.to(self.engine.device))
+        portrait, view = self.inputs.portrait, self.inputs.view
+        shown = portrait if view is None else view.picture[0]
+        return Tint.of(shown.to(self.engine.device))
 
     def _noise(self, kind: str, indices: list[int]) -> Tensor:
         """(B, T, C, h, w) on the device."""

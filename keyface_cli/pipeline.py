@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from keyface_cli.emotion import EmotionTrack
+    from keyface_cli.media.framing import View
     from keyface_cli.models.portrait_decoder import PortraitDecoder
     from keyface_cli.models.unet import VideoUNet
 
@@ -187,6 +188,7 @@ class KeyFacePipeline:
         face: str = "largest",
         start: float = 0.0,
         duration: float | None = None,
+        size: int | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Iterator[NDArray[np.uint8]]:
@@ -204,11 +206,12 @@ class KeyFacePipeline:
             face: which face, where there are several.
             start: seconds to leave out at the beginning of a file or a waveform.
             duration: how many seconds to use; None is all.
+            size: S, pixels of a frame's side; None, or a model without a portrait decoder, is R.
             progress: told how far each stage is.
             options: fields of `GenerationOptions`: seed, steps, audio_guidance and so on.
 
         Returns:
-            RGB frames (n, R, R, 3) as soon as they are final, N in all, R the model's resolution.
+            RGB frames (n, S, S, 3) as soon as they are final, N in all.
 
         Raises:
             KeyFaceError: a file or an option cannot be used.
@@ -216,11 +219,11 @@ class KeyFacePipeline:
         """
         from keyface_cli.emotion import EmotionTrack, check_emotion, estimate_curve
         from keyface_cli.media.audio import load_waveform
-        from keyface_cli.media.framing import cut_out, to_network
+        from keyface_cli.media.framing import cut_out
         from keyface_cli.media.portrait import as_picture
 
         chosen = GenerationOptions(**options)
-        _, square = cut_out(as_picture(portrait), self.config, crop, face)
+        cut = cut_out(as_picture(portrait), self.config, crop, face, scale=lambda shown: size or 0)
         if isinstance(audio, str | PathLike):
             waveform: Samples = load_waveform(Path(audio), start, duration)
         else:
@@ -232,7 +235,7 @@ class KeyFacePipeline:
             track = emotion if isinstance(emotion, EmotionTrack) else check_emotion(emotion)
             track = (track or estimate_curve(waveform)).scaled(emotion_strength)
             curve = track.sample(math.ceil(len(waveform) / SAMPLES_PER_FRAME))
-        return self.stream(to_network(square), waveform, curve, chosen, progress)
+        return self.stream(cut.portrait, waveform, curve, chosen, progress, view=cut.view)
 
     def stream(
         self,
@@ -247,6 +250,7 @@ class KeyFacePipeline:
         last_frame: int | None = None,
         store: KeyframeStore | None = None,
         motion: NDArray[np.float32] | None = None,
+        view: View | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make a talking video, frame by frame.
 
@@ -263,9 +267,12 @@ class KeyFacePipeline:
             store: where keyframes are taken from and put to; None makes them anew.
             motion: (N, M) movements of head, eyes and lids, as `config.motion` names them and
                 `stages.motion` describes them; None draws them from the seed.
+            view: what the frames show, where that is not the portrait as given: see
+                `media.framing.cut_out`.
 
         Returns:
-            RGB frames (n, R, R, 3) as soon as they are final, N - `first_frame` in all.
+            RGB frames (n, R, R, 3), of a view (n, S, S, 3), as soon as they are final,
+            N - `first_frame` in all.
 
         Raises:
             ConfigError: an option is out of its range.
@@ -273,7 +280,7 @@ class KeyFacePipeline:
             DeviceError: memory ran out, here or while frames are made.
             ValueError: an array has another shape.
         """
-        inputs = self._inputs(portrait, waveform, emotion, features, motion)
+        inputs = self._inputs(portrait, waveform, emotion, features, motion, view)
         if not 0 <= first_frame < max(1, len(emotion)):
             raise ValueError(f"no frame {first_frame} in a video of {len(emotion)}")
         options = options or GenerationOptions()
@@ -293,13 +300,14 @@ class KeyFacePipeline:
         progress: Progress | None = None,
         features: Mapping[str, Features] | None = None,
         store: KeyframeStore | None = None,
+        view: View | None = None,
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Make the keyframes alone: stage one of `stream`, which takes and raises the same.
 
         Returns:
             For each keyframe its frame in the video and its picture, RGB (R, R, 3).
         """
-        run = self.begin_keyframes(portrait, waveform, emotion, options, progress, features)
+        run = self.begin_keyframes(portrait, waveform, emotion, options, progress, features, view)
         return self.engine.running(keyframe_pictures(run, Timeline(run.num_frames), store))
 
     def begin_keyframes(
@@ -310,9 +318,10 @@ class KeyFacePipeline:
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         features: Mapping[str, Features] | None = None,
+        view: View | None = None,
     ) -> Run:
         """Return what samples the keyframes of `keyframes`, for a caller that chooses the clips."""
-        inputs = self._inputs(portrait, waveform, emotion, features)
+        inputs = self._inputs(portrait, waveform, emotion, features, view=view)
         # the guide is of stage two, which does not run
         options = replace(options or GenerationOptions(), autoguidance=1.0)
         return self._begin(inputs, options, progress)
@@ -324,6 +333,7 @@ class KeyFacePipeline:
         emotion: NDArray[np.float32],
         features: Mapping[str, Features] | None,
         motion: NDArray[np.float32] | None = None,
+        view: View | None = None,
     ) -> Inputs:
         """Check the shapes of what was given."""
         R, N = self.config.resolution, math.ceil(len(waveform) / SAMPLES_PER_FRAME)
@@ -344,7 +354,14 @@ class KeyFacePipeline:
         # copied, so that read-only and reversed arrays serve too
         picture, curve = (torch.tensor(np.array(a, np.float32)) for a in (portrait, emotion))
         moved = None if motion is None else torch.tensor(np.array(motion, np.float32))
-        return Inputs(picture, waveform, curve, features, moved)
+        shown = None
+        if view is not None:
+            if self.engine.portrait_decoder is None:
+                raise ValueError("the model has no portrait decoder: it shows no view")
+            from keyface_cli.models import portrait_decoder
+
+            shown = portrait_decoder.View(torch.tensor(view.picture)[None], view.place)
+        return Inputs(picture, waveform, curve, features, moved, shown)
 
     def _begin(self, inputs: Inputs, options: GenerationOptions, progress: Progress | None) -> Run:
         self.engine.timings.update(dict.fromkeys(STAGES[1:], 0.0))

@@ -59,6 +59,7 @@ def frames(
         position += len(merged)
         if len(shown):
             waiting.append(Arrival(shown))
+        del merged, shown  # large, and done with before the next are made
         # a GPU has been asked for the next pictures before these are waited for
         while len(waiting) > (run.engine.device.type == "cuda"):
             yield waiting.popleft().pixels()
@@ -120,6 +121,7 @@ def segments(
             done = min(segment.first_frame + len(pictures), plan.num_frames)
             run.progress("decode", done, plan.num_frames)
             yield pictures
+            del pictures
 
 
 class Arrival:
@@ -131,7 +133,7 @@ class Arrival:
 
     def __init__(self, pictures: Tensor) -> None:
         # cut, not rounded, to whole numbers, as published
-        pixels = (pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        pixels = torch.stack([(p * 255).to(torch.uint8).permute(1, 2, 0) for p in pictures])
         self._pixels = pixels.to("cpu", non_blocking=True)
         self._copied = cast(Any, torch.cuda.Event)() if pixels.is_cuda else None
         if self._copied is not None:

@@ -37,15 +37,38 @@ def shown(
 ) -> Callable[..., NDArray[np.uint8]]:
     """A function that returns the frames of `keyface animate`."""
 
-    def run(*words: object) -> NDArray[np.uint8]:
-        folder = tmp_path / "shown"
+    def run(
+        *words: object, portrait: Path = portrait_png, name: str = "shown"
+    ) -> NDArray[np.uint8]:
+        folder = tmp_path / name
         fast = [word for name, value in FAST.items() for word in (option(name), value)]
-        code, _, err = main("animate", portrait_png, tone_wav, "-o", folder, "-m", tiny_checkpoint,
+        code, _, err = main("animate", portrait, tone_wav, "-o", folder, "-m", tiny_checkpoint,
                             "--device", "cpu", "--dtype", "float32", *fast, *words)  # fmt: skip
         assert code == 0, err
         return pictures(folder)
 
     return run
+
+
+def test_a_larger_result_shows_more_of_the_portrait(
+    shown: Callable[..., NDArray[np.uint8]],
+    lively_checkpoint: Path,
+    tone_wav: Path,
+    tmp_path: Path,
+) -> None:
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255  # too fine for the model's 64 pixels
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    given = (tmp_path / "stripes.png", tone_wav)
+    words = ("--liveliness", 0, "--crop", "none", "-m", lively_checkpoint)
+    large = shown(*words, "--size", 256, portrait=given[0], name="large")
+    small = shown(*words, portrait=given[0], name="small")
+    assert (large.shape[1:3], small.shape[1:3]) == ((256, 256), (64, 64))
+    assert np.abs(np.diff(large.astype(int), axis=2)).mean() > 20
+    assert np.abs(np.diff(small.astype(int), axis=2)).mean() < 20
+    pipeline = keyface.KeyFacePipeline.load(lively_checkpoint, "cpu", "float32")
+    made = pipeline(*given, crop="none", size=256, liveliness=0, **FAST)
+    assert np.array_equal(np.concatenate(list(made)), large)
 
 
 def option(name: str) -> str:

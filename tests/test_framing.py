@@ -7,12 +7,14 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from keyface_cli.config import PRESETS
 from keyface_cli.errors import PortraitError
 from keyface_cli.media import framing
 from keyface_cli.media.faces import find_faces
@@ -76,6 +78,56 @@ def test_face_is_framed_as_the_model_was_trained(
         assert height == pytest.approx(frame.centre_y, abs=0.03)
         assert abs(lean) < 3
     assert crop.angle_deg == pytest.approx(20, abs=3)
+
+
+@pytest.mark.parametrize("edge", [110, 128])
+def test_a_close_face_is_seen_in_a_larger_square(avatar: Image.Image, edge: int) -> None:
+    close = avatar.crop((edge, edge, 512 - edge, 512 - edge))
+    crop = choose_crop(NAME, close, frame=FRAMES["mini"])
+    assert replace(crop, around=None) == Crop(*[close.width / 2] * 2, close.width)
+    assert crop.around is not None
+    size, height, _ = place(cut(close, crop.around, 512))
+    assert size == pytest.approx(0.262, abs=0.02)
+    assert height == pytest.approx(0.558, abs=0.03)
+    left, top, side = crop.within(crop.around)
+    seen, shown = cut(close, crop.around, 512), cut(close, crop, round(512 * side))
+    box = [round(512 * at) for at in (left, top, left + side, top + side)]
+    again = np.asarray(seen.crop((box[0], box[1], box[2], box[3])).resize(shown.size), float)
+    assert np.abs(again - np.asarray(shown)).mean() < 4
+
+
+@pytest.mark.parametrize("angle", [-20.0, 0.0, 90.0])
+def test_a_square_within_another_of_its_lean(angle: float) -> None:
+    larger = Crop(50, 40, 60, angle)
+    x, y = larger.matrix(1) @ [0.3, 0.6, 1]
+    assert Crop(x, y, 12, angle).within(larger) == pytest.approx((0.2, 0.5, 0.2))
+
+
+def test_a_leaning_face_near_the_edge_has_no_bare_corner(avatar: Image.Image) -> None:
+    leaning = avatar.rotate(15, Image.Resampling.BICUBIC, fillcolor=GREEN).crop((90, 60, 430, 460))
+    ImageDraw.Draw(leaning).rectangle((0, 0, 60, 400), fill=(255, 0, 0))
+    crop = choose_crop(NAME, leaning, frame=FRAMES["mini"])
+    assert abs(crop.angle_deg) > 10
+    assert crop.continued
+    left = np.asarray(cut(leaning, crop, 128)).astype(int)[64, 0]
+    assert left[0] > 200 > 80 > left[1]  # red goes on
+
+
+def test_a_view_where_there_is_more_to_show(avatar: Image.Image) -> None:
+    config = PRESETS["mini"]
+    assert framing.cut_out(avatar, config).view is None
+    more = framing.cut_out(avatar, config, scale=lambda crop: 400.0).view
+    assert more is not None
+    assert more.picture.shape == (3, 400, 400)
+    assert more.place == pytest.approx((0, 0, 1))
+    full = framing.cut_out(avatar, config, scale=lambda crop: 2000.0).view
+    assert full is not None
+    assert full.picture.shape == (3, 512, 512)  # it has no more
+    close = framing.cut_out(avatar.crop((120, 120, 392, 392)), config)
+    assert close.view is not None
+    assert close.view.picture.shape == (3, 256, 256)
+    assert close.view.place[2] < 0.9
+    assert framing.cut_out(avatar, PRESETS["keyface"], scale=lambda crop: 900.0).view is None
 
 
 def test_avatar_is_already_framed(avatar: Image.Image) -> None:

@@ -14,7 +14,7 @@ from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.config import MOTION, PRESETS
 from keyface_cli.errors import ConfigError
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, warp
+from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, View, warp
 from keyface_cli.training.loop import Trainer
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.portrait_decoder import (
@@ -37,6 +37,11 @@ def pictures(count: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def smooth(count: int, seed: int = 0) -> Tensor:
+    coarse = pictures(count, seed)[..., ::8, ::8]
+    return nn.functional.interpolate(coarse, size=64, mode="bicubic").clamp(-1, 1)
+
+
 def test_before_training_the_portrait_stays(decoder: PortraitDecoder) -> None:
     portrait, frames = pictures(1), pictures(3, 1)
     with torch.inference_mode():
@@ -44,6 +49,33 @@ def test_before_training_the_portrait_stays(decoder: PortraitDecoder) -> None:
     painted = torch.sigmoid(torch.tensor(MASK_START))
     assert torch.allclose(made, torch.lerp(portrait.expand_as(frames), frames, painted), atol=1e-5)
     assert made.dtype == torch.float32
+
+
+def test_a_view_has_the_pixels_of_its_own_picture(decoder: PortraitDecoder) -> None:
+    portrait, large = pictures(1), torch.rand(1, 3, 160, 160) * 2 - 1
+    prepared = decoder.prepare(portrait, portrait)._replace(view=View(large, (0.0, 0.0, 1.0)))
+    with torch.inference_mode():
+        made = decoder(portrait, prepared, torch.zeros(1, len(MOTION)))
+    painted = torch.sigmoid(torch.tensor(MASK_START))
+    # what was painted is the portrait itself, enlarged
+    enlarged = nn.functional.interpolate(portrait, size=160, mode="bilinear")
+    assert torch.allclose(made, torch.lerp(large, enlarged, painted), atol=1e-4)
+
+
+def test_a_view_shows_its_place(decoder: PortraitDecoder) -> None:
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    portrait, motion = smooth(1), torch.randn(2, len(MOTION))
+    shown = nn.functional.interpolate(portrait[..., 8:40, 16:48], size=64, mode="bilinear")
+    view = View(shown, (16 / 64, 8 / 64, 32 / 64))
+    prepared = decoder.prepare(portrait, portrait)
+    frames = smooth(2, 1)
+    with torch.inference_mode():
+        whole = decoder(frames, prepared, motion)
+        part = decoder(frames, prepared._replace(view=view), motion)
+        expected = nn.functional.interpolate(whole[..., 8:40, 16:48], size=64, mode="bilinear")
+    error = (part - expected)[..., 8:-8, 8:-8].square().mean()
+    assert error < 0.1 * (whole - expected).square().mean()
 
 
 def test_warp_fetches_from_where_the_flow_says() -> None:

@@ -115,7 +115,7 @@ def test_only_an_anchored_model_has_an_anchor() -> None:
 
 def test_merging_averages_shared_frames_and_keeps_the_others() -> None:
     segments = torch.randn(3, 14, 3, 4, 4)
-    merged = torch.cat(list(merge_segments(segments)))
+    merged = torch.cat(list(merge_segments(segments.clone())))
     assert merged.shape == (3 * 13 + 1, 3, 4, 4)
     for k in range(3):
         assert torch.equal(merged[13 * k + 1 : 13 * k + 13], segments[k, 1:13])

@@ -38,17 +38,17 @@ def crop(
         raise PortraitError(f"{output}: the picture must end in {', '.join(FORMATS)}")
     check_free(output, PortraitError, force=force, inputs=[portrait])
     config = Checkpoint.open(resolve_model(model)).config
-    from keyface_cli.media.framing import cut_out
+    from keyface_cli.media.framing import cut, cut_out
     from keyface_cli.media.portrait import parse_colour, read_picture
 
     background = choices["background"]
     colour = None if background is None else parse_colour(background)
     picture = read_picture(portrait, colour, choices["portrait_time"])
-    chosen, square = cut_out(
+    chosen = cut_out(
         picture, config, choices["crop"], choices["face"], choices["require_face"], portrait
-    )
+    ).crop
     with replacing(output, PortraitError, shared=True) as part:
-        square.save(part, format=FORMATS[output.suffix.lower()])
+        cut(picture, chosen, config.resolution).save(part, format=FORMATS[output.suffix.lower()])
     lean = f", leaning {chosen.angle_deg:.0f} degrees" if chosen.angle_deg else ""
     console.say(f"crop: {chosen}{lean}")
     typer.echo(output)

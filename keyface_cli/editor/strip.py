@@ -61,6 +61,7 @@ class Strip:
             options,
             progress,
             inputs.features,
+            inputs.view,
         )
         self._contexts: dict[int, Tensor] = {}
         self._latents: OrderedDict[str, Tensor] = OrderedDict()

@@ -96,13 +96,14 @@ class ClusterPipeline:
         *,
         first_frame: int = 0,
         store: KeyframeStore | None = None,
+        view: Any = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames from `first_frame` on, in order; see `KeyFacePipeline.stream`.
 
         Raises:
             DeviceError: there is no such cluster, or all workers of a piece were lost.
         """
-        del portrait, waveform, features  # every worker reads its own
+        del portrait, waveform, features, view  # every worker reads its own
         chunk = options.chunk or self.chunk
         shared = _Shared(Timeline(len(emotion)), chunk, first_frame, store or Kept())
         begin = partial(self._set_up, options=replace(options, chunk=chunk))
@@ -176,6 +177,7 @@ def set_up(
         "emotion": inputs.emotion,
         "options": options,
         "features": inputs.features,
+        "view": inputs.view,
     }
     timeline = Timeline(len(inputs.emotion))
 

@@ -105,6 +105,7 @@ def _write_frames(
         inputs.features,
         first_frame=writer.first_frame,
         store=folder,
+        view=inputs.view,
     )
     for piece in frames:
         writer.write(piece)
@@ -134,6 +135,7 @@ def make_keyframes(
         progress,
         inputs.features,
         folder,
+        inputs.view,
     )
     try:
         place.mkdir(exist_ok=True)
@@ -156,7 +158,7 @@ def _in_video(
 def _composer(plan: Plan, inputs: JobInputs, resolution: int) -> Composer:
     if plan.job.paste_back:
         even = plan.kind.even
-        return PasteBack(inputs.picture, inputs.crop, resolution, plan.box, even)
+        return PasteBack(inputs.picture, inputs.crop, inputs.shown, plan.box, even)
     width, height, _ = output_size((resolution, resolution), plan.box, plan.kind.even)
     return Resize((width, height))
 
@@ -197,6 +199,7 @@ def make_part(
         inputs.features,
         first_frame=frames.start,
         store=store,
+        view=inputs.view,
     )
     with writer:
         while left:
@@ -216,7 +219,7 @@ def _writer(
     job, R = plan.job, pipeline.config.resolution
     return VideoWriter(
         job.output,
-        size=(R, R),
+        size=(inputs.shown, inputs.shown),
         crf=job.crf,
         metadata=metadata,
         mark=mark_of(job),

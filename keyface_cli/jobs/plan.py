@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from keyface_cli.emotion import EmotionTrack
     from keyface_cli.media.audio import StoredWaveform
     from keyface_cli.media.features import StoredFeatures
-    from keyface_cli.media.framing import Crop
+    from keyface_cli.media.framing import Crop, View
     from keyface_cli.media.portrait import Colour
 
 logger = logging.getLogger(__name__)
@@ -112,9 +112,10 @@ class Plan:
 class JobInputs(NamedTuple):
     """What a job's files hold.
 
-    `portrait` is (3, R, R) in [-1, 1], cut out of `picture` at `crop`; `emotion` (N, 2) valence and
-    arousal of each frame, sampled from `curve`; `features` those of each audio encoder, where they
-    come from a file or of an earlier job.
+    `portrait` is (3, R, R) in [-1, 1], cut out of `picture` around `crop`, and `view` what of it is
+    shown, see `framing.cut_out`; `emotion` (N, 2) valence and arousal of each frame, sampled from
+    `curve`; `features` those of each audio encoder, where they come from a file or of an earlier
+    job.
     """
 
     picture: Image.Image
@@ -124,6 +125,13 @@ class JobInputs(NamedTuple):
     emotion: NDArray[np.float32]
     curve: EmotionTrack
     features: Mapping[str, StoredFeatures] | None
+    view: View | None = None
+
+    @property
+    def shown(self) -> int:
+        """Pixels of a side of the frames that are made."""
+        shown = self.portrait if self.view is None else self.view.picture
+        return int(shown.shape[-1])
 
 
 def make_plan(job: Job) -> Plan:
@@ -182,15 +190,18 @@ def read(plan: Plan, checkpoint: Checkpoint) -> JobInputs:
     """
     from keyface_cli.emotion import estimate_curve, warn_of_curve
     from keyface_cli.media.audio import count_frames, store_waveform
-    from keyface_cli.media.framing import cut_out, to_network
+    from keyface_cli.media.framing import cut_out
     from keyface_cli.media.portrait import read_picture
     from keyface_cli.output.compose import output_size
 
     job, config = plan.job, checkpoint.config
     picture = read_picture(job.portrait, plan.background, job.portrait_time)
-    if job.paste_back:
-        output_size(picture.size, plan.box, plan.kind.even)
-    crop, square = cut_out(picture, config, job.crop, job.face, job.require_face, job.portrait)
+    enlarged = output_size(picture.size, plan.box, plan.kind.even)[2] if job.paste_back else 0.0
+
+    def scale(crop: Crop) -> float:
+        return enlarged * crop.side if job.paste_back else min(plan.box or (0,))
+
+    cut = cut_out(picture, config, job.crop, job.face, job.require_face, job.portrait, scale)
     place = Path.cwd() if job.output == STDOUT else job.output.resolve().parent
     waveform = store_waveform(job.audio, place, job.start, job.duration)
     N = count_frames(len(waveform))
@@ -205,8 +216,9 @@ def read(plan: Plan, checkpoint: Checkpoint) -> JobInputs:
         sound = plan.hashes["recording"]
         belongs = origin(sound, job.start, job.duration, checkpoint, names)
         features = load_features(job.features, belongs, N)
-    portrait = to_network(square)
-    return JobInputs(picture, crop, portrait, waveform, curve.sample(N), curve, features)
+    return JobInputs(
+        picture, cut.crop, cut.portrait, waveform, curve.sample(N), curve, features, cut.view
+    )
 
 
 def digest(recipe: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +16,20 @@ from PIL import Image
 
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import PortraitError
-from keyface_cli.media.faces import Face, Point, find_faces
+from keyface_cli.media.faces import LOOKED_AT, Face, Point, find_faces
 
 logger = logging.getLogger(__name__)
 
 UPRIGHT_DEG = 6.0  # a face that leans less is left as it is
 LYING_DEG = 30.0  # a face that leans more may be one on its side, of which eyes are misplaced
+MOST_SHOWN = 1024  # pixels across of a square whose pixels are moved; more are scaled from it
 SURE = 0.995  # confidence from which an upright face is certainly not an upside-down one
 SURE_TURNED = 0.95  # confidence from which a face in the turned picture counts
+MARGIN = 0.5  # of the long side, on each side of a picture that a face may fill
 WHOLE = 0.9  # of a square picture: a crop that is so large takes all of it
 ADVICE = "--crop X,Y,W,H names the square, --crop center takes the middle"
+LARGER = 1.12  # times its usual size: up to there networks know a face
+ASIDE = 0.08  # of the square's side: so far from its usual place
 _TURNS = {
     Image.Transpose.ROTATE_90: "a quarter to the left",
     Image.Transpose.ROTATE_180: "upside down",
@@ -62,18 +68,30 @@ class Crop:
         y: of its middle, down.
         side: its length.
         angle_deg: how far it leans to the right (clockwise).
+        continued: outside the picture its edge goes on; else that has the edge's colour.
+        around: a square of the same lean in which the face is as large and where networks know it;
+            None is this one.
     """
 
     x: float
     y: float
     side: float
     angle_deg: float = 0.0
+    continued: bool = False
+    around: Crop | None = None
 
     def __str__(self) -> str:
         """Return it as `--crop` takes one."""
         half = self.side / 2
         left, top = round(self.x - half), round(self.y - half)
         return f"{left},{top},{round(self.side)},{round(self.side)}"
+
+    def within(self, larger: Crop) -> tuple[float, float, float]:
+        """Return left, top and side in a square of the same lean, as fractions of its side."""
+        inverse = np.linalg.inv(larger.matrix(1)[:, :2])
+        corner = self.matrix(1)[:, 2] - larger.matrix(1)[:, 2]
+        left, top = inverse @ corner
+        return float(left), float(top), self.side / larger.side
 
     def matrix(self, size: int) -> NDArray[np.float64]:
         """Return (2, 3): a point of the cut-out square of `size` pixels -> a point of the picture.
@@ -129,7 +147,7 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
 
     Args:
         picture: RGB.
-        crop: the square; what of it is outside the picture gets the colour of the picture's edge.
+        crop: the square.
         size: pixels of each side of the result.
     """
     if crop.angle_deg and crop.angle_deg % 90 == 0:
@@ -137,7 +155,7 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
         return upright.rotate(crop.angle_deg)  # exact: a square and a quarter turn
     if crop.angle_deg:
         # a larger square at twice the resolution, turned, and its upright middle
-        around = Crop(crop.x, crop.y, crop.side * math.sqrt(2))
+        around = replace(crop, side=crop.side * math.sqrt(2), angle_deg=0.0)
         margin = math.ceil(size * (math.sqrt(2) - 1))
         large = cut(picture, around, 2 * (size + margin))
         exact = crop.side / around.side * large.width
@@ -163,9 +181,38 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
     part = picture.resize(extent, Image.Resampling.LANCZOS, box=inside, reducing_gap=3.0)
     if extent == (size, size):
         return part
+    if crop.continued:
+        margins = ((target[1], size - target[3]), (target[0], size - target[2]), (0, 0))
+        return Image.fromarray(np.pad(np.asarray(part), margins, mode="edge"))
     square = Image.new("RGB", (size, size), _edge_colour(picture))
     square.paste(part, (target[0], target[1]))
     return square
+
+
+class View(NamedTuple):
+    """What of a square is shown, with more pixels than networks see or less around it.
+
+    Args:
+        picture: (3, S, S) in [-1, 1].
+        place: left, top and side in the networks' square, as fractions of its side.
+    """
+
+    picture: NDArray[np.float32]
+    place: tuple[float, float, float]
+
+
+class CutOut(NamedTuple):
+    """A square of a portrait, ready for a model of resolution R.
+
+    Args:
+        crop: where it is in the picture.
+        portrait: what the networks see, (3, R, R) in [-1, 1].
+        view: what the result shows; None is the same.
+    """
+
+    crop: Crop
+    portrait: NDArray[np.float32]
+    view: View | None
 
 
 def cut_out(
@@ -175,8 +222,12 @@ def cut_out(
     face: str = "largest",
     require_face: bool = False,
     path: Path | None = None,
-) -> tuple[Crop, Image.Image]:
-    """Choose the square to animate and cut it out, as large as a model draws.
+    scale: Callable[[Crop], float] = lambda crop: 0.0,
+) -> CutOut:
+    """Choose the square to animate and cut it out for a model.
+
+    A model with a portrait decoder moves the portrait's own pixels: as many as the result shows,
+    and in a square around the shown one where the face is larger than its networks know.
 
     Args:
         picture: RGB.
@@ -185,18 +236,24 @@ def cut_out(
         face: as for `choose_crop`.
         require_face: refuse a picture without a face.
         path: of the picture, for messages.
-
-    Returns:
-        Where it is in the picture, and the square, (R, R) with R the model's resolution.
+        scale: how many pixels of the result a square of the picture fills, along a side.
 
     Raises:
         PortraitError: as for `choose_crop`.
     """
-    place = path or Path("the portrait")
+    place, R = path or Path("the portrait"), config.resolution
     frame = FRAMES.get(config.preset, PUBLISHED)
     chosen = choose_crop(place, picture, crop, face, frame, require_face)
-    warn_of_few_pixels(place, chosen, config.resolution)
-    return chosen, cut(picture, chosen, config.resolution)
+    warn_of_few_pixels(place, chosen, R)
+    if not config.portrait_decoder:
+        return CutOut(chosen, to_network(cut(picture, chosen, R)), None)
+    seen = chosen.around or chosen
+    portrait = to_network(cut(picture, seen, R))
+    S = max(R, min(round(min(scale(chosen), chosen.side)), MOST_SHOWN))
+    if S == R and seen is chosen:
+        return CutOut(chosen, portrait, None)
+    shown = to_network(cut(picture, chosen, S))
+    return CutOut(chosen, portrait, View(shown, chosen.within(seen)))
 
 
 def to_network(square: Image.Image) -> NDArray[np.float32]:
@@ -233,7 +290,7 @@ def _look(path: Path, picture: Image.Image, required: bool) -> list[Face]:
             error,
         )
         return []
-    faces = _look_turned(path, picture, faces)
+    faces = _look_turned(path, picture, faces) or _look_around(picture)
     if not faces and required:
         raise PortraitError(f"{path}: no face was found", ADVICE)
     if not faces:
@@ -271,6 +328,27 @@ def _look_turned(path: Path, picture: Image.Image, upright: list[Face]) -> list[
         ADVICE,
     )
     return [_turned_back(face, turn, picture.size) for face in faces]
+
+
+def _look_around(picture: Image.Image) -> list[Face]:
+    """Look for a face that fills the picture: the detector wants to see what is around it."""
+    scale = min(1.0, LOOKED_AT / max(picture.size))
+    small = picture.resize([max(1, round(side * scale)) for side in picture.size])
+    margin = round(MARGIN * max(small.size))
+    padded = np.pad(np.asarray(small), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return [
+        Face(
+            (
+                round((face.box[0] - margin) / scale),
+                round((face.box[1] - margin) / scale),
+                round(face.box[2] / scale),
+                round(face.box[3] / scale),
+            ),
+            tuple(((x - margin) / scale, (y - margin) / scale) for x, y in face.points),
+            face.confidence,
+        )
+        for face in find_faces(Image.fromarray(padded))
+    ]
 
 
 def _turned_back(face: Face, turn: Image.Transpose, size: tuple[int, int]) -> Face:
@@ -332,15 +410,19 @@ def _around(face: Face, size: tuple[int, int], frame: FaceFrame) -> Crop:
     turn = math.radians(angle)
     x = (eyes[0] + face.mouth[0]) / 2 - down * math.sin(turn)
     y = (eyes[1] + face.mouth[1]) / 2 + down * math.cos(turn)
+    usual, short = Crop(x, y, side, angle, continued=True), min(size)
     if angle % 90:
-        return Crop(x, y, min(side, min(size)), angle)
-    short, long = min(size), max(size)
-    if side >= WHOLE * short and short == long:
-        return Crop(short / 2, short / 2, short, angle)
-    side = min(side, short)
-    half = side / 2
-    x, y = min(max(x, half), size[0] - half), min(max(y, half), size[1] - half)
-    return Crop(x, y, side, angle)
+        shown = replace(usual, side=min(side, short))
+    elif side >= WHOLE * short and short == max(size):
+        shown = Crop(short / 2, short / 2, short, angle)
+    else:
+        half = min(side, short) / 2
+        x, y = min(max(x, half), size[0] - half), min(max(y, half), size[1] - half)
+        shown = Crop(x, y, 2 * half, angle)
+    moved = math.hypot(shown.x - usual.x, shown.y - usual.y)
+    if side <= LARGER * shown.side and moved <= ASIDE * side:
+        return shown
+    return replace(shown, around=usual)
 
 
 def _named(path: Path, text: str, size: tuple[int, int]) -> Crop:

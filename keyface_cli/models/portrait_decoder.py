@@ -27,12 +27,20 @@ FLOW_SCALE = 0.1  # of what the heads answer, in half pictures
 MASK_START = -2.0  # logit of the mask before training: little is painted
 
 
+class View(NamedTuple):
+    """What of a portrait is shown, where that is not all of it or has more pixels."""
+
+    picture: Tensor  # (1, 3, S, S) in [-1, 1]
+    place: tuple[float, float, float]  # left, top and side, as fractions of the portrait's side
+
+
 class Portrait(NamedTuple):
     """What is computed once of a portrait."""
 
     picture: Tensor  # (1, 3, R, R) in [-1, 1]
     decoded: Tensor  # the same through the VAE and back
     features: Tensor  # (1, C, R / 4, R / 4)
+    view: View | None = None
 
 
 class PortraitDecoder(Network):
@@ -94,7 +102,7 @@ class PortraitDecoder(Network):
             motion: (B, M), from the portrait's place of head, eyes and lids.
 
         Returns:
-            (B, 3, R, R), about [-1, 1], in float32.
+            (B, 3, R, R), about [-1, 1], in float32; (B, 3, S, S) of a portrait with a view.
         """
         dtype = self.frame_in.weight.dtype
         B = len(frames)
@@ -130,8 +138,13 @@ class PortraitDecoder(Network):
         )
         painted = F.pixel_shuffle(answer[:, 4:], SQUARE).float()
         mask = (painted[:, :1] + MASK_START).sigmoid()
-        kept = warp(portrait.picture.expand(B, -1, -1, -1).float(), flow[:, :2])
         new = warp(frames.float(), flow[:, 2:]) + painted[:, 1:]
+        picture, flow = portrait.picture, flow[:, :2]
+        if portrait.view is not None:
+            picture, place = portrait.view
+            maps = _zoom(torch.cat([flow, mask, new], 1), picture.shape[-1], place)
+            flow, mask, new = maps[:, :2] / place[2], maps[:, 2:3], maps[:, 3:]
+        kept = warp(picture.expand(B, -1, -1, -1).float(), flow)
         return torch.lerp(kept, new, mask)
 
 
@@ -159,6 +172,15 @@ def warp(pictures: Tensor, flow: Tensor) -> Tensor:
         align_corners=False,
     )
     return fetched.to(pictures.dtype)
+
+
+def _zoom(maps: Tensor, size: int, place: tuple[float, float, float]) -> Tensor:
+    """Enlarge a square of maps (B, C, h, w), by `View.place`, to (B, C, size, size)."""
+    left, top, side = place
+    along = (torch.arange(size, device=maps.device, dtype=maps.dtype) + 0.5) / size * side
+    x, y = 2 * (left + along) - 1, 2 * (top + along) - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _pack(pictures: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from keyface_cli.diffusion.denoiser import denoise
@@ -109,7 +108,7 @@ def merge_segments(segments: Iterable[Tensor]) -> Iterator[Tensor]:
     """Join segments whose last frame is the next one's first: the shared frame is their mean.
 
     Args:
-        segments: pictures (T, ...) of each segment in turn, T of 2 or more.
+        segments: pictures (T, ...) of each segment in turn, T of 2 or more; they are changed.
 
     Yields:
         (T - 1, ...) frames per segment as soon as they are final; at the end the last frame,
@@ -117,8 +116,10 @@ def merge_segments(segments: Iterable[Tensor]) -> Iterator[Tensor]:
     """
     last = None
     for segment in segments:
-        first = segment[:1] if last is None else (last + segment[:1]) / 2
-        yield torch.cat([first, segment[1:-1]])
-        last = segment[-1:]
+        if last is not None:
+            segment[:1] = (last + segment[:1]) / 2
+        last = segment[-1:].clone()
+        yield segment[:-1]
+        del segment  # large, and done with before the next is made
     if last is not None:
         yield last
