@@ -216,6 +216,7 @@ def test_inference_imports_neither_training_nor_what_breaks_an_install() -> None
         "from keyface_cli.config import PRESETS\n"
         "[build(name, PRESETS['mini'], empty=True) for name in COMPONENTS if name != 'wav2vec2']\n"
         "bad = ['keyface_cli.training', 'keyface_cli.evaluation', 'torchvision', 'torchaudio']\n"
+        "bad += ['werkzeug']\n"
         # seconds each; the last is torch's compiler, which drawing on the meta device would import
         "bad += ['diffusers', 'transformers', 'accelerate', 'scipy', 'sympy', 'torch._dynamo']\n"
         "assert not [name for name in bad if name in sys.modules]\n"
@@ -239,7 +240,7 @@ def test_help_and_the_bare_package_import_no_torch() -> None:
         "sys.argv = ['keyface', 'animate', '--help']\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = ['torch', 'diffusers', 'transformers', 'accelerate', 'scipy']\n"
+        "heavy = ['torch', 'diffusers', 'transformers', 'accelerate', 'scipy', 'werkzeug']\n"
         "assert not [name for name in heavy if name in sys.modules]\n"
     )
 

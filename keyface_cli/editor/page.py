@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from werkzeug.wrappers import Response
 
 from keyface_cli.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 from keyface_cli.editor.worker import Worker, frames_of
@@ -27,7 +28,7 @@ from keyface_cli.emotion.write import save_text, to_object, write_json, write_ta
 from keyface_cli.errors import EmotionError, KeyFaceError
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.output.formats import FORMATS
-from keyface_cli.web.page import LOCAL, Content, Page
+from keyface_cli.web.page import LOCAL, Page
 
 logger = logging.getLogger(__name__)
 _BINS_PER_S = 100  # of the sound's outline
@@ -199,12 +200,12 @@ class Editor:
         worker.want(curves, shown, int(body.get("cursor", 0)))
         return worker.status()
 
-    def _picture(self, fields: dict[str, str]) -> Content:
+    def _picture(self, fields: dict[str, str]) -> Response:
         assert self._worker is not None
         found = self._worker.picture(fields.get("name", ""))
         if found is None:
             raise KeyFaceError("this keyframe is not kept any more")
-        return Content(found, "image/png")
+        return Response(found, mimetype="image/png")
 
     def _render_part(self, body: Any, page: Page) -> dict[str, Any]:
         assert self._worker is not None
