@@ -206,7 +206,8 @@ class KeyFacePipeline:
             face: which face, where there are several.
             start: seconds to leave out at the beginning of a file or a waveform.
             duration: how many seconds to use; None is all.
-            size: S, pixels of a frame's side; None, or a model without a portrait decoder, is R.
+            size: pixels of a frame's side that are wanted of a model with a portrait decoder: S is
+                that, R at least, and at most 1024 and what the portrait's square has. None is R.
             progress: told how far each stage is.
             options: fields of `GenerationOptions`: seed, steps, audio_guidance and so on.
 

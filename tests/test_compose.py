@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from keyface_cli.errors import VideoError
-from keyface_cli.media.framing import Crop, cut
+from keyface_cli.media.crop import Crop, cut
 from keyface_cli.output.compose import PasteBack, Resize, output_size, parse_size
 from keyface_cli.output.framerate import FrameRate
 

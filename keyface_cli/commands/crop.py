@@ -38,7 +38,8 @@ def crop(
         raise PortraitError(f"{output}: the picture must end in {', '.join(FORMATS)}")
     check_free(output, PortraitError, force=force, inputs=[portrait])
     config = Checkpoint.open(resolve_model(model)).config
-    from keyface_cli.media.framing import cut, cut_out
+    from keyface_cli.media.crop import cut
+    from keyface_cli.media.framing import cut_out
     from keyface_cli.media.portrait import parse_colour, read_picture
 
     background = choices["background"]

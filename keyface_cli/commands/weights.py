@@ -231,7 +231,8 @@ def _list_files(revision: str | None, speed: float) -> None:
 def _pictures(checkpoint: Checkpoint) -> dict[str, Any]:
     """The examples that a VAE is tried on, as networks read them."""
     from keyface_cli.commands.examples import find_examples
-    from keyface_cli.media.framing import choose_crop, cut, to_network
+    from keyface_cli.media.crop import cut
+    from keyface_cli.media.framing import choose_crop, to_network
     from keyface_cli.media.portrait import read_picture
 
     pictures = {}

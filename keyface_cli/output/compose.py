@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.errors import VideoError
-from keyface_cli.media.framing import Crop, cut
+from keyface_cli.media.crop import Crop, cut
 
 LARGEST_SIDE, MOST_PIXELS = 3840, 3840 * 2160  # 4K
 SMALLEST_SIDE = 16  # that every encoder takes

@@ -1,7 +1,7 @@
 """A portrait without colour stays so: black and white, sepia, one ink.
 
-Not of the paper, and not for the published model: networks that have seen few such portraits paint
-the inside of the mouth in the colours of the others, which is the first thing a viewer notices.
+Not of the paper, and not for the published model: networks that were mostly trained on
+others paint the inside of the mouth in colour.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 LEVELS = 256
-# How far blocks of pixels may be from one curve of colours, but for a few: of 131 photographs of
-# faces the nearest is 13 of 255 off, sepia as JPEG of quality 90 2 to 7.
+# How far blocks of pixels may be from one curve of colours, but for a few: of the photographs of
+# 131 people the nearest is 13 of 255 off, of five in sepia (JPEG, quality 90) four 2 to 7, one 12.
 _BLOCK, _FEW, _NEAR = 4, 0.002, 8 / 255
 
 

@@ -27,7 +27,8 @@ from keyface_cli.device import resolve_device
 from keyface_cli.emotion.face_model import SIDE, FaceModel
 from keyface_cli.errors import VideoError
 from keyface_cli.files import csv_text, file_hash, write_text
-from keyface_cli.media.framing import FRAMES, PUBLISHED, Crop, FaceFrame, cut
+from keyface_cli.media.crop import Crop, cut
+from keyface_cli.media.framing import FRAMES, PUBLISHED, FaceFrame
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
 from keyface_cli.training import shards

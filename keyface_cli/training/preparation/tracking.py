@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.config import FPS
+from keyface_cli.media.crop import Crop
 from keyface_cli.media.faces import Face, find_faces
-from keyface_cli.media.framing import Crop, FaceFrame
+from keyface_cli.media.framing import FaceFrame
 
 EVERY = 5  # frames from one look for faces to the next
 SECOND_FACE = 0.3  # share of the largest face's area from which another one counts
