@@ -191,6 +191,16 @@ def test_a_picture_on_its_side_or_upside_down_is_turned(
     assert turned.getpixel((int(corner[0]), int(corner[1]))) == pytest.approx(GREEN, abs=2)
 
 
+@pytest.mark.parametrize("lean_deg", [-150, -120, -105, -75, -60, -30, 30, 60, 75, 105, 120, 150])
+@pytest.mark.parametrize("name", ["avatar.png", "portrait.jpg"])
+def test_a_face_that_leans_by_any_angle_is_cut_out_upright(name: str, lean_deg: int) -> None:
+    """Points of a face on its side are misplaced, and such a face was taken for a leaning one."""
+    picture = Image.open(AVATAR.with_name(name)).convert("RGB").resize((400, 400))
+    leaning = picture.rotate(-lean_deg, Image.Resampling.BICUBIC, expand=True, fillcolor=GREEN)
+    difference = choose_crop(NAME, leaning).angle_deg - lean_deg
+    assert abs((difference + 180) % 360 - 180) < 15
+
+
 def test_a_failing_detector_is_not_a_picture_without_a_face(
     group: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:

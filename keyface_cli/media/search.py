@@ -15,10 +15,10 @@ from keyface_cli.media.faces import LOOKED_AT, Face, Point, find_faces
 logger = logging.getLogger(__name__)
 
 ADVICE = "--crop X,Y,W,H names the square, --crop center takes the middle"
-MARGIN = 0.5  # of the long side, on each side of a picture that a face may fill
 SURE_TURNED = 0.95  # confidence from which a face in the turned picture counts
-SURE = 0.995  # confidence from which an upright face is certainly not an upside-down one
+SURE = 0.9995  # confidence from which an upright face is certainly none that lies
 LYING_DEG = 30.0  # a face that leans more may be one on its side, of which eyes are misplaced
+LEANING_DEG = 50.0  # a face that leans no more may be the right one; half a right angle and some
 _TURNS = {
     Image.Transpose.ROTATE_90: "a quarter to the left",
     Image.Transpose.ROTATE_180: "upside down",
@@ -64,22 +64,23 @@ def _look_turned(path: Path, picture: Image.Image, upright: list[Face]) -> list[
     """Look for faces on their side or upside down too, where the upright ones leave a doubt.
 
     The detector takes many a face on its side for one that leans, with its points misplaced, and
-    some that are upside down for upright ones, less surely than it finds them the right way up.
+    some that are upside down for upright ones, less surely than it finds them the right way up. So
+    the way up in which a face is found most surely is right, whatever it leans there.
 
     Returns:
         The faces that were taken, in the picture's own pixels.
     """
     best = max(upright, key=lambda face: face.confidence, default=None)
-    is_upright = best is not None and abs(best.lean_deg) < LYING_DEG
-    if best is not None and is_upright and best.confidence >= SURE:
+    lean = 180.0 if best is None else abs(best.lean_deg)
+    if best is not None and lean < LYING_DEG and best.confidence >= SURE:
         return upright
-    least = best.confidence if best is not None and is_upright else SURE_TURNED
+    surest = best.confidence if best is not None and lean < LEANING_DEG else SURE_TURNED
     chosen = None
-    for turn in (Image.Transpose.ROTATE_180,) if is_upright else _TURNS:
+    for turn in _TURNS:
         faces = find_faces(picture.transpose(turn), SURE_TURNED)
-        surest = max(faces, key=lambda face: face.confidence, default=None)
-        if surest and surest.confidence >= least and abs(surest.lean_deg) < LYING_DEG:
-            chosen, least = (turn, faces), surest.confidence
+        face = max(faces, key=lambda face: face.confidence, default=None)
+        if face and face.confidence > surest and abs(face.lean_deg) < LEANING_DEG:
+            chosen, surest = (turn, faces), face.confidence
     if chosen is None:
         return upright
     turn, faces = chosen
