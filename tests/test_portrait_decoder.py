@@ -134,14 +134,16 @@ def test_training_learns_to_move_and_to_paint(pairs: Path, tmp_path: Path) -> No
     )  # fmt: skip
     training = PortraitDecoderTraining(codec, pairs, options)
     decoder: PortraitDecoder = PortraitDecoder(SMALL)
-    trainer = Trainer("portrait_decoder", decoder, tmp_path, options, muon_rate=0.005)
     seen: list[dict[str, float]] = []
-    trainer.fit(
-        training.draw,
-        training.losses,
-        lambda average, update: None,
-        report=lambda update, last, values: seen.append(values),
+    trainer = Trainer(
+        "portrait_decoder",
+        decoder,
+        tmp_path,
+        options,
+        muon_rate=0.005,
+        report=lambda update, last, values: seen.append(dict(values)),
     )
+    trainer.fit(training.draw, training.losses, lambda average, update: None)
     first, last = (np.mean([v["pixels"] for v in part]) for part in (seen[:10], seen[-20:]))
     assert last < 0.85 * first
     assert "critic" not in seen[0]

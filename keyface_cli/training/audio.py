@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from keyface_cli.config import SAMPLES_PER_FRAME, ModelConfig
 from keyface_cli.models import speech
 from keyface_cli.models.network import Network
 from keyface_cli.training import run
-from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.loop import Start, Trainer, saver
 from keyface_cli.training.options import TrainOptions
 
 MOUTH = tuple(rig.INDEX[name] for name in ("jaw", "width", "round", "press", "teeth", "tongue"))
@@ -125,10 +125,8 @@ def train_audio(
     folder: Path,
     options: TrainOptions,
     *,
-    resume: bool = False,
-    force: bool = False,
     start_from: Path | None = None,
-    report: Report | None = None,
+    **start: Unpack[Start],
 ) -> int:
     """Train the encoder `name` of `config` into `folder/NAME`.
 
@@ -138,10 +136,8 @@ def train_audio(
         shards: folders that `scenes.write_scenes` has made.
         folder: the run.
         options: how long and how fast.
-        resume: continue where this run stopped.
-        force: replace what the run has trained of it already.
         start_from: a checkpoint folder whose encoder to begin with; its heads are not kept.
-        report: told of every update.
+        start: see `loop.Start`.
 
     Returns:
         The updates done in all.
@@ -159,14 +155,13 @@ def train_audio(
     width = settings["encoder_embed_dim" if name == "beats" else "hidden_size"]
     model = AudioEncoderTraining(name, encoder, width)
     training = AudioTraining(shards, options)
-    rate = options.muon_rate if options.muon_rate > 0 else None
-    trainer = Trainer(name, model, folder, options, resume=resume, force=force, muon_rate=rate)
+    trainer = Trainer(name, model, folder, options, **start)
+    save = saver(name, config, folder, options)
 
-    def save(average: nn.Module, update: int) -> None:
-        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
-        run.save(folder, name, cast(AudioEncoderTraining, average).encoder, config, facts)
+    def save_encoder(average: nn.Module, update: int) -> None:
+        save(cast(AudioEncoderTraining, average).encoder, update)
 
-    return trainer.fit(training.draw, training.losses, save, report=report)
+    return trainer.fit(training.draw, training.losses, save_encoder)
 
 
 def _resized(samples: NDArray[np.int16], count: int) -> Tensor:

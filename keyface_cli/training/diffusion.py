@@ -7,10 +7,10 @@ that guidance has its unconditional branches, and scored by `losses`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from keyface_cli.training.beginning import begin, freeze_temporal_layers
 from keyface_cli.training.clips import Clips, ClipSource
 from keyface_cli.training.latent_reader import FILE as READER_FILE
 from keyface_cli.training.latent_reader import LatentReader, load_reader, reading_loss
-from keyface_cli.training.loop import Report, Sample, Save, Trainer
+from keyface_cli.training.loop import Save, Start, Trainer, saver
 from keyface_cli.training.losses import (
     MOUTH_COLUMNS,
     MOUTH_ROWS,
@@ -42,12 +42,12 @@ from keyface_cli.training.perceptual import load_distance
 from keyface_cli.training.samples import HeldOut
 from keyface_cli.training.shards import check_vae
 
+logger = logging.getLogger(__name__)
 MUON_RATE = 0.01  # of the inner matrices; the other parameters' rate is an option
-GUIDE = "interpolation_guide"
 COMPONENTS = {
     "keyframes": "keyframe_unet",
     "interpolation": "interpolation_unet",
-    "guide": GUIDE,
+    "guide": "interpolation_guide",
 }
 REFRESH = 100  # batches between looks for new shards
 
@@ -61,7 +61,7 @@ class UNetTraining:
         source: of the clips.
         options: of the loss.
         train: batch size and precision.
-        codec: decodes the frame that is compared as a picture; None where no picture is.
+        codec: decodes the frame that is compared as a picture; None where the run has no VAE.
         distance: the perceptual one, for that frame.
         reader: compares what is read from latents; None where nothing is.
     """
@@ -231,10 +231,8 @@ def train_unet(
     train: TrainOptions,
     options: DiffusionOptions,
     *,
-    resume: bool = False,
-    force: bool = False,
     start_from: str | Path | None = None,
-    report: Report | None = None,
+    **start: Unpack[Start],
 ) -> int:
     """Train the UNet of a stage into `folder/keyframe_unet` or `folder/interpolation_unet`.
 
@@ -249,10 +247,8 @@ def train_unet(
         folder: the run.
         train: how long and how fast.
         options: of the loss.
-        resume: continue from the run's saved state.
-        force: replace what the run has trained of it already.
         start_from: what a new network starts from, see `beginning.begin`.
-        report: told of every update.
+        start: see `loop.Start`.
 
     Returns:
         The updates done in all.
@@ -267,35 +263,24 @@ def train_unet(
     guide_at = max(1, round(train.updates * options.guide_share)) if options.guide_share else 0
     if stage == "guide" and not guide_at:
         raise ConfigError("no guide is wanted: guide_share is 0", "use --set guide_share=0.0625")
-    if not resume and not force:
+    resume = start.get("resume", False)
+    if not resume and not start.get("force"):
         run.refuse_trained(folder, component)
     run_stage = "keyframes" if stage == "keyframes" else "interpolation"
     network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
-    trainer = _trainer(component, network, folder, train, resume, force)
+    trainer = Trainer(component, network, folder, train, muon_rate=MUON_RATE, **start)
     _set_up(network, training.codec, trainer)
+    clips = training.source.held_out() if train.sample_every else []
+    if clips and training.codec is None:
+        logger.warning("no samples of held-out clips: the run has no vae yet: %s", folder)
     return trainer.fit(
         training.draw,
         training.losses,
         _saver(stage, config, folder, train, guide_at),
-        sample=_sampler(run_stage, config, folder, training, trainer),
+        sample=HeldOut(run_stage, config, clips, training.codec, trainer.compute).sample,
         save_at={guide_at},
         stop_at=guide_at if stage == "guide" else None,
-        report=report,
-    )
-
-
-def _trainer(
-    component: str,
-    network: VideoUNet,
-    folder: Path,
-    train: TrainOptions,
-    resume: bool,
-    force: bool,
-) -> Trainer:
-    rate = MUON_RATE if train.muon_rate < 0 else train.muon_rate
-    return Trainer(
-        component, network, folder, train, resume=resume, force=force, muon_rate=rate or None
     )
 
 
@@ -303,24 +288,15 @@ def _saver(
     stage: str, config: ModelConfig, folder: Path, train: TrainOptions, guide_at: int
 ) -> Save:
     """Return what writes a network, and until an update the guide beside it."""
+    save, save_guide = (saver(COMPONENTS[name], config, folder, train) for name in (stage, "guide"))
 
-    def save(average: nn.Module, update: int) -> None:
-        facts = {"updates": update, "batch_size": train.batch_size, "seed": train.seed}
-        run.save(folder, COMPONENTS[stage], average, config, facts)
+    def save_both(average: nn.Module, update: int) -> None:
+        save(average, update)
         # the weaker network for autoguidance: the same run, long before its end
-        if stage == "interpolation" and update <= guide_at:
-            run.save(folder, GUIDE, average, config, facts)
+        if update <= guide_at:
+            save_guide(average, update)
 
-    return save
-
-
-def _sampler(
-    stage: str, config: ModelConfig, folder: Path, training: UNetTraining, trainer: Trainer
-) -> Callable[[nn.Module], Sample | None]:
-    """Return what makes held-out clips by a network."""
-    clips = training.source.held_out() if training.train.sample_every else []
-    held_out = HeldOut(stage, config, clips, folder, trainer.device)
-    return lambda average: held_out.sample(cast(VideoUNet, average), trainer.compute)
+    return save_both if stage == "interpolation" else save
 
 
 def _network(
@@ -381,7 +357,6 @@ def _prepare(
     if (folder / "vae").is_dir() or pictures:
         vae: Any = run.load_trained(folder, "vae", config)
         check_vae(data, run.fingerprint(vae))
-    if pictures:
         codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     if options.perceptual:
         distance = load_distance(Path(options.perceptual_weights))

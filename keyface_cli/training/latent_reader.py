@@ -12,7 +12,7 @@ avatars` measures with is another network, which reads decoded pictures of other
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Unpack, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from keyface_cli.checkpoints.tensorfiles import load_network, save_network
 from keyface_cli.config import ModelConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.training.clips import KINDS
-from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.loop import Start, Trainer
 from keyface_cli.training.losses import noise_weight
 from keyface_cli.training.options import TrainOptions, Value
 
@@ -181,25 +181,19 @@ class ReaderTraining:
 
 
 def train_reader(
-    shards: list[Path],
-    folder: Path,
-    options: TrainOptions,
-    *,
-    resume: bool = False,
-    force: bool = False,
-    report: Report | None = None,
+    shards: list[Path], folder: Path, options: TrainOptions, **start: Unpack[Start]
 ) -> int:
     """Train a `LatentReader` into `folder/reader.safetensors`; returns the updates done."""
     torch.manual_seed(options.seed)
     training = ReaderTraining(shards, options.batch_size)
     reader = LatentReader(training.channels)
     reader.scale.copy_(training.scale)
-    trainer = Trainer("reader", reader, folder, options, resume=resume, force=force)
+    trainer = Trainer("reader", reader, folder, options, **start)
 
     def save(average: nn.Module, update: int) -> None:
         save_network(folder / FILE, average, {"format": FORMAT, "updates": str(update)})
 
-    return trainer.fit(training.draw, training.losses, save, report=report)
+    return trainer.fit(training.draw, training.losses, save)
 
 
 def load_reader(path: Path, config: ModelConfig) -> LatentReader:

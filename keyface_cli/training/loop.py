@@ -18,21 +18,22 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from keyface_cli.config import ModelConfig
 from keyface_cli.errors import KeyFaceError, WeightsError
 from keyface_cli.files import replacing
+from keyface_cli.training import run
 from keyface_cli.training.batches import Draw, batches, seed_for
 from keyface_cli.training.compute import Compute
 from keyface_cli.training.log import TrainingLog
 from keyface_cli.training.optim import MuonAdamW, parameter_groups
 from keyface_cli.training.options import TrainOptions
-from keyface_cli.training.run import refuse_trained, state_path
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,24 @@ class Sample(NamedTuple):
 
     strip: NDArray[np.uint8]  # (H, W, 3)
     values: dict[str, float]
+
+
+class Start(TypedDict, total=False):
+    """How a training begins and who hears of it; every `train_...` hands this to `Trainer`."""
+
+    resume: bool
+    force: bool
+    report: Report
+
+
+def saver(component: str, config: ModelConfig, folder: Path, options: TrainOptions) -> Save:
+    """Return what writes a network into a run, with what is worth knowing of its training."""
+
+    def save(module: nn.Module, update: int) -> None:
+        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
+        run.save(folder, component, module, config, facts)
+
+    return save
 
 
 def rate_share_at(update: int, options: TrainOptions) -> float:
@@ -76,9 +95,11 @@ class Trainer:
         model: the module to train, in float32; it is moved to the device.
         folder: the run folder; the state goes to `state/NAME.pt`, the log beside it (see `log`).
         options: see `TrainOptions`.
+        muon_rate: peak rate at which Muon trains inner matrices, see `optim`, where the options
+            leave it to the network; 0 is AdamW only.
         resume: continue from `state/NAME.pt`.
         force: begin anew where the folder has trained this network already; its state is removed.
-        muon_rate: train inner matrices by Muon at this peak rate, see `optim`; None is AdamW only.
+        report: told of every update.
 
     Raises:
         WeightsError: the state to resume from is missing or belongs to another network; or there
@@ -93,12 +114,14 @@ class Trainer:
         folder: Path,
         options: TrainOptions,
         *,
+        muon_rate: float = 0.0,
         resume: bool = False,
         force: bool = False,
-        muon_rate: float | None = None,
+        report: Report | None = None,
     ) -> None:
         if not resume and not force:
-            refuse_trained(folder, name)
+            run.refuse_trained(folder, name)
+        self.report = report
         self.name, self.folder, self.options = name, folder, options
         self.compute = Compute(options.device, options.precision)
         self.device = self.compute.device
@@ -114,7 +137,7 @@ class Trainer:
         self._skipped = 0
         self._sums: dict[str, Tensor] = {}  # of the losses since the last row of the log
         self._count = 0
-        self.state_path = state_path(folder, name)
+        self.state_path = run.state_path(folder, name)
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         if resume:
             self._resume()
@@ -137,7 +160,6 @@ class Trainer:
         sample: Callable[[nn.Module], Sample | None] | None = None,
         save_at: Container[int] = (),
         stop_at: int | None = None,
-        report: Report | None = None,
     ) -> int:
         """Train until the updates or the minutes are used up, or Ctrl-C or SIGTERM comes.
 
@@ -150,7 +172,6 @@ class Trainer:
             sample: makes held-out clips, by the module it is given.
             save_at: updates at which to save, besides every so often.
             stop_at: end early, after this update.
-            report: told of every update.
 
         Returns:
             The updates done in all.
@@ -174,8 +195,8 @@ class Trainer:
                     shown = self._take_means()
                     if log is not None:
                         log.write(self.update, time.monotonic() - started, shown)
-                if report is not None and self.compute.is_main:
-                    report(self.update, last, shown)
+                if self.report is not None and self.compute.is_main:
+                    self.report(self.update, last, shown)
                 if sample and options.sample_every and self.update % options.sample_every == 0:
                     self._sample(sample, log)
                 out_of_time = time.monotonic() - started > options.minutes * 60
@@ -300,11 +321,12 @@ class Trainer:
 
 
 def _optimiser(
-    model: nn.Module, parameters: list[nn.Parameter], options: TrainOptions, muon: float | None
+    model: nn.Module, parameters: list[nn.Parameter], options: TrainOptions, muon_rate: float
 ) -> torch.optim.Optimizer:
     betas = (0.9, options.beta2)
-    if muon is not None:
-        groups = parameter_groups(model, muon, options.learning_rate)
+    muon_rate = muon_rate if options.muon_rate < 0 else options.muon_rate
+    if muon_rate:
+        groups = parameter_groups(model, muon_rate, options.learning_rate)
         return MuonAdamW(groups, betas=betas, weight_decay=options.weight_decay)
     return torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay

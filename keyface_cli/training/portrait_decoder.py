@@ -9,7 +9,7 @@ features of the two are.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from keyface_cli.files import save_array
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.training import run
-from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.loop import Start, Trainer, saver
 from keyface_cli.training.losses import EYE_COLUMNS, EYE_ROWS, MOUTH_COLUMNS, MOUTH_ROWS
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.sampled import FILE as SAMPLED
@@ -293,10 +293,7 @@ def train_portrait_decoder(
     config: ModelConfig,
     folder: Path,
     options: TrainOptions,
-    *,
-    resume: bool = False,
-    force: bool = False,
-    report: Report | None = None,
+    **start: Unpack[Start],
 ) -> int:
     """Train a portrait decoder into `folder/portrait_decoder`; returns the updates done.
 
@@ -305,23 +302,14 @@ def train_portrait_decoder(
         config: of the model; its VAE is the run's.
         folder: the run.
         options: how long and how fast.
-        resume: continue from the run's saved state; the critic begins anew.
-        force: replace what the run has trained of it already.
-        report: told of every update.
+        start: see `loop.Start`; the critic of a training that is resumed begins anew.
     """
     vae: Any = run.load_trained(folder, "vae", config)
     codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     torch.manual_seed(options.seed)
     training = PortraitDecoderTraining(codec, data, options)
     decoder: PortraitDecoder = PortraitDecoder(**config.portrait_decoder)
-    trainer = Trainer(
-        COMPONENT, decoder, folder, options, resume=resume, force=force, muon_rate=MUON_RATE
-    )
+    trainer = Trainer(COMPONENT, decoder, folder, options, muon_rate=MUON_RATE, **start)
     codec.to(trainer.device)
     training.critic.to(trainer.device)
-
-    def save(average: nn.Module, update: int) -> None:
-        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
-        run.save(folder, COMPONENT, average, config, facts)
-
-    return trainer.fit(training.draw, training.losses, save, report=report)
+    return trainer.fit(training.draw, training.losses, saver(COMPONENT, config, folder, options))

@@ -6,27 +6,24 @@ between two true keyframes. The noise is the same each time.
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from keyface_cli.config import NUM_FRAMES, ModelConfig
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.stages.noise import noise_for
-from keyface_cli.training import run
 from keyface_cli.training.clips import Clips
 from keyface_cli.training.compute import Compute
 from keyface_cli.training.loop import Sample
 from keyface_cli.training.losses import MOUTH_COLUMNS, MOUTH_ROWS
 from keyface_cli.training.sampled import interpolation_stage, keyframe_stage
 
-logger = logging.getLogger(__name__)
 SHOWN_WIDTH = 128  # pixels of a frame in the strip
 DECODED = 4  # frames at once
 
@@ -38,8 +35,8 @@ class HeldOut:
         stage: "keyframes" or "interpolation".
         config: of the model; its sampling defaults are used, without autoguidance.
         clips: from `ClipSource.held_out`.
-        folder: the run, whose VAE decodes; without one there are no samples.
-        device: where the networks are.
+        codec: of the run's VAE, on the device; without one there are no samples.
+        compute: where the networks are, and how they compute.
     """
 
     def __init__(
@@ -47,31 +44,26 @@ class HeldOut:
         stage: str,
         config: ModelConfig,
         clips: list[tuple[Clips, NDArray[np.uint8]]],
-        folder: Path,
-        device: torch.device,
+        codec: LatentCodec | None,
+        compute: Compute,
     ) -> None:
-        self.stage, self.config, self.clips, self.device = stage, config, clips, device
-        self.codec: LatentCodec | None = None
-        if clips and (folder / "vae").is_dir():
-            vae: Any = run.load_trained(folder, "vae", config)
-            self.codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size).to(device)
-        elif clips:
-            logger.warning("no samples of held-out clips: the run has no vae yet: %s", folder)
+        self.stage, self.config, self.clips = stage, config, clips
+        self.codec, self.compute = codec, compute
 
-    def sample(self, network: VideoUNet, compute: Compute) -> Sample | None:
-        """Make every held-out clip.
+    def sample(self, network: nn.Module) -> Sample | None:
+        """Make every held-out clip by a `VideoUNet` of the stage.
 
         Returns:
             A strip with two rows for each clip, made above and true below, and the means of
             `lip_sync` (where the mouth moves) and of PSNR in dB; None without clips or VAE.
         """
-        if self.codec is None:
+        if self.codec is None or not self.clips:
             return None
         rows, correlations, errors = [], [], []
         for index, (clip, truth) in enumerate(self.clips):
-            with compute.autocast():
-                latents = self._latents(network, clip, index)
-            made = self._pictures(latents)
+            with self.compute.autocast():
+                latents = self._latents(cast(VideoUNet, network), clip, index)
+            made = _decoded(self.codec, latents)
             correlation = lip_sync(made, truth)
             if correlation is not None:
                 correlations.append(correlation)
@@ -83,20 +75,22 @@ class HeldOut:
         return Sample(np.concatenate(rows), values)
 
     def _latents(self, network: VideoUNet, clip: Clips, index: int) -> torch.Tensor:
-        z = clip.latents.float().to(self.device)
-        audio = network.project_audio(clip.features.float().to(self.device))
-        noise = noise_for(self.stage, index, tuple(z.shape[1:]), 0)[None].to(self.device)
+        device = self.compute.device
+        z = clip.latents.float().to(device)
+        audio = network.project_audio(clip.features.float().to(device))
+        noise = noise_for(self.stage, index, tuple(z.shape[1:]), 0)[None].to(device)
         if self.stage == "interpolation":
             between = interpolation_stage(self.config, network)
             return between.sample(z[:, [0, -1]], audio, noise)[0]
-        emotion = clip.emotion.float().to(self.device)
+        emotion = clip.emotion.float().to(device)
         return keyframe_stage(self.config, network).sample(z[:, 0], audio, emotion, noise)[0]
 
-    def _pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        assert self.codec is not None
-        parts = [self.codec.decode(part) for part in torch.split(latents, DECODED)]
-        pixels = (torch.cat(parts).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+def _decoded(codec: LatentCodec, latents: torch.Tensor) -> NDArray[np.uint8]:
+    """Decode latents (T, C, h, w) to pictures (T, H, W, 3)."""
+    parts = [codec.decode(part) for part in torch.split(latents, DECODED)]
+    pixels = (torch.cat(parts).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def lip_sync(made: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from keyface_cli.config import ModelConfig
 from keyface_cli.models.blocks import Attention, ResBlock
 from keyface_cli.models.vae import VideoVAE
 from keyface_cli.training import run
-from keyface_cli.training.loop import Report, Trainer
+from keyface_cli.training.loop import Start, Trainer, saver
 from keyface_cli.training.options import TrainOptions
 
 FACE_ROWS, FACE_COLUMNS = (0.28, 0.85), (0.2, 0.8)  # where eyes and mouth are, of the picture
@@ -204,10 +204,8 @@ def train_vae(
     folder: Path,
     options: TrainOptions,
     *,
-    resume: bool = False,
-    force: bool = False,
     freeze_encoder: bool = True,
-    report: Report | None = None,
+    **start: Unpack[Start],
 ) -> int:
     """Train the VAE of `config` into `folder/vae`; returns the updates done in all.
 
@@ -226,13 +224,5 @@ def train_vae(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
-    rate = MUON_RATE if options.muon_rate < 0 else options.muon_rate
-    trainer = Trainer(
-        "vae", vae, folder, options, resume=resume, force=force, muon_rate=rate or None
-    )
-
-    def save(average: nn.Module, update: int) -> None:
-        facts = {"updates": update, "batch_size": options.batch_size, "seed": options.seed}
-        run.save(folder, "vae", average, config, facts)
-
-    return trainer.fit(training.draw, training.losses, save, report=report)
+    trainer = Trainer("vae", vae, folder, options, muon_rate=MUON_RATE, **start)
+    return trainer.fit(training.draw, training.losses, saver("vae", config, folder, options))
