@@ -54,7 +54,8 @@ def batches(
     def make(number: int) -> Any:
         seeded = torch.Generator().manual_seed(seed_for("batch", seed, rank, number))
         batch = draw(seeded)
-        return _pin(batch) if device.type == "cuda" else batch
+        # laid where a GPU can fetch them while it computes
+        return with_tensors(batch, Tensor.pin_memory) if device.type == "cuda" else batch
 
     if threads == 0:
         yield from map(make, numbers)
@@ -72,11 +73,11 @@ def batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _pin(batch: Any) -> Any:
-    """Lay tensors where a GPU can fetch them while it computes."""
+def with_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch, see `Draw`, whose tensors are changed."""
     if isinstance(batch, Tensor):
-        return batch.pin_memory()
+        return change(batch)
     if isinstance(batch, tuple):
-        parts = [_pin(part) for part in batch]
+        parts = [with_tensors(part, change) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
     return batch

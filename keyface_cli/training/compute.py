@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from keyface_cli.device import DTYPES, resolve_device
 from keyface_cli.errors import ConfigError
+from keyface_cli.training.batches import with_tensors
 
 
 class Compute:
@@ -66,12 +67,7 @@ class Compute:
 
     def move(self, batch: Any) -> Any:
         """Copy a batch's tensors to the device: a tensor, a tuple of them, or None."""
-        if isinstance(batch, Tensor):
-            return batch.to(self.device, non_blocking=True)
-        if isinstance(batch, tuple):
-            moved = [self.move(part) for part in batch]
-            return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
-        return batch
+        return with_tensors(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their mean over all processes."""
