@@ -29,8 +29,7 @@ from keyface_cli.training.latent_reader import FILE as READER_FILE
 from keyface_cli.training.latent_reader import LatentReader, load_reader, reading_loss
 from keyface_cli.training.loop import Save, Start, Trainer, saver
 from keyface_cli.training.losses import (
-    MOUTH_COLUMNS,
-    MOUTH_ROWS,
+    MOUTH,
     PictureDistance,
     explained,
     latent_loss,
@@ -186,11 +185,7 @@ class UNetTraining:
         error = (denoised - z).square().mean()
         if anchor is None:
             return {"mse": error}
-        h, w = z.shape[-2:]
-        rows, columns = (
-            slice(round(a * side), round(b * side))
-            for (a, b), side in ((MOUTH_ROWS, h), (MOUTH_COLUMNS, w))
-        )
+        rows, columns = MOUTH.within(*z.shape[-2:])
         left, move = ((d - z)[..., rows, columns].square().mean() for d in (denoised, anchor))
         return {
             "mse": error,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,26 @@ from keyface_cli.training.options import DiffusionOptions
 
 WIDE_RANGE = (0.01, 700.0)
 HIGH_RANGE = (50.0, 700.0)  # where sampling begins, and ends where steps are few
-MOUTH_ROWS, MOUTH_COLUMNS = (0.56, 0.88), (0.28, 0.72)  # where it is, of the picture
-EYE_ROWS, EYE_COLUMNS = (0.26, 0.50), (0.25, 0.75)  # where eyes and brows are
 PictureDistance = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures (B, 3, H, W) in [-1, 1] -> a distance for each pair, (B,)."""
+
+
+class Region(NamedTuple):
+    """A rectangle of a picture, in shares of its height and width."""
+
+    top: float
+    bottom: float
+    left: float
+    right: float
+
+    def within(self, height: int, width: int) -> tuple[slice, slice]:
+        """Return its rows and columns in a picture, or in latents, of a size."""
+        rows = slice(round(self.top * height), round(self.bottom * height))
+        return rows, slice(round(self.left * width), round(self.right * width))
+
+
+MOUTH = Region(0.56, 0.88, 0.28, 0.72)
+EYES = Region(0.26, 0.50, 0.25, 0.75)  # and brows
 
 
 def sample_sigmas(count: int, options: DiffusionOptions, generator: torch.Generator) -> Tensor:
@@ -73,11 +90,8 @@ def latent_loss(
     h, w = target.shape[-2:]
     cells = torch.ones(h, w, device=target.device)
     cells[h // 2 :] = lower_half
-    for factor, (top, bottom), (left, right) in (
-        (mouth, MOUTH_ROWS, MOUTH_COLUMNS),
-        (eyes, EYE_ROWS, EYE_COLUMNS),
-    ):
-        cells[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] *= factor
+    cells[MOUTH.within(h, w)] *= mouth
+    cells[EYES.within(h, w)] *= eyes
     return (error * cells).mean((2, 3, 4))
 
 

@@ -23,7 +23,7 @@ from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import PortraitDecoder
 from keyface_cli.training import run
 from keyface_cli.training.loop import Start, Trainer, saver
-from keyface_cli.training.losses import EYE_COLUMNS, EYE_ROWS, MOUTH_COLUMNS, MOUTH_ROWS
+from keyface_cli.training.losses import EYES, MOUTH, Region
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.sampled import FILE as SAMPLED
 
@@ -32,7 +32,7 @@ EDGE_WEIGHT = 1.5
 FACE_WEIGHT = 4.0  # of the pixels around mouth and eyes
 CRITIC_WEIGHT = 0.01
 FEATURE_WEIGHT = 0.05  # of the distance between the critic's features of made and true pictures
-CRITIC_ROWS, CRITIC_COLUMNS = (0.52, 0.92), (0.25, 0.75)  # what it looks at: mouth and chin
+CRITIC = Region(0.52, 0.92, 0.25, 0.75)  # what it looks at: mouth and chin
 CRITIC_SHIFT = 16  # greatest shift of that square; a fixed one would leave its edges in the picture
 CRITIC_SHARE = 0.25  # of the updates are done before the critic counts
 NOISE = 0.25  # greatest deviation of the noise on latents
@@ -260,24 +260,17 @@ class Critic(nn.Module):
 
 def cut_mouth(pictures: Tensor, down: int, right: int) -> Tensor:
     """Cut out what the critic looks at, shifted by pixels at 256 x 256."""
-    h, w = pictures.shape[-2:]
-    rows, columns = (
-        slice(round((a + shift / 256) * side), round((b + shift / 256) * side))
-        for (a, b), side, shift in ((CRITIC_ROWS, h, down), (CRITIC_COLUMNS, w, right))
-    )
+    shifts = (down / 256, down / 256, right / 256, right / 256)
+    shifted = Region(*(edge + shift for edge, shift in zip(CRITIC, shifts, strict=True)))
+    rows, columns = shifted.within(*pictures.shape[-2:])
     return pictures[..., rows, columns]
 
 
 def face_weights(size: int) -> Tensor:
     """Weight of each pixel, (1, 1, size, size): those of mouth and eyes count more."""
     weight = torch.ones(1, 1, size, size)
-    for (top, bottom), (left, right) in (
-        (MOUTH_ROWS, MOUTH_COLUMNS),
-        (EYE_ROWS, EYE_COLUMNS),
-    ):
-        rows, columns = (
-            slice(round(a * size), round(b * size)) for a, b in ((top, bottom), (left, right))
-        )
+    for part in (MOUTH, EYES):
+        rows, columns = part.within(size, size)
         weight[..., rows, columns] = FACE_WEIGHT
     return weight / weight.mean()
 

@@ -21,7 +21,7 @@ from keyface_cli.stages.noise import noise_for
 from keyface_cli.training.clips import Clips
 from keyface_cli.training.compute import Compute
 from keyface_cli.training.loop import Sample
-from keyface_cli.training.losses import MOUTH_COLUMNS, MOUTH_ROWS
+from keyface_cli.training.losses import MOUTH
 from keyface_cli.training.sampled import interpolation_stage, keyframe_stage
 
 SHOWN_WIDTH = 128  # pixels of a frame in the strip
@@ -106,10 +106,7 @@ def lip_sync(made: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float | None:
     Returns:
         Pearson's r; None where the true mouth stands still.
     """
-    h, w = truth.shape[1:3]
-    (top, bottom), (left, right) = MOUTH_ROWS, MOUTH_COLUMNS
-    rows = slice(round(top * h), round(bottom * h))
-    columns = slice(round(left * w), round(right * w))
+    rows, columns = MOUTH.within(*truth.shape[1:3])
     a, b = (
         frames[1:, rows, columns].astype(np.float32).mean(-1).reshape(NUM_FRAMES - 1, -1)
         for frames in (made, truth)

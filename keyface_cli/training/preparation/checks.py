@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.config import SAMPLES_PER_FRAME
-from keyface_cli.training.losses import MOUTH_COLUMNS, MOUTH_ROWS
+from keyface_cli.training.losses import MOUTH
 
 SILENT_DB = -55.0  # of full scale: the loudest half second is below it
 SPEECH_RANGE_DB = 40.0  # below the loudest, where loudness is cut off
+BROW = MOUTH._replace(top=0.25, bottom=MOUTH.top)  # and nose, which a voice hardly moves
 MAX_LAG = 12  # frames
 SMOOTHED = 5  # frames: of drawn speech, the best of 3, 5 and 9
 TOLERATED_LAG = 3
@@ -50,12 +51,10 @@ def mouth_motion(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     Args:
         pictures: (n, H, W, 3), cropped as the model frames a face.
     """
-    h, w = pictures.shape[1:3]
     change = np.abs(np.diff(pictures.astype(np.float32).mean(-1), axis=0))
-    (top, bottom), (left, right) = MOUTH_ROWS, MOUTH_COLUMNS
-    columns = slice(round(left * w), round(right * w))
-    mouth = change[:, round(top * h) : round(bottom * h), columns].mean((1, 2))
-    brow = change[:, round(0.25 * h) : round(top * h), columns].mean((1, 2))
+    mouth, brow = (
+        change[:, *part.within(*pictures.shape[1:3])].mean((1, 2)) for part in (MOUTH, BROW)
+    )
     beyond: NDArray[np.float64] = (mouth - np.minimum(mouth, brow)).astype(np.float64)
     return beyond
 
