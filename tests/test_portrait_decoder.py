@@ -15,6 +15,7 @@ from keyface_cli.config import MOTION, PRESETS
 from keyface_cli.errors import ConfigError
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, View, warp
+from keyface_cli.models.tones import bound_tones
 from keyface_cli.training.loop import Trainer
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.portrait_decoder import (
@@ -44,10 +45,12 @@ def smooth(count: int, seed: int = 0) -> Tensor:
 
 def test_before_training_the_portrait_stays(decoder: PortraitDecoder) -> None:
     portrait, frames = pictures(1), pictures(3, 1)
+    prepared = decoder.prepare(portrait, portrait)
     with torch.inference_mode():
-        made = decoder(frames, decoder.prepare(portrait, portrait), torch.zeros(3, len(MOTION)))
+        made = decoder(frames, prepared, torch.zeros(3, len(MOTION)))
     painted = torch.sigmoid(torch.tensor(MASK_START))
-    assert torch.allclose(made, torch.lerp(portrait.expand_as(frames), frames, painted), atol=1e-5)
+    new = bound_tones(frames, prepared.tones)
+    assert torch.allclose(made, torch.lerp(portrait.expand_as(frames), new, painted), atol=1e-5)
     assert made.dtype == torch.float32
 
 
@@ -58,7 +61,8 @@ def test_a_view_has_the_pixels_of_its_own_picture(decoder: PortraitDecoder) -> N
         made = decoder(portrait, prepared, torch.zeros(1, len(MOTION)))
     painted = torch.sigmoid(torch.tensor(MASK_START))
     # what was painted is the portrait itself, enlarged
-    enlarged = nn.functional.interpolate(portrait, size=160, mode="bilinear")
+    new = bound_tones(portrait, prepared.tones)
+    enlarged = nn.functional.interpolate(new, size=160, mode="bilinear")
     assert torch.allclose(made, torch.lerp(large, enlarged, painted), atol=1e-4)
 
 

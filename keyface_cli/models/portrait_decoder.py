@@ -6,7 +6,8 @@ and a motion of head, eyes and lids, a small network gives two flows, a mask and
 
     out = (1 - mask) warp(portrait, flow) + mask (warp(decoded, other flow) + colour)
 
-so that hair, skin and eyes are the portrait's own pixels, and the inside of the mouth is painted.
+so that hair, skin and eyes are the portrait's own pixels, and the inside of the mouth is painted,
+in colours that `tones` bounds.
 The motion is no part of the latents: those show the face in the portrait's place.
 """
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keyface_cli.models.network import Network
+from keyface_cli.models.tones import bound_tones, tone_bounds
 
 SQUARE = 4  # pixels on a side that become channels
 NORM_GROUPS = 8
@@ -40,6 +42,7 @@ class Portrait(NamedTuple):
     picture: Tensor  # (1, 3, R, R) in [-1, 1]
     decoded: Tensor  # the same through the VAE and back
     features: Tensor  # (1, C, R / 4, R / 4)
+    tones: Tensor  # (1, 2), of `tone_bounds`
     view: View | None = None
 
 
@@ -91,7 +94,8 @@ class PortraitDecoder(Network):
         B, _, h, w = both.shape
         line_x, line_y = (torch.linspace(-1, 1, n, device=both.device, dtype=dtype) for n in (w, h))
         place = torch.stack(torch.meshgrid(line_y, line_x, indexing="ij")).expand(B, 2, h, w)
-        return Portrait(picture, decoded, self.portrait_in(torch.cat([both, place], 1)))
+        features = self.portrait_in(torch.cat([both, place], 1))
+        return Portrait(picture, decoded, features, tone_bounds(picture))
 
     def forward(self, frames: Tensor, portrait: Portrait, motion: Tensor) -> Tensor:
         """Make pictures of frames.
@@ -138,7 +142,7 @@ class PortraitDecoder(Network):
         )
         painted = F.pixel_shuffle(answer[:, 4:], SQUARE).float()
         mask = (painted[:, :1] + MASK_START).sigmoid()
-        new = warp(frames.float(), flow[:, 2:]) + painted[:, 1:]
+        new = bound_tones(warp(frames.float(), flow[:, 2:]) + painted[:, 1:], portrait.tones)
         picture, flow = portrait.picture, flow[:, :2]
         if portrait.view is not None:
             picture, place = portrait.view
