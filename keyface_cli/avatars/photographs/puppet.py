@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -100,6 +100,14 @@ def render(puppet: Puppet, poses: NDArray[Any], size: int) -> NDArray[Any]:
     return frames
 
 
+class _Pose(NamedTuple):
+    """A pose that is being drawn: its controls, and how the head goes with them."""
+
+    controls: NDArray[Any]  # (R,) in the order of `rig.CONTROLS`
+    turn: NDArray[Any]  # (3, 3)
+    shift: NDArray[Any]  # (2,) pixels of the photograph
+
+
 class _Stage:
     """A puppet in the pixels of the picture that is drawn."""
 
@@ -108,7 +116,6 @@ class _Stage:
         left, top, side = puppet.crop
         self.zoom = size / side
         self.offset = np.array([left, top, 0], np.float32)
-        n = len(puppet.points)
         S = mesh.eye_distance(puppet.points)
         self.S = S * self.zoom
         chin = puppet.points[mesh.CHIN, 1]
@@ -117,7 +124,7 @@ class _Stage:
         oval = puppet.points[list(mesh.OVAL)]
         # the head turns about the top of the spine
         self.pivot = oval.mean(0) + np.array([0, 0.55 * S, 0.5 * S], np.float32)
-        self.rest = puppet.points.reshape(n, 3)
+        self.rest = puppet.points
         self.texture = np.dstack([puppet.picture, (puppet.cover * 255).astype(np.uint8)])
         matrix = np.array([[self.zoom, 0, -left * self.zoom], [0, self.zoom, -top * self.zoom]])
         self.background = cv2.warpAffine(
@@ -134,24 +141,21 @@ class _Stage:
         turns = shapes.head_turns(poses)
         half = puppet.crop[2] / 2
         shift = poses[:, [rig.INDEX["shift_x"], rig.INDEX["shift_y"]]] * half
-        for pose, points, turn, by in zip(poses, moved, turns, shift, strict=True):
-            turned = self._turn(points, turn, by, self.held)
-            yield self._picture(pose, turned, turn, by)
+        for points, *pose in zip(moved, poses, turns, shift, strict=True):
+            yield self._picture(_Pose(*pose), points)
 
-    def _turn(self, points: Points, turn: NDArray[Any], by: NDArray[Any], held: Points) -> Points:
-        """Move points with the head: photograph pixels -> picture pixels."""
-        whole = (points - self.pivot) @ turn.T + self.pivot
-        whole[:, :2] += by
+    def _turn(self, points: Points, pose: _Pose, held: Points | float = 1.0) -> Points:
+        """Move points with the head: photograph pixels -> picture pixels.
+
+        `held` is how much of the head's motion each point takes part in, (n, 1) in 0..1.
+        """
+        whole = (points - self.pivot) @ pose.turn.T + self.pivot
+        whole[:, :2] += pose.shift
         result: Points = (points + held * (whole - points) - self.offset) * self.zoom
         return result
 
-    def _picture(
-        self,
-        pose: NDArray[Any],
-        points: Points,
-        turn: NDArray[Any],
-        by: NDArray[Any],
-    ) -> NDArray[Any]:
+    def _picture(self, pose: _Pose, moved: Points) -> NDArray[Any]:
+        points = self._turn(moved, pose, self.held)
         skin = self._skin(points)
         image = skin[..., :3]
         cover = skin[..., 3:].astype(np.float32) / 255
@@ -160,10 +164,10 @@ class _Stage:
             image = blend.astype(np.uint8)
         image = np.ascontiguousarray(image)
         for eye in mesh.EYES:
-            self._eyeball(image, points, eye, pose, turn, by)
-        self._mouth(image, pose, points, turn, by)
+            self._eyeball(image, points, eye, pose)
+        self._mouth(image, points, pose)
         if self.puppet.glasses is not None:
-            self._glasses(image, turn, by)
+            self._glasses(image, self.puppet.glasses, pose)
         return image
 
     def _skin(self, points: Points) -> NDArray[Any]:
@@ -190,15 +194,7 @@ class _Stage:
         result: NDArray[Any] = soft[..., None]
         return result
 
-    def _eyeball(
-        self,
-        image: NDArray[Any],
-        points: Points,
-        eye: mesh.Eye,
-        pose: NDArray[Any],
-        turn: NDArray[Any],
-        by: NDArray[Any],
-    ) -> None:
+    def _eyeball(self, image: NDArray[Any], points: Points, eye: mesh.Eye, pose: _Pose) -> None:
         """Lay an eyeball under the lids; its iris follows the gaze."""
         upper, lower = points[list(eye.upper)], points[list(eye.lower)]
         upper = upper.copy()
@@ -209,15 +205,15 @@ class _Stage:
         x0, y0, x1, y1 = box
         corners = [*eye.upper, *eye.lower[1:-1]]
         rest = self.rest[corners]
-        here = self._turn(rest, turn, by, np.ones((len(rest), 1), np.float32))
+        here = self._turn(rest, pose)
         back = _fit(here[:, :2], rest[:, :2])  # picture -> photograph
         x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
         sx = back[0, 0] * x + back[0, 1] * y + back[0, 2]
         sy = back[1, 0] * x + back[1, 1] * y + back[1, 2]
         iris = self.rest[eye.iris]
         S = self.S / self.zoom
-        gx = pose[rig.INDEX["gaze_x"]] * shapes.IRIS_REACH[0] * S
-        gy = pose[rig.INDEX["gaze_y"]] * shapes.IRIS_REACH[1] * S
+        gx = pose.controls[rig.INDEX["gaze_x"]] * shapes.IRIS_REACH[0] * S
+        gy = pose.controls[rig.INDEX["gaze_y"]] * shapes.IRIS_REACH[1] * S
         distance = np.hypot(sx - iris[0] - gx, sy - iris[1] - gy)
         share = np.clip((0.26 * S - distance) / (0.14 * S), 0, 1)
         share = share * share * (3 - 2 * share)
@@ -229,24 +225,12 @@ class _Stage:
         mask = self._hole(outline, box, 0.55)
         # the upper lid throws a shadow
         lid = np.interp(x[0], upper[:, 0], upper[:, 1])
-        lid_rest = self._lid_at_rest(eye, turn, by, x[0])
+        lid_rest = np.interp(x[0], *here[: len(upper), :2].T).astype(np.float32)
         fallen = np.clip((lid - lid_rest) / (0.05 * self.S), 0, 1)
         shade = 1 - 0.35 * fallen * np.exp(-np.clip(y - lid, 0, None) / (0.028 * self.S))
         view = image[y0:y1, x0:x1].astype(np.float32)
         image[y0:y1, x0:x1] = (view + mask * (ball * shade[..., None] - view)).astype(np.uint8)
         self._lashes(image, upper, lower, eye)
-
-    def _lid_at_rest(
-        self,
-        eye: mesh.Eye,
-        turn: NDArray[Any],
-        by: NDArray[Any],
-        x: NDArray[Any],
-    ) -> NDArray[Any]:
-        rest = self.rest[list(eye.upper)]
-        here = self._turn(rest, turn, by, np.ones((len(rest), 1), np.float32))
-        result: NDArray[Any] = np.interp(x, here[:, 0], here[:, 1]).astype(np.float32)
-        return result
 
     def _lashes(self, image: NDArray[Any], upper: Points, lower: Points, eye: mesh.Eye) -> None:
         """A dark line along a lid that has come down, for its lashes."""
@@ -269,14 +253,7 @@ class _Stage:
         dark = view * 0.35
         image[y0:y1, x0:x1] = (view + 0.75 * closed * soft * (dark - view)).astype(np.uint8)
 
-    def _mouth(
-        self,
-        image: NDArray[Any],
-        pose: NDArray[Any],
-        points: Points,
-        turn: NDArray[Any],
-        by: NDArray[Any],
-    ) -> None:
+    def _mouth(self, image: NDArray[Any], points: Points, pose: _Pose) -> None:
         """Paint what shows between the lips."""
         outline = points[[*mesh.UPPER_INNER, *mesh.LOWER_INNER[-2:0:-1]]]
         gap = float((points[14] - points[13])[1])
@@ -286,23 +263,16 @@ class _Stage:
             return
         x0, y0, x1, y1 = box
         mask = self._hole(outline, box, 0.7) * opened
-        inside = self._inside(box, pose, points, turn, by)
+        inside = self._inside(box, points, pose)
         view = image[y0:y1, x0:x1].astype(np.float32)
         image[y0:y1, x0:x1] = np.clip(view + mask * (inside - view), 0, 255).astype(np.uint8)
 
-    def _inside(
-        self,
-        box: tuple[int, int, int, int],
-        pose: NDArray[Any],
-        points: Points,
-        turn: NDArray[Any],
-        by: NDArray[Any],
-    ) -> Image:
+    def _inside(self, box: tuple[int, int, int, int], points: Points, pose: _Pose) -> Image:
         """The mouth's inside over a box of the picture, (h, w, 3)."""
         x0, y0, x1, y1 = box
-        S, r = self.S, dict(zip(rig.NAMES, pose.tolist(), strict=True))
+        S, r = self.S, dict(zip(rig.NAMES, pose.controls.tolist(), strict=True))
         middle = np.append(mesh.mouth_centre(self.rest), self.rest[13, 2] + 0.10 * S / self.zoom)
-        skull = self._turn(middle[None], turn, by, np.ones((1, 1), np.float32))[0]
+        skull = self._turn(middle[None], pose)[0]
         x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
         c, s = np.cos(r["tilt"]), np.sin(r["tilt"])
         dx, dy = (x - skull[0]) / S, (y - skull[1]) / S
@@ -363,16 +333,14 @@ class _Stage:
         painted: Image = colour + shape[..., None] * (tone - colour)
         return painted
 
-    def _glasses(self, image: NDArray[Any], turn: NDArray[Any], by: NDArray[Any]) -> None:
-        glasses = self.puppet.glasses
-        assert glasses is not None
+    def _glasses(self, image: NDArray[Any], glasses: Glasses, pose: _Pose) -> None:
         S = self.S / self.zoom
         around = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         c, s = np.cos(around), np.sin(around)
         px = np.sign(c) * np.abs(c) ** (2 / glasses.power) * glasses.half[0] * S
         py = np.sign(s) * np.abs(s) ** (2 / glasses.power) * glasses.half[1] * S
         bridge_z = float(self.rest[168, 2]) - 0.10 * S
-        lines, one = [], np.ones((1, 1), np.float32)
+        lines = []
         for eye, side in zip(mesh.EYES, (-1, 1), strict=True):
             middle = self.rest[[eye.upper[0], eye.upper[-1]]].mean(0)
             rim = np.stack([middle[0] + side * 0.03 * S + px, middle[1] + 0.05 * S + py,
@@ -389,7 +357,7 @@ class _Stage:
         rims = np.zeros(image.shape[:2], np.uint8)
         glass = np.zeros(image.shape[:2], np.uint8)
         for line, closed in lines:
-            here = self._turn(line.astype(np.float32), turn, by, one)[:, :2]
+            here = self._turn(line.astype(np.float32), pose)[:, :2]
             corners = np.round(here * (1 << _SUBPIXEL)).astype(np.int32)
             width = max(1, round(glasses.thickness * self.S * (1 if closed else 0.8)))
             cv2.polylines(rims, [corners], closed, 255, width, cv2.LINE_AA, shift=_SUBPIXEL)
