@@ -150,8 +150,11 @@ class _Painter(Canvas):
         fx = x - self.face_x  # features slide with the turn of the face
         nose_y = 0.02 + p["nose_length"]
         smile = r["smile"].clamp(min=0)
-        cheek_y = 0.16 - 0.02 * smile
-        for side in (-1, 1):
+        high = ((y - (0.16 - 0.02 * smile)) / 0.075) ** 2
+        cheeks = [
+            _bump(((x - side * 0.25 - 0.6 * self.face_x) / 0.10) ** 2 + high) for side in (-1, 1)
+        ]
+        for side, cheek in zip((-1, 1), cheeks, strict=True):
             socket = ((fx - side * p["eye_x"]) / 0.11) ** 2 + ((y - p["eye_y"] + 0.02) / 0.07) ** 2
             tone = tone - 0.07 * _bump(socket)
             crease_x = side * (0.105 + 0.33 * (y - nose_y) + 0.02 * smile)
@@ -159,19 +162,15 @@ class _Painter(Canvas):
                 (p["mouth_y"] + 0.02 - y) * 40
             )
             tone = tone - (0.02 + 0.07 * smile) * _bump(((fx - crease_x) / 0.014) ** 2) * crease
-            cheek = _bump(((x - side * 0.25 - 0.6 * self.face_x) / 0.10) ** 2
-                          + ((y - cheek_y) / 0.075) ** 2)  # fmt: skip
             tone = tone + 0.05 * smile * cheek
         brow_mark = _bump((fx / 0.035) ** 2 + ((y - p["eye_y"] + 0.10) / 0.05) ** 2)
         tone = tone - 0.10 * r["furrow"].clamp(min=0) * brow_mark
         chin = (fx / 0.10) ** 2 + ((y - p["mouth_y"] - 0.105 - 0.10 * r["jaw"]) / 0.02) ** 2
         tone = tone - 0.08 * _bump(chin)
         colour = p["skin"] * tone.unsqueeze(1)
-        for side in (-1, 1):
-            blush = _bump(((x - side * 0.25 - 0.6 * self.face_x) / 0.10) ** 2
-                          + ((y - cheek_y) / 0.075) ** 2)  # fmt: skip
-            red = self.colour((0.0, 0.07, 0.06))
-            colour = colour - red * (p["blush"] * blush).unsqueeze(1)
+        red = self.colour((0.0, 0.07, 0.06))
+        for cheek in cheeks:
+            colour = colour - red * (p["blush"] * cheek).unsqueeze(1)
         # the shaded side turns warmer, as skin does
         warm = self.colour((0.05, -0.02, -0.05))
         colour = colour * (1 + warm * (1 - lit).unsqueeze(1) + self.colour((1, 0.4, -0.6))
@@ -241,7 +240,7 @@ class _Painter(Canvas):
             1 - 0.45 * _bump(((radius - ring) / 0.009) ** 2)
         )
         iris = p["iris"] * iris_tone.unsqueeze(1) + 0.10 * (iy / ring).clamp(0, 1).unsqueeze(1)
-        eye = torch.lerp(white, iris, self.cover(radius - ring).unsqueeze(1).expand_as(white))
+        eye = white.lerp(iris, self.spread(radius - ring))
         eye = eye.lerp(torch.full_like(eye, 0.03), self.spread(radius - 0.46 * ring))
         glint = torch.sqrt((ix + 0.014) ** 2 + (iy + 0.016) ** 2 + 1e-8) - 0.011
         eye = eye.lerp(torch.ones_like(eye), self.spread(glint))
