@@ -22,6 +22,7 @@ from keyface_cli.avatars.voices import (
     VOCALISATIONS,
     Phone,
     Voice,
+    append_phone,
     draw_voice,
 )
 from keyface_cli.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -336,9 +337,6 @@ def _joined(phones: Sequence[Phone], duration_s: float) -> list[Phone]:
     for name, start_s, end_s in phones:
         if start_s >= duration_s:
             break
-        end_s = min(end_s, duration_s)
-        if joined and name == SILENCE == joined[-1].name:
-            joined[-1] = joined[-1]._replace(end_s=end_s)
-        else:
-            joined.append(Phone(name, joined[-1].end_s if joined else start_s, end_s))
+        start_s = joined[-1].end_s if joined else start_s
+        append_phone(joined, Phone(name, start_s, min(end_s, duration_s)))
     return [*joined[:-1], joined[-1]._replace(end_s=duration_s)]

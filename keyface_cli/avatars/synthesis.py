@@ -26,7 +26,7 @@ from torch import Tensor
 from keyface_cli.avatars import natural
 from keyface_cli.avatars.alignment import AlignmentError, align
 from keyface_cli.avatars.espeak import Speaker, SpeakerError
-from keyface_cli.avatars.voices import PHONES, SILENCE, Phone, Voice
+from keyface_cli.avatars.voices import PHONES, SILENCE, Phone, Voice, append_phone
 from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.errors import KeyFaceError
 
@@ -119,17 +119,11 @@ def _tidy(phones: Iterable[Phone], duration_s: float, delay_s: float) -> list[Ph
         start = min(max(start + delay_s, reached), duration_s)
         end = min(max(end + delay_s, start), duration_s)
         if start - reached > 1e-6:
-            tidy.append(Phone(SILENCE, reached, start))
+            append_phone(tidy, Phone(SILENCE, reached, start))
         if end - start > 1e-6:
-            tidy.append(Phone(name, start, end))
+            append_phone(tidy, Phone(name, start, end))
         reached = max(reached, end)
-    joined: list[Phone] = []
-    for phone in tidy:
-        if joined and phone.name == SILENCE == joined[-1].name:
-            joined[-1] = joined[-1]._replace(end_s=phone.end_s)
-        else:
-            joined.append(phone)
-    return joined
+    return tidy
 
 
 # --- flite and festival: the radio phone set, nearly `PHONES` itself

@@ -42,6 +42,14 @@ class Phone(NamedTuple):
     end_s: float
 
 
+def append_phone(phones: list[Phone], phone: Phone) -> None:
+    """Add a phone to those before it; a silence after a silence prolongs that."""
+    if phones and phone.name == SILENCE == phones[-1].name:
+        phones[-1] = phones[-1]._replace(end_s=phone.end_s)
+    else:
+        phones.append(phone)
+
+
 @dataclass(frozen=True)
 class Voice:
     """One speaker of one engine.
