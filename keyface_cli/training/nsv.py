@@ -13,6 +13,7 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,8 @@ def _decode(path: Path, clips: Sequence[Path], count: int, side: int) -> NDArray
     frames = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     for i, clip in enumerate(clips):
         wanted = pick_frames(probe(clip).frames, count)
-        taken: dict[int, NDArray[np.uint8]] = {}
-        start = 0
-        for block in read_frames(clip):
-            for t, frame in enumerate(block, start):
-                if t in wanted:
-                    taken[t] = frame
-            start += len(block)
+        shown = enumerate(chain.from_iterable(read_frames(clip)))
+        taken = {t: frame for t, frame in shown if t in wanted}
         if not taken:
             raise VideoError(f"{clip}: holds no pictures")
         last = max(taken)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +189,6 @@ class PreparedShard:
         self.names = sorted(clips)
         self.sources = [str(clips[name]["source"]) for name in self.names]
         self.lengths = [int(clips[name]["frames"]) for name in self.names]
-        self._file: Any = None
         for name in encoders:
             if name not in index["made_with"]["encoders"]:
                 raise KeyFaceError(
@@ -205,7 +205,7 @@ class PreparedShard:
         frames = [window.start + self.step * i for i in range(NUM_FRAMES)]
 
         def rows(name: str) -> NDArray[np.float16]:
-            part = self._open().get_slice(f"{self.names[window.clip]}/{name}")
+            part = self._file.get_slice(f"{self.names[window.clip]}/{name}")
             return np.concatenate([part[i : i + 1] for i in frames])
 
         features = [rows(name) for name in self.encoders]
@@ -214,16 +214,15 @@ class PreparedShard:
     def picture(self, window: Window, frame: int) -> NDArray[np.uint8]:
         """See `clips.Shard`."""
         name, number = self.names[window.clip], window.start + self.step * frame
-        begin, end = self._open().get_slice(f"{name}/offsets")[number : number + 2].tolist()
-        data = self._open().get_slice(f"{name}/pictures")[begin:end].tobytes()
+        begin, end = self._file.get_slice(f"{name}/offsets")[number : number + 2].tolist()
+        data = self._file.get_slice(f"{name}/pictures")[begin:end].tobytes()
         return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    def _open(self) -> Any:
-        if self._file is None:
-            try:
-                self._file = safe_open(self.path, framework="np")
-            except (OSError, SafetensorError) as error:
-                raise KeyFaceError(
-                    f"the shard is damaged: {self.path}", "delete it and prepare the data again"
-                ) from error
-        return self._file
+    @cached_property
+    def _file(self) -> Any:
+        try:
+            return safe_open(self.path, framework="np")
+        except (OSError, SafetensorError) as error:
+            raise KeyFaceError(
+                f"the shard is damaged: {self.path}", "delete it and prepare the data again"
+            ) from error
