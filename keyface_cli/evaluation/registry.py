@@ -7,11 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keyface_cli.emotion.face_model import FaceModel
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.evaluation.measures import Column, Measure
+from keyface_cli.evaluation.metrics.aesthetic import AestheticQuality
+from keyface_cli.evaluation.metrics.affect import Affect
+from keyface_cli.evaluation.metrics.distribution import (
+    FVD_FRAMES,
+    FrechetInceptionDistance,
+    FrechetVideoDistance,
+)
+from keyface_cli.evaluation.metrics.face_similarity import FaceEmbedder, FaceSimilarity
+from keyface_cli.evaluation.metrics.fidelity import Fidelity, PerceptualDistance
+from keyface_cli.evaluation.metrics.landmarks import choose_landmarker
+from keyface_cli.evaluation.metrics.lipscore import LipScore
+from keyface_cli.evaluation.metrics.lipsync import LipSync
+from keyface_cli.evaluation.metrics.motion import MotionSmoothness
+from keyface_cli.evaluation.metrics.unreferenced import ColourDrift, Flicker, FlowSmoothness, Seams
+from keyface_cli.evaluation.metrics.vocalisation import (
+    VocalisationAccuracy,
+    VocalisationClassifier,
+)
 from keyface_cli.evaluation.networks.weights import BY_NAME, check_hash, find_weights, fingerprint
-
-FVD_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -57,107 +74,55 @@ class Entry:
     make: Callable[[Settings, dict[str, Path]], Measure]
 
 
-def _fid(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.distribution import FrechetInceptionDistance
-
-    return FrechetInceptionDistance(w["inception"], s.device)
-
-
-def _fvd(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.distribution import FrechetVideoDistance
-
-    return FrechetVideoDistance(w["i3d"], s.fvd_frames, s.fvd_stride, s.device)
-
-
-def _lipscore(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.landmarks import choose_landmarker
-    from keyface_cli.evaluation.metrics.lipscore import LipScore
-
-    return LipScore(w["lipreader"], choose_landmarker(s.landmarks, s.device), s.device)
-
-
-def _lpips(trunk: Any) -> Callable[[Settings, dict[str, Path]], Measure]:
-    def make(s: Settings, w: dict[str, Path]) -> Measure:
-        from keyface_cli.evaluation.metrics.fidelity import PerceptualDistance
-
-        return PerceptualDistance(trunk, w[trunk], s.device)
-
-    return make
-
-
-def _fidelity(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.fidelity import Fidelity
-
-    return Fidelity(s.device)
-
-
-def _aesthetic(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.aesthetic import AestheticQuality
-
-    return AestheticQuality(w["clip"], w["aesthetic"], s.device)
-
-
-def _motion(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.motion import MotionSmoothness
-
-    return MotionSmoothness(w["amt"], s.device)
-
-
-def _emotion(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.emotion.face_model import FaceModel
-    from keyface_cli.evaluation.metrics.affect import Affect
-
-    return Affect(FaceModel(w["emotion"]))
-
-
-def _face_similarity(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.face_similarity import FaceEmbedder, FaceSimilarity
-
-    return FaceSimilarity(FaceEmbedder(w["sface"]))
-
-
-def _nsv(s: Settings, w: dict[str, Path]) -> Measure:
-    from keyface_cli.evaluation.metrics.vocalisation import (
-        VocalisationAccuracy,
-        VocalisationClassifier,
-    )
-
-    return VocalisationAccuracy(VocalisationClassifier(w["nsv"], s.device))
-
-
-def _unreferenced(name: str) -> Callable[[Settings, dict[str, Path]], Measure]:
-    def make(s: Settings, w: dict[str, Path]) -> Measure:
-        from keyface_cli.evaluation.metrics import lipsync, unreferenced
-
-        makers: dict[str, Callable[[], Measure]] = {
-            "sync": lipsync.LipSync,
-            "flow": unreferenced.FlowSmoothness,
-            "flicker": unreferenced.Flicker,
-            "seams": unreferenced.Seams,
-            "drift": unreferenced.ColourDrift,
-        }
-        return makers[name]()
-
-    return make
-
-
 METRICS: dict[str, Entry] = {
-    "fid": Entry("FID", ("inception",), _fid),
-    "fvd": Entry("FVD", ("i3d",), _fvd),
-    "lipscore": Entry("LipScore", ("lipreader",), _lipscore),
-    "lpips-alex": Entry("LPIPS with AlexNet", ("alex",), _lpips("alex")),
-    "lpips-vgg": Entry("LPIPS with VGG", ("vgg",), _lpips("vgg")),
-    "fidelity": Entry("PSNR and SSIM", (), _fidelity),
-    "aesthetic": Entry("aesthetic quality", ("clip", "aesthetic"), _aesthetic),
-    "motion": Entry("motion smoothness (VBench)", ("amt",), _motion),
-    "flow": Entry("smoothness by optical flow", (), _unreferenced("flow")),
-    "emotion": Entry("valence, arousal and emotion", ("emotion",), _emotion),
-    "nsv": Entry("NSV accuracy", ("nsv",), _nsv),
-    "face-similarity": Entry("face similarity over time", ("sface",), _face_similarity),
-    "sync": Entry("lip-to-sound correlation", (), _unreferenced("sync")),
-    "flicker": Entry("flicker", (), _unreferenced("flicker")),
-    "seams": Entry("seams", (), _unreferenced("seams")),
-    "drift": Entry("colour drift", (), _unreferenced("drift")),
+    "fid": Entry(
+        "FID", ("inception",), lambda s, f: FrechetInceptionDistance(f["inception"], s.device)
+    ),
+    "fvd": Entry(
+        "FVD",
+        ("i3d",),
+        lambda s, f: FrechetVideoDistance(f["i3d"], s.fvd_frames, s.fvd_stride, s.device),
+    ),
+    "lipscore": Entry(
+        "LipScore",
+        ("lipreader",),
+        lambda s, f: LipScore(f["lipreader"], choose_landmarker(s.landmarks, s.device), s.device),
+    ),
+    "lpips-alex": Entry(
+        "LPIPS with AlexNet",
+        ("alex",),
+        lambda s, f: PerceptualDistance("alex", f["alex"], s.device),
+    ),
+    "lpips-vgg": Entry(
+        "LPIPS with VGG", ("vgg",), lambda s, f: PerceptualDistance("vgg", f["vgg"], s.device)
+    ),
+    "fidelity": Entry("PSNR and SSIM", (), lambda s, f: Fidelity(s.device)),
+    "aesthetic": Entry(
+        "aesthetic quality",
+        ("clip", "aesthetic"),
+        lambda s, f: AestheticQuality(f["clip"], f["aesthetic"], s.device),
+    ),
+    "motion": Entry(
+        "motion smoothness (VBench)", ("amt",), lambda s, f: MotionSmoothness(f["amt"], s.device)
+    ),
+    "flow": Entry("smoothness by optical flow", (), lambda s, f: FlowSmoothness()),
+    "emotion": Entry(
+        "valence, arousal and emotion", ("emotion",), lambda s, f: Affect(FaceModel(f["emotion"]))
+    ),
+    "nsv": Entry(
+        "NSV accuracy",
+        ("nsv",),
+        lambda s, f: VocalisationAccuracy(VocalisationClassifier(f["nsv"], s.device)),
+    ),
+    "face-similarity": Entry(
+        "face similarity over time",
+        ("sface",),
+        lambda s, f: FaceSimilarity(FaceEmbedder(f["sface"])),
+    ),
+    "sync": Entry("lip-to-sound correlation", (), lambda s, f: LipSync()),
+    "flicker": Entry("flicker", (), lambda s, f: Flicker()),
+    "seams": Entry("seams", (), lambda s, f: Seams()),
+    "drift": Entry("colour drift", (), lambda s, f: ColourDrift()),
 }
 
 
@@ -175,16 +140,11 @@ def build_measures(settings: Settings) -> tuple[list[Measure], list[Absent], dic
     used: dict[str, Any] = {}
     for name in settings.metrics:
         entry = METRICS[name]
-        files: dict[str, Path] = {}
-        missing = []
-        for network in entry.needs:
-            path = find_weights(network, settings.weights, settings.folder)
-            if path is None:
-                missing.append(network)
-            else:
-                files[network] = path
-        if missing:
-            absent += [_absent(name, network) for network in missing[:1]]
+        found = {one: find_weights(one, settings.weights, settings.folder) for one in entry.needs}
+        files = {network: path for network, path in found.items() if path is not None}
+        missing = next((network for network in found if network not in files), None)
+        if missing is not None:
+            absent.append(_absent(name, missing))
             continue
         for network, path in files.items():
             if settings.check_hashes:
