@@ -88,12 +88,7 @@ def _train_unet(stage: str, table: str, asked: Asked) -> None:
 
 @app.command()
 @training(*NETWORK)
-def vae(
-    asked: Asked,
-    train_encoder: Annotated[
-        bool, typer.Option(help="Let the encoder leave the linear code that it starts as.")
-    ] = False,
-) -> None:
+def vae(asked: Asked) -> None:
     """Train the VAE, in whose latents the UNets work; the first stage."""
     _begin(asked, "vae")
     config = _config(asked.run, None, asked.preset)
@@ -104,7 +99,7 @@ def vae(
     if not pools:
         raise KeyFaceError(f"no pictures in {asked.data}", "make them with keyface dataset avatars")
     with _training(asked, "vae") as how:
-        train_vae(config, pools, asked.run, train, freeze_encoder=not train_encoder, **how)
+        train_vae(config, pools, asked.run, train, **how)
 
 
 @app.command()

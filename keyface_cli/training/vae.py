@@ -203,24 +203,20 @@ def train_vae(
     pools: list[Path],
     folder: Path,
     options: TrainOptions,
-    *,
-    freeze_encoder: bool = True,
     **start: Unpack[Start],
 ) -> int:
     """Train the VAE of `config` into `folder/vae`; returns the updates done in all.
 
-    A VAE of one level starts as a linear code (see `prime`). With `freeze_encoder` it stays that
-    code and only the decoder learns, so that latents made early in the training remain valid. A
-    deeper one starts at random and is trained whole.
+    A VAE of one level starts as a linear code (see `prime`), which it keeps: only the decoder
+    learns, so that latents made early in the training remain valid. A deeper one starts at random
+    and is trained whole.
     """
     run.check(folder, config)
     torch.manual_seed(options.seed)
     vae = VideoVAE(**config.vae)
     training = VAETraining(config, pools, options)
-    one_level = config.vae_patch_size * config.latent_size == config.resolution
-    if one_level:
+    if config.vae_patch_size * config.latent_size == config.resolution:  # it has one level
         prime(vae, training.weights, training.bias)
-    if one_level and freeze_encoder:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae.decoder.time_conv_out.requires_grad_(False)  # frames are decoded one at a time
