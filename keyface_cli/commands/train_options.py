@@ -34,47 +34,7 @@ RunOption = Annotated[
     Path,
     _run("--output", "-o", metavar="RUN", help="The run: a model folder that the stages fill."),
 ]
-PresetOption = Annotated[
-    str | None,
-    _run(
-        help="The architecture: keyface, mini or tiny.",
-        show_default="the run's, else that of --from, else mini",
-    ),
-]
-FromOption = Annotated[
-    str | None,
-    _run(
-        "--from",
-        metavar="MODEL",
-        help="Start from a model (a folder or a name), or from another network of the run, such "
-        "as keyframe_unet.",
-        show_default="random weights",
-    ),
-]
-ResumeOption = Annotated[
-    bool, _run("--resume", help="Continue exactly where the run stopped, with its options.")
-]
 ForceOption = Annotated[bool, _run("--force", "-f", help="Replace what is there.")]
-RecipeOption = Annotated[
-    str | None,
-    _recipe(
-        help="Where options begin: paper or mini.",
-        show_default="paper for the published architecture, else mini",
-    ),
-]
-FileOption = Annotated[
-    Path | None,
-    _recipe(
-        "--options",
-        metavar="FILE.toml",
-        help="Options, a table for each network; a run's own are in RUN/options.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None, _recipe("--set", metavar="NAME=VALUE", help="Any option of such a file.")
-]
-
-
 ThreadsOption = Annotated[
     int | None, _machine(min=1, help="CPU threads.", show_default="all cores")
 ]
@@ -84,14 +44,46 @@ ThreadsOption = Annotated[
 _RUN = {
     "data": DataOption,
     "run": RunOption,
-    "resume": ResumeOption,
+    "resume": Annotated[
+        bool, _run("--resume", help="Continue exactly where the run stopped, with its options.")
+    ],
     "threads": ThreadsOption,
     "force": ForceOption,
-    "start_from": FromOption,
-    "preset": PresetOption,
-    "recipe": RecipeOption,
-    "file": FileOption,
-    "chosen": SetOption,
+    "start_from": Annotated[
+        str | None,
+        _run(
+            "--from",
+            metavar="MODEL",
+            help="Start from a model (a folder or a name), or from another network of the run, "
+            "such as keyframe_unet.",
+            show_default="random weights",
+        ),
+    ],
+    "preset": Annotated[
+        str | None,
+        _run(
+            help="The architecture: keyface, mini or tiny.",
+            show_default="the run's, else that of --from, else mini",
+        ),
+    ],
+    "recipe": Annotated[
+        str | None,
+        _recipe(
+            help="Where options begin: paper or mini.",
+            show_default="paper for the published architecture, else mini",
+        ),
+    ],
+    "file": Annotated[
+        Path | None,
+        _recipe(
+            "--options",
+            metavar="FILE.toml",
+            help="Options, a table for each network; a run's own are in RUN/options.",
+        ),
+    ],
+    "chosen": Annotated[
+        list[str] | None, _recipe("--set", metavar="NAME=VALUE", help="Any option of such a file.")
+    ],
 }
 _EVERY = ("data", "run", "resume", "updates", "minutes", "batch_size", "seed", "device", "threads")
 NETWORK = ("force", "preset", "recipe", "file", "chosen", "learning_rate", "precision")
