@@ -208,6 +208,34 @@ def test_the_clip_under_the_cursor_comes_first(worker: Worker) -> None:
     assert seen[4:7] == [12, 11, 10]
 
 
+def test_a_video_begins_before_keyframes_that_wait(worker: Worker, tmp_path: Path) -> None:
+    curve = EmotionTrack.constant(0.3, 0.3)
+    WebDriverWait(None, 60).until(lambda _: worker.status()["ready"])  # type: ignore[type-var]
+    begun: list[int] = []
+    shown, show, gate = threading.Event(), worker._show, threading.Event()
+
+    def held(keyframe: int, curve: Any) -> None:
+        shown.set()
+        gate.wait(60)
+        show(keyframe, curve)
+
+    worker._show = held  # type: ignore[method-assign]
+    worker.want({"drawn": curve.sample(200)}, range(17), 0)
+    shown.wait(60)
+    render = worker.render_part(curve, range(50, 75), tmp_path / "part.mp4")
+    make = render.make
+
+    def record(progress: Any) -> None:
+        begun.append(worker.status()["missing"])
+        make(progress)
+
+    render.make = record
+    gate.set()
+    WebDriverWait(None, 60).until(lambda _: render.state == "done")  # type: ignore[type-var]
+    assert begun == [16]  # after the one that was in the making
+    WebDriverWait(None, 60).until(lambda _: not worker.status()["missing"])  # type: ignore[type-var]
+
+
 def test_a_keyframe_is_dragged_in_the_circumplex(opened: Chrome) -> None:
     before = pictures(opened)
     opened.execute_script("shots.drawn.get(4).click()")

@@ -1,7 +1,8 @@
-"""The thread that samples what the page shows: the newest curve first, videos in between.
+"""The thread that samples what the page shows: keyframes of the newest curve, and videos.
 
 There is no queue of edits: the worker knows what is wanted now, and looks again after every picture
-and every update of a clip, so that a newer edit overtakes an older one wherever that is.
+and every update of a clip, so that a newer edit overtakes an older one wherever that is. A video
+begins after the keyframe in the making; what is drawn meanwhile is shown between its pieces.
 """
 
 from __future__ import annotations
@@ -256,10 +257,11 @@ class Worker:
                 self._make(render)
 
     def _show_all(self) -> None:
-        """Sample and decode until nothing that is wanted is missing."""
+        """Sample and decode until nothing that is wanted is missing, or a video is to begin."""
         while True:
             with self._changed:
-                found = None if self._stopping else self._next()
+                begins = bool(self._waiting) and self._running is None
+                found = None if self._stopping or begins else self._next()
             if found is None:
                 return
             try:
@@ -342,6 +344,8 @@ class Worker:
             render.share, render.state = 1.0, "done"
             if not render.part:
                 self.finished.append(render.path)
+        finally:
+            self._running = None
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
