@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from keyface_cli.checkpoints.lpips import linear_weights
+from keyface_cli.checkpoints.lpips import linear_weights, load_lpips
 from keyface_cli.errors import WeightsError
 from keyface_cli.models.lpips import Lpips
-from keyface_cli.training.perceptual import load_distance
 
 
 def pictures(seed: int, count: int = 2) -> Tensor:
@@ -31,7 +30,7 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_distance_of_a_picture_to_itself_is_zero_and_gradients_flow(vgg: Path) -> None:
-    distance = load_distance(vgg)
+    distance = load_lpips("vgg", vgg)
     a, b = pictures(0), pictures(1).requires_grad_()
     assert distance(a, a).tolist() == [0, 0]
     found = distance(a, b)
@@ -52,13 +51,13 @@ def test_linear_weights_are_those_of_version_0_1() -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path, vgg: Path) -> None:
-    with pytest.raises(WeightsError, match="no such file"):
-        load_distance(tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match="file not found"):
+        load_lpips("vgg", tmp_path / "none.pth")
     other = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, other)
     with pytest.raises(WeightsError, match=r"is not vgg of ImageNet: features\.0\.weight"):
-        load_distance(other)
+        load_lpips("vgg", other)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\0" * 50)
     with pytest.raises(WeightsError):
-        load_distance(cut)
+        load_lpips("vgg", cut)

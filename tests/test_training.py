@@ -403,6 +403,9 @@ def test_a_picture_of_one_frame_is_compared_through_the_vae(
     asked = dataclasses.replace(loss, perceptual=1.0)
     with pytest.raises(ConfigError, match="perceptual loss needs the weights"):
         train_unet("keyframes", TINY, encoded_shard, folder, options, asked, force=True)
+    asked = dataclasses.replace(asked, perceptual_weights="none.pth")
+    with pytest.raises(ConfigError, match=r"no such file: none\.pth"):
+        train_unet("keyframes", TINY, encoded_shard, folder, options, asked, force=True)
 
 
 @pytest.mark.slow

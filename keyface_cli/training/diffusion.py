@@ -15,6 +15,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor, nn
 
+from keyface_cli.checkpoints.lpips import load_lpips
 from keyface_cli.config import ModelConfig
 from keyface_cli.diffusion.denoiser import denoise
 from keyface_cli.errors import ConfigError
@@ -37,7 +38,6 @@ from keyface_cli.training.losses import (
     sample_sigmas,
 )
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
-from keyface_cli.training.perceptual import load_distance
 from keyface_cli.training.samples import HeldOut
 from keyface_cli.training.shards import check_vae
 
@@ -265,7 +265,7 @@ def train_unet(
     network = _network(run_stage, component, config, folder, train, options, resume, start_from)
     training = _prepare(run_stage, config, data, folder, train, options)
     trainer = Trainer(component, network, folder, train, muon_rate=MUON_RATE, **start)
-    _set_up(network, training.codec, trainer)
+    _set_up(network, training, trainer)
     clips = training.source.held_out() if train.sample_every else []
     if clips and training.codec is None:
         logger.warning("no samples of held-out clips: the run has no vae yet: %s", folder)
@@ -329,9 +329,11 @@ def _prepare(
 ) -> UNetTraining:
     """Open the data, and what compares pictures."""
     pictures = options.pixel > 0 or options.perceptual > 0
-    if options.perceptual and not options.perceptual_weights:
+    weights = options.perceptual_weights
+    if options.perceptual and not Path(weights).is_file():
+        missing = f": no such file: {weights}" if weights else ""
         raise ConfigError(
-            "the perceptual loss needs the weights of the network that compares",
+            f"the perceptual loss needs the weights of the network that compares{missing}",
             "name them with --perceptual FILE, or leave the term out with --set perceptual=0",
         )
     kind, encoders = "runs", config.interpolation_encoders
@@ -354,20 +356,21 @@ def _prepare(
         check_vae(data, run.fingerprint(vae))
         codec = LatentCodec(vae, config.latent_scale, config.vae_patch_size)
     if options.perceptual:
-        distance = load_distance(Path(options.perceptual_weights))
+        distance = load_lpips("vgg", Path(weights))
     reader = None
     if options.reading:
         reader = load_reader(Path(options.reading_weights or folder / READER_FILE), config)
     return UNetTraining(stage, config, source, options, train, codec, distance, reader)
 
 
-def _set_up(network: VideoUNet, codec: LatentCodec | None, trainer: Trainer) -> None:
+def _set_up(network: VideoUNet, training: UNetTraining, trainer: Trainer) -> None:
     """Choose how the networks compute: on the device, and with less memory where that is asked."""
     if trainer.device.type == "cpu":
         network.train_on_cpu()
     if trainer.options.checkpointing:
         network.enable_gradient_checkpointing()
-    if codec is not None:
-        codec.to(trainer.device)
-        if trainer.options.checkpointing:
-            codec.vae.enable_gradient_checkpointing()
+        if training.codec is not None:
+            training.codec.vae.enable_gradient_checkpointing()
+    for judge in (training.codec, training.distance, training.reader):
+        if isinstance(judge, nn.Module):
+            judge.to(trainer.device)

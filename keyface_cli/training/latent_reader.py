@@ -95,13 +95,12 @@ def reading_loss(
     level as in `latent_loss`.
 
     Args:
-        reader: a trained one; it moves to the latents' device.
+        reader: a trained one, on the latents' device.
         denoised: D, (B, T, C, h, w).
         target: clean latents of the same shape.
         sigma: (B,).
         weight_limit: upper bound of the noise weight.
     """
-    reader.to(target.device)
     reference = target[:, :1].expand_as(target)[:, 1:].flatten(0, 1)
     read = reader(denoised[:, 1:].flatten(0, 1), reference)
     with torch.no_grad():
