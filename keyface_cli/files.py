@@ -10,8 +10,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,25 +183,53 @@ def read_text(path: Path, error: type[KeyFaceError] = KeyFaceError) -> str:
 
 
 def read_rows(
-    path: Path, error: type[KeyFaceError] = KeyFaceError
-) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Read a CSV file.
+    path: Path,
+    error: type[KeyFaceError] = KeyFaceError,
+    *,
+    name_of: Callable[[str], str] = str.lower,
+    comments: bool = False,
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a table as a spreadsheet writes one: separated by commas, semicolons or tabs.
+
+    Args:
+        path: the file.
+        error: what is raised.
+        name_of: the name of the column under a heading, stripped; empty where it is none.
+        comments: leave out rows that begin with #.
 
     Returns:
-        The names of its columns in lower case, and for each row that holds anything its place, as
-        FILE:LINE, and its cells by column, stripped; a cell that is missing is empty.
+        The names of its columns, and for each row that holds anything the line where it ends and
+        its cells by column, stripped. A cell that is missing is empty; one under no column is
+        that of "".
 
     Raises:
-        error: see `read_text`.
+        error: no table, or two columns of one name; see `read_text`.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, error), newline=""), restval="")
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    text = read_text(path, error)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = next((mark for mark in "\t;" if mark in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    header: list[str] | None = None
     rows = []
-    for row in reader:
-        cells = {name: cell.strip() for name, cell in row.items() if name}
-        if any(cells.values()):
-            rows.append((f"{path}:{reader.line_num}", cells))
-    return list(reader.fieldnames), rows
+    try:
+        for line in reader:
+            cells = [cell.strip() for cell in line]
+            if not any(cells) or (comments and cells[0].startswith("#")):
+                continue
+            if header is None:
+                header = [name_of(cell) for cell in cells]
+                continue
+            found = dict.fromkeys(header, "")
+            for name, cell in zip(chain(header, repeat("")), cells, strict=False):
+                found[name] = cell or found.get(name, "")
+            rows.append((reader.line_num, found))
+    except csv.Error as problem:
+        raise error(f"{path}:{reader.line_num}: not a row of a table: {problem}") from problem
+    columns = [name for name in header or [] if name]
+    for name in columns:
+        if columns.count(name) > 1:
+            raise error(f"{path}: duplicate column: {name}")
+    return columns, rows
 
 
 def check_free(

@@ -200,4 +200,24 @@ def test_a_cell_may_go_over_several_lines(tmp_path: Path) -> None:
         {"name": "a", "text": "one\ntwo"},
         {"name": "b", "text": "p\u2028q"},
     ]
-    assert rows[0][0] == f"{path}:3"
+    assert [line for line, _ in rows] == [3, 5]
+
+
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('\nName; Text;;\n#a;"b;c"\n;;;\nd;e;;f;\n')
+    assert read_rows(path) == (
+        ["name", "text"],
+        [
+            (3, {"name": "#a", "text": "b;c", "": ""}),
+            (5, {"name": "d", "text": "e", "": "f"}),
+        ],
+    )
+    columns, rows = read_rows(path, name_of=str.upper, comments=True)
+    assert columns == ["NAME", "TEXT"]
+    assert [line for line, _ in rows] == [5]
+    path.write_text("a\tb\tA\n1\t2\t3\n")
+    with pytest.raises(KeyFaceError, match=r"a\.csv: duplicate column: a"):
+        read_rows(path)
+    path.write_text("")
+    assert read_rows(path) == ([], [])

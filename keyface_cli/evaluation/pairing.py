@@ -91,7 +91,8 @@ def read_pairs(path: Path) -> list[Pair]:
         raise VideoError(f"{path}: {what}", f"the columns are {', '.join(PAIR_COLUMNS)}")
     pairs: list[Pair] = []
     named: dict[str, list[Pair]] = {}
-    for place, cells in rows:
+    for line, cells in rows:
+        place = f"{path}:{line}"
         if not cells["generated"]:
             raise VideoError(f"{place}: no generated video")
         for column in ("method", "name"):

@@ -79,7 +79,7 @@ def read_published(path: Path, columns: Sequence[Column]) -> list[Row]:
     """
     names = {name.lower(): c.key for c in columns for name in (c.key, c.label)}
     rows = []
-    for place, cells in read_rows(path)[1]:
+    for line, cells in read_rows(path)[1]:
         figures = {}
         for name, cell in cells.items():
             if name == "method" or not cell:
@@ -91,7 +91,7 @@ def read_published(path: Path, columns: Sequence[Column]) -> list[Row]:
             try:
                 value = float(cell)
             except ValueError:
-                raise KeyFaceError(f"{place}: {name} is not a number: {cell}") from None
+                raise KeyFaceError(f"{path}:{line}: {name} is not a number: {cell}") from None
             figures[key] = Estimate(value, math.nan, math.nan, 0)
         rows.append(Row(cells.get("method") or "?", figures, published=True))
     return rows

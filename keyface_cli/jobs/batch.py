@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.errors import JobError, KeyFaceError, VideoError
-from keyface_cli.files import csv_text, file_hash, read_text, write_text
+from keyface_cli.files import csv_text, file_hash, read_rows, write_text
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.jobs.plan import Plan, digest
 
@@ -80,24 +79,18 @@ def read_jobs(path: Path, common: Mapping[str, str], folder: Path | None) -> lis
     Raises:
         JobError: the file cannot be read, or a column is unknown or missing.
     """
-    rows = list(_cells(path))
-    if not rows:
+    header, rows = read_rows(path, JobError, name_of=partial(_column, path), comments=True)
+    if not header:
         raise JobError(f"{path}: holds no rows", "the first line is: portrait,audio,output")
-    header = [_column(path, name) for name in rows[0][1]]
-    for name in header:
-        if name and header.count(name) > 1:
-            raise JobError(f"{path}: duplicate column: {name}")
     for needed in ("portrait", "audio"):
         if needed not in header and needed not in common:
             raise JobError(f"{path}: the column {needed} is missing")
     base = path.resolve().parent
     made = []
-    for number, cells in rows[1:]:
-        given = {name: cell for name, cell in zip(header, cells, strict=False) if name and cell}
+    for number, cells in rows:
+        given = {name: cell for name, cell in cells.items() if name and cell}
         made.append(Row(number, {**common, **given}))
-        if any(cells[len(header) :]) or any(
-            c for n, c in zip(header, cells, strict=False) if not n
-        ):
+        if cells.get(""):
             made[-1].fail(JobError("a value under no column"))
     _fill(made, base, folder or base)
     return made
@@ -236,21 +229,6 @@ def parse_common(pairs: Iterable[str]) -> dict[str, str]:
             raise JobError(f"--set takes NAME=VALUE: {pair}")
         common[_column(Path("--set"), name.strip())] = value.strip()
     return common
-
-
-def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the stripped cells of each row that holds anything."""
-    text = read_text(path, JobError)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = next((mark for mark in "\t;" if mark in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped) and not stripped[0].startswith("#"):
-                yield reader.line_num, stripped
-    except csv.Error as error:
-        raise JobError(f"{path}:{reader.line_num}: not a CSV row: {error}") from error
 
 
 def _fill(rows: list[Row], base: Path, folder: Path) -> None:

@@ -81,14 +81,14 @@ def read_votes(path: Path) -> list[Vote]:
     if not {"winner", "loser"} <= set(header):
         raise KeyFaceError(f"{path}: needs the columns winner and loser")
     votes, inattentive = [], set()
-    for place, row in rows:
+    for line, row in rows:
         winner, loser, rater = (row.get(name, "") for name in ("winner", "loser", "rater"))
         if row.get("check"):
             if row["check"] != winner:
                 inattentive.add(rater)
             continue
         if not winner or not loser or winner == loser:
-            raise KeyFaceError(f"{place}: a vote needs a winner and another loser")
+            raise KeyFaceError(f"{path}:{line}: a vote needs a winner and another loser")
         votes.append(Vote(winner, loser, rater, row.get("pair", "")))
     kept = [vote for vote in votes if vote.rater not in inattentive]
     if not kept:
