@@ -164,10 +164,9 @@ def perform(
     num_ticks = math.ceil(num_frames * TICKS / FPS)
     level = None if waveform is None else loudness(waveform, num_ticks)
     mouth = mouth_tracks(phones, num_frames, level)
-    jaw = mouth[:, _JAW] * (1 + 0.2 * emotion[:, 1])
+    mouth[:, _JAW] *= 1 + 0.2 * emotion[:, 1]
     tracks = _REST.expand(num_frames, -1).clone()
     tracks[:, _MOUTH_INDEX] += mouth
-    tracks[:, rig.INDEX["jaw"]] = jaw
     tracks += expression(emotion)
     accents = _accents(phones, level)
     tracks += _head(num_frames, emotion[:, 1], accents, head_motion, generator)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyface_cli.commands import console, options
-from keyface_cli.config import PRESETS
+from keyface_cli.config import FPS, PRESETS
 from keyface_cli.errors import ConfigError, DeviceError, KeyFaceError
 from keyface_cli.files import replacing
 
@@ -94,9 +94,9 @@ def avatars(
         "photographs": None if photographs is None else str(photographs),
         "photo_share": None if photographs is None else photo_share,
     }
+    from keyface_cli.avatars.photographs.casting import read_cast
     from keyface_cli.avatars.recordings import list_recordings, training_phrases
     from keyface_cli.avatars.shards import SCENE_FRAMES, keep_facts
-    from keyface_cli.config import FPS
 
     scenes, sounds = (
         _shards(h * 3600 * FPS / SCENE_FRAMES, SCENES_PER_SHARD) for h in (hours, sound_hours)
@@ -106,7 +106,7 @@ def avatars(
     sizes = {f"{k}{i:03d}": n for k, counts in planned.items() for i, n in enumerate(counts)}
     # what is named is looked at before the folder is made
     files = [] if speech is None else list_recordings(speech)
-    cast = _read_cast(photographs)
+    cast = None if photographs is None else read_cast(photographs)
     keep_facts(folder, settings, {"pictures.npy": pictures, **sizes})
     recordings: list[Recording] = []
     if files:
@@ -118,14 +118,6 @@ def avatars(
     writer.scenes(scenes)
     writer.sounds(sounds)
     typer.echo(folder)
-
-
-def _read_cast(photographs: Path | None) -> Cast | None:
-    if photographs is None:
-        return None
-    from keyface_cli.avatars.photographs.casting import read_cast
-
-    return read_cast(photographs)
 
 
 @dataclass(frozen=True)
