@@ -37,6 +37,7 @@ class Canvas:
         device = poses.device
         self.extras = extras
         self.size = size
+        self.full: Box = slice(0, size), slice(0, size)  # the whole picture
         self.count = poses.shape[0]
         self.p = {
             name: (v[:, None, None] if v.dim() == 1 else v[:, :, None, None]).to(device)
@@ -92,11 +93,6 @@ class Canvas:
     def colour(self, rgb: tuple[float, float, float]) -> Tensor:
         """An RGB colour in 0..1, (1, 3, 1, 1)."""
         return torch.tensor(rgb, device=self.image.device)[None, :, None, None]
-
-    @property
-    def full(self) -> Box:
-        """The whole picture."""
-        return slice(0, self.size), slice(0, self.size)
 
     def spread(self, distance: Tensor) -> Tensor:
         """Coverage of a signed distance for each of three colours, (B, 3, h, w)."""

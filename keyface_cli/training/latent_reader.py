@@ -137,11 +137,7 @@ class ReaderTraining:
         differences = [part - part[:, :1] for part in self.controls]
         spread = np.concatenate([part.reshape(-1, len(wanted)) for part in differences]).std(0)
         self.scale = torch.from_numpy(spread).clamp(min=1e-3)
-
-    @property
-    def channels(self) -> int:
-        """Of the latents."""
-        return int(self.latents[0].shape[3])
+        self.channels = int(self.latents[0].shape[3])  # of the latents
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latents (B, C, h, w), as many to read them against, and the differences (B, R)."""

@@ -34,21 +34,13 @@ class TrainingLog:
 
     def __init__(self, folder: Path, name: str, update: int = 0) -> None:
         self.folder, self.name = folder, name
+        self.csv_path = folder / f"{name}.csv"  # of the rows of `write`
+        self.samples_path = folder / f"{name}-samples.csv"  # of the rows of `sample`
         for path in (self.csv_path, self.samples_path):
             _drop_rows_after(path, update)
         _, rows = _read(self.csv_path)
         self._seconds = float(rows[-1]["seconds"]) if rows else 0.0  # of earlier starts
         self._board = _open_board(folder / "tensorboard" / name, update)
-
-    @property
-    def csv_path(self) -> Path:
-        """Where the rows of `write` go."""
-        return self.folder / f"{self.name}.csv"
-
-    @property
-    def samples_path(self) -> Path:
-        """Where the rows of `sample` go."""
-        return self.folder / f"{self.name}-samples.csv"
 
     def write(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Add a row of named numbers.
