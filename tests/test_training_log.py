@@ -77,15 +77,18 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
     log.write(200, 2.0, {"loss": 0.25, "mse": 0.5})
     log.sample(200, np.full((8, 12, 3), 99, np.uint8), {"lip_sync": 0.5})
     log.close()
+    # files are read in the order of their names, which begin with the second of the start
+    (events,) = (tmp_path / "tensorboard" / "keyframe_unet").iterdir()
+    events.rename(events.with_name("events.out.tfevents.0000000001.first"))
     # a run that was killed after update 150 was saved is resumed
     log = TrainingLog(tmp_path, "keyframe_unet", 150)
     log.write(200, 1.0, {"loss": 0.125, "mse": 0.5})
     log.sample(200, np.full((8, 12, 3), 99, np.uint8), {"lip_sync": 0.5})
     log.close()
-    events = loader.EventAccumulator(str(tmp_path / "tensorboard" / "keyframe_unet"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(100, 0.75), (200, 0.125)]
-    assert [(e.step, e.value) for e in events.Scalars("held out/lip_sync")] == [(200, 0.5)]
-    (image,) = events.Images("held out")
+    read = loader.EventAccumulator(str(events.parent))
+    read.Reload()
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == [(100, 0.75), (200, 0.125)]
+    assert [(e.step, e.value) for e in read.Scalars("held out/lip_sync")] == [(200, 0.5)]
+    (image,) = read.Images("held out")
     assert (image.step, image.width, image.height) == (200, 12, 8)
     assert image.encoded_image_string.startswith(b"\x89PNG")
