@@ -199,12 +199,12 @@ def test_landmarks_beside_the_videos(tmp_path: Path) -> None:
     where = Clip("a", tmp_path / "a.mp4", None, 25.0, 20, (8, 8))
     block = Block(6, frames, None, OneFace())
     with pytest.raises(Exception, match=r"a.landmarks.npy: no landmarks that can be read"):
-        StoredLandmarks().find(where, block, frames, False)
+        StoredLandmarks().find(where, block, False)
     np.save(tmp_path / "a.landmarks.npy", stored)
-    assert np.array_equal(StoredLandmarks().find(where, block, frames, False), stored[6:10])
+    assert np.array_equal(StoredLandmarks().find(where, block, False), stored[6:10])
     np.save(tmp_path / "a.landmarks.npy", stored[:12])
     with pytest.raises(Exception, match=r"has the shape \(12, 68, 2\), expected \(20, 68, 2\)"):
-        StoredLandmarks().find(where, block, frames, False)
+        StoredLandmarks().find(where, block, False)
 
 
 class Maps(nn.Module):
@@ -219,9 +219,7 @@ def test_fan_points_come_back_in_pixels(tmp_path: Path) -> None:
     torch.jit.script(Maps()).save(str(tmp_path / "fan.pt"))
     frame = np.zeros((1, 48, 48, 3), np.uint8)
     frame[0, 20:22, 30:32] = 255
-    found = Fan(tmp_path / "fan.pt").find(
-        clip(frame), Block(0, frame, None, OneFace()), frame, False
-    )
+    found = Fan(tmp_path / "fan.pt").find(clip(frame), Block(0, frame, None, OneFace()), False)
     assert found.shape == (1, 68, 2)
     assert found[0, 5] == pytest.approx((30.5, 20.5), abs=0.8)
     peak = torch.zeros(1, 64, 64)

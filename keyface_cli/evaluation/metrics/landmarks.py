@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from keyface_cli.errors import KeyFaceError, WeightsError
-from keyface_cli.evaluation.measures import Block, Clip, Frames
+from keyface_cli.evaluation.measures import Block, Clip
 from keyface_cli.evaluation.networks import faces
 from keyface_cli.evaluation.networks.loading import load_torchscript
 from keyface_cli.evaluation.networks.mouthcrops import four_points
@@ -29,16 +29,13 @@ class Landmarker(Protocol):
     points: int  # 68 or 4
     source: str  # named in every result
 
-    def find(
-        self, clip: Clip, block: Block, frames: Frames, is_reference: bool
-    ) -> NDArray[np.floating]:
+    def find(self, clip: Clip, block: Block, is_reference: bool) -> NDArray[np.floating]:
         """Return (n, points, 2) x, y in pixels of a block's frames, NaN without a face.
 
         Args:
             clip: which clip.
-            block: which frames of it, with their faces.
-            frames: the generated or the reference's frames, (n, H, W, 3).
-            is_reference: which of them.
+            block: n of its frames, with their faces.
+            is_reference: look at the reference's, else at the generated ones.
         """
         ...
 
@@ -49,9 +46,7 @@ class FourPoints:
     points = 4
     source = f"{faces.SOURCE}, mouth centre from its corners (four-point variant)"
 
-    def find(
-        self, clip: Clip, block: Block, frames: Frames, is_reference: bool
-    ) -> NDArray[np.floating]:
+    def find(self, clip: Clip, block: Block, is_reference: bool) -> NDArray[np.floating]:
         """See `Landmarker`."""
         found, _ = block.reference_faces if is_reference else block.faces
         return four_points(found)
@@ -63,9 +58,7 @@ class StoredLandmarks:
     points = 68
     source = f"files NAME{FILE_SUFFIX} beside the videos"
 
-    def find(
-        self, clip: Clip, block: Block, frames: Frames, is_reference: bool
-    ) -> NDArray[np.floating]:
+    def find(self, clip: Clip, block: Block, is_reference: bool) -> NDArray[np.floating]:
         """See `Landmarker`.
 
         Raises:
@@ -85,7 +78,7 @@ class StoredLandmarks:
             raise KeyFaceError(
                 f"{path}: has the shape {stored.shape}, expected ({clip.frames}, 68, 2)"
             )
-        return np.array(stored[block.start : block.start + len(frames)], np.float32)
+        return np.array(stored[block.start : block.start + len(block.generated)], np.float32)
 
 
 class Fan:
@@ -104,10 +97,10 @@ class Fan:
         self.source = f"FAN, 68 points ({weights.name}), boxes by MTCNN"
 
     @torch.inference_mode()
-    def find(
-        self, clip: Clip, block: Block, frames: Frames, is_reference: bool
-    ) -> NDArray[np.floating]:
+    def find(self, clip: Clip, block: Block, is_reference: bool) -> NDArray[np.floating]:
         """See `Landmarker`."""
+        frames = block.reference if is_reference else block.generated
+        assert frames is not None
         _, boxes = block.reference_faces if is_reference else block.faces
         found = np.full((len(frames), 68, 2), np.nan, np.float32)
         for i, (frame, box) in enumerate(zip(frames, boxes, strict=True)):

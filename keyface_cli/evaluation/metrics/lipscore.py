@@ -107,10 +107,8 @@ class LipScore(Measure):
         """See the next frames: only their landmarks are kept."""
         if self._reason:
             return
-        assert block.reference is not None
-        sides = ((block.generated, False), (block.reference, True))
-        for found, (frames, is_reference) in zip(self._found, sides, strict=True):
-            found.append(self._landmarker.find(self._clip, block, frames, is_reference))
+        for found, is_reference in zip(self._found, (False, True), strict=True):
+            found.append(self._landmarker.find(self._clip, block, is_reference))
 
     def end(self) -> Figures:
         """Read both clips again, now that all landmarks are known, and compare them."""
