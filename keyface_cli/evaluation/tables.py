@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +101,8 @@ def markdown(table: Table) -> str:
     """Return the table for a README, the best in bold, intervals in brackets."""
     heads = ["method", *(f"{c.label} {c.arrow}".strip() for c in table.columns)]
     lines = [_line(heads), _line(["---"] * len(heads))]
-    for i, row in enumerate(table.rows):
-        cells = [row.method + (" (published)" if row.published else "")]
-        for column in table.columns:
-            text = _cell(row.cells.get(column.key), column)
-            cells.append(_emphasise(text, "**", "**") if i in table.best(column) else text)
-        lines.append(_line(cells))
+    for row, cells in zip(table.rows, _cells(table, "**", "**"), strict=True):
+        lines.append(_line([row.method + (" (published)" if row.published else ""), *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -120,12 +116,9 @@ def latex(table: Table) -> str:
         " & ".join(heads) + r" \\",
         r"\midrule",
     ]
-    for i, row in enumerate(table.rows):
-        cells = [_escape(row.method) + (r"$^\dagger$" if row.published else "")]
-        for column in table.columns:
-            text = _cell(row.cells.get(column.key), column)
-            cells.append(_emphasise(text, r"\textbf{", "}") if i in table.best(column) else text)
-        lines.append(" & ".join(cells) + r" \\")
+    for row, cells in zip(table.rows, _cells(table, r"\textbf{", "}"), strict=True):
+        method = _escape(row.method) + (r"$^\dagger$" if row.published else "")
+        lines.append(" & ".join([method, *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if any(row.published for row in table.rows):
         lines.append(r"% $^\dagger$ as published")
@@ -167,18 +160,20 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _cell(found: Estimate | None, column: Column) -> str:
-    if found is None:
-        return "-"
-    text = f"{found.value:.{column.digits}f}"
-    if math.isnan(found.low):
-        return text
-    return f"{text} [{found.low:.{column.digits}f}, {found.high:.{column.digits}f}]"
-
-
-def _emphasise(text: str, before: str, after: str) -> str:
-    value, space, interval = text.partition(" ")
-    return f"{before}{value}{after}{space}{interval}"
+def _cells(table: Table, before: str, after: str) -> Iterator[list[str]]:
+    """Yield each row's figures and intervals as text, the best figure between two marks."""
+    best = {column.key: table.best(column) for column in table.columns}
+    for i, row in enumerate(table.rows):
+        texts = []
+        for column in table.columns:
+            found, digits = row.cells.get(column.key), column.digits
+            text = "-" if found is None else f"{found.value:.{digits}f}"
+            if i in best[column.key]:
+                text = f"{before}{text}{after}"
+            if found is not None and not math.isnan(found.low):
+                text += f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+            texts.append(text)
+        yield texts
 
 
 def _escape(text: str) -> str:
