@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,16 @@ def track_names(tracks: Path) -> list[str]:
 def _mean_track(
     files: Sequence[Path], name: str
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    total, count = np.zeros(0), np.zeros(0)
+    clips = []
     step = 0.04
     for path in files:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get(name)]
-        values = np.array([float(row[name]) for row in rows])
+        clips.append([float(row[name]) for row in rows])
         if len(rows) > 1:
             step = float(rows[1]["time"]) - float(rows[0]["time"])
-        if len(values) > len(total):
-            extra = len(values) - len(total)
-            total, count = (np.concatenate([x, np.zeros(extra)]) for x in (total, count))
-        total[: len(values)] += values
-        count[: len(values)] += 1
-    return np.arange(len(total)) * step, total / np.maximum(count, 1)
+    mean = [np.mean([v for v in at_once if v is not None]) for at_once in zip_longest(*clips)]
+    return np.arange(len(mean)) * step, np.array(mean)
 
 
 def worst_clips(result: MethodResult, column: Column, count: int) -> list[ClipResult]:
@@ -128,18 +125,14 @@ def contact_sheet(path: Path, clip: ClipResult, title: str) -> Path:
 def _strip(video: Path, frames: int) -> Image.Image:
     """Lay evenly spaced frames side by side, each _SHEET_SIDE high."""
     wanted = set(np.linspace(0, frames - 1, _SHEET_FRAMES).round().astype(int).tolist())
-    taken: list[Image.Image] = []
+    taken = []
     start = 0
     for block in read_frames(video):
         for i, frame in enumerate(block, start):
             if i in wanted:
                 picture = Image.fromarray(frame)
                 width = max(round(picture.width * _SHEET_SIDE / picture.height), 1)
-                taken.append(picture.resize((width, _SHEET_SIDE), Image.Resampling.LANCZOS))
+                resized = picture.resize((width, _SHEET_SIDE), Image.Resampling.LANCZOS)
+                taken.append(np.asarray(resized))
         start += len(block)
-    strip = Image.new("RGB", (sum(p.width for p in taken), _SHEET_SIDE))
-    left = 0
-    for picture in taken:
-        strip.paste(picture, (left, 0))
-        left += picture.width
-    return strip
+    return Image.fromarray(np.hstack(taken))
