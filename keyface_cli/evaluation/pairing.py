@@ -9,7 +9,7 @@ from pathlib import Path
 from keyface_cli.errors import VideoError
 from keyface_cli.evaluation.measures import Clip
 from keyface_cli.files import read_rows
-from keyface_cli.media.frames import AS_IT_IS, Conform, VideoInfo, list_videos, probe
+from keyface_cli.media.frames import AS_IT_IS, Conform, list_videos, probe
 
 _SHOWN = 5  # names in a message
 _RATE_TOLERANCE = 0.01  # frames a second
@@ -156,10 +156,10 @@ def make_clip(pair: Pair, fps: float | None = None) -> tuple[Clip, list[str]]:
     leader = reference or generated
     rate = fps or _round(leader.fps)
     notes = []
-    conforms = {}
+    lengths = []
+    conforms = {"reference": AS_IT_IS}
     for side, info in (("generated", generated), ("reference", reference)):
         if info is None:
-            conforms[side] = AS_IT_IS
             continue
         changes = info.variable or abs(info.fps - rate) > _RATE_TOLERANCE
         if changes:
@@ -170,7 +170,7 @@ def make_clip(pair: Pair, fps: float | None = None) -> tuple[Clip, list[str]]:
             sizes = f"{info.size[0]}x{info.size[1]}: resized to {size[0]}x{size[1]} (Lanczos)"
             notes.append(f"{side} clip is {sizes}")
         conforms[side] = Conform(rate if changes else None, size)
-    lengths = [_length(info, rate) for info in (generated, reference) if info is not None]
+        lengths.append(max(round(info.frames / info.fps * rate), 1) if changes else info.frames)
     if len(set(lengths)) > 1:
         notes.append(
             f"generated clip has {lengths[0]} frames, its reference {lengths[1]}: "
@@ -189,12 +189,6 @@ def make_clip(pair: Pair, fps: float | None = None) -> tuple[Clip, list[str]]:
         conforms["reference"],
     )
     return clip, notes
-
-
-def _length(info: VideoInfo, rate: float) -> int:
-    if info.variable or abs(info.fps - rate) > _RATE_TOLERANCE:
-        return max(round(info.frames / info.fps * rate), 1)
-    return info.frames
 
 
 def _round(fps: float) -> float:
