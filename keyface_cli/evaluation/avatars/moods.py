@@ -12,7 +12,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from keyface_cli.avatars import rig
 from keyface_cli.avatars.performance import perform
@@ -95,18 +94,11 @@ def evaluate(
             lip_sync[mood] = correlation(controls[:, CONTROLS.index("jaw")], jaw)
             read.append(controls)
             given.append(acted.emotion)
-        yield _result(i, scene, torch.cat(read), torch.cat(given), lip_sync)
-
-
-def _result(
-    index: int, scene: Scene, read: Tensor, given: Tensor, lip_sync: Mapping[str, float]
-) -> HeadResult:
-    followed = [
-        correlation(read[:, CONTROLS.index(control)], given[:, axis].float())
-        for axis, control in enumerate(("smile", "brow"))
-    ]
-    voice = f"{scene.voice.engine}:{scene.voice.name}"
-    return HeadResult(index, voice, scene.text, followed[0], followed[1], lip_sync)
+        seen, wanted = torch.cat(read), torch.cat(given).float()
+        valence = correlation(seen[:, CONTROLS.index("smile")], wanted[:, 0])
+        arousal = correlation(seen[:, CONTROLS.index("brow")], wanted[:, 1])
+        voice = f"{scene.voice.engine}:{scene.voice.name}"
+        yield HeadResult(i, voice, scene.text, valence, arousal, lip_sync)
 
 
 def in_mood(scene: Scene, track: EmotionTrack) -> Scene:
