@@ -63,19 +63,15 @@ class Report:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return {median, mean, low10, n} of each figure that any clip has."""
-        named = [
-            float(recognition.generated == recognition.kind) for recognition in self.recognitions
-        ]
         summary = summarise(self.results)
-        if named:
+        right: dict[str, list[bool]] = {}
+        for clip in self.recognitions:
+            right.setdefault(clip.kind, []).append(clip.generated == clip.kind)
+        if right:
             # a clip is right or wrong: the share of all is the mean, not the median of classes
-            kinds = sorted({recognition.kind for recognition in self.recognitions})
-            each = [
-                np.mean([n.generated == k for n in self.recognitions if n.kind == k]) for k in kinds
-            ]
-            summary["nsv_accuracy"] = spread([float(share) for share in each]) | {
-                "mean": float(np.mean(named)),
-                "n": len(named),
+            summary["nsv_accuracy"] = spread([float(np.mean(of)) for of in right.values()]) | {
+                "mean": self.recognition_shares()["generated"],
+                "n": len(self.recognitions),
             }
         return summary
 
