@@ -7,7 +7,6 @@ number only, so that no name tells which method made one.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import random
 import shutil
@@ -18,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 from keyface_cli.errors import KeyFaceError
-from keyface_cli.files import append, making_folder, unwritable, write_text
+from keyface_cli.files import append, csv_text, making_folder, unwritable, write_text
 from keyface_cli.media.frames import list_videos, probe
 
 FORMAT_VERSION = 1
@@ -170,16 +169,12 @@ def record(study: Study, rater: str, pair: str, side: str, seconds: float) -> No
         winner, loser = loser, winner
     now = datetime.now(UTC).isoformat(timespec="seconds")
     row = (now, rater, pair, winner, loser, side, f"{seconds:.2f}", trial.check)
-    line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\n")
     try:
         before = study.votes.read_bytes() if study.votes.exists() else b""
-        if not before:
-            writer.writerow(HEADER)
-        elif not before.endswith(b"\n"):
-            line.write("\n")  # the end of a row that a crash cut off
-        writer.writerow(row)
-        append(study.votes, line.getvalue().encode())
+        text = csv_text(row, ()) if before else csv_text(HEADER, [row])
+        if before and not before.endswith(b"\n"):
+            text = f"\n{text}"  # the end of a row that a crash cut off
+        append(study.votes, text.encode())
     except OSError as error:
         raise unwritable(study.votes, error) from error
 
