@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from keyface_cli.evaluation.networks.faces import fill_gaps, smooth
@@ -99,31 +101,18 @@ def crop_mouth(
 ) -> NDArray[np.float64]:
     """Cut the upright mouth out of a frame: (H, W, 3) -> (96, 96, 3), 0 to 255, not rounded.
 
-    Bilinear without rounding of coordinates, which OpenCV 4 does not offer; outside is black.
+    Bilinear, without the rounding of places that OpenCV 4 does; outside is black.
     """
     first = np.rint(centre - CROP / 2).astype(int)
     x, y = np.meshgrid(np.arange(CROP) + first[0], np.arange(CROP) + first[1])
     inverse = np.linalg.inv(affine[:, :2])
     offset = np.stack([x, y], axis=-1) - affine[:, 2]
     place = offset @ inverse.T
-    return _sample(frame, place[..., 0], place[..., 1])
-
-
-def _sample(
-    frame: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return bilinear samples of (H, W, 3) at (n, m) places; integers are pixel centres."""
     h, w = frame.shape[:2]
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    total = np.zeros((*x.shape, 3))
-    for down in (0, 1):
-        for right in (0, 1):
-            column, row = left + right, top + down
-            share = (1 - np.abs(x - column)) * (1 - np.abs(y - row))
-            share = share * ((column >= 0) & (column < w) & (row >= 0) & (row < h))
-            pixels = frame[row.clip(0, h - 1), column.clip(0, w - 1)]
-            total += share[..., None] * pixels
-    return total
+    grid = torch.from_numpy(2 * place / (w - 1, h - 1) - 1)  # -1 and 1: centres of outer pixels
+    pixels = torch.tensor(frame, dtype=torch.float64).permute(2, 0, 1)
+    crop = F.grid_sample(pixels[None], grid[None], align_corners=True)[0]
+    return crop.permute(1, 2, 0).numpy()
 
 
 def normalise(crop: NDArray[np.floating]) -> NDArray[np.float32]:
