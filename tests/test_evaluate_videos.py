@@ -17,9 +17,8 @@ from clips import SIDE, moving, write_video
 pytest.importorskip("cv2", reason="pip install 'keyface[eval]'")
 
 from keyface_cli.errors import KeyFaceError, WeightsError
-from keyface_cli.evaluation import runner, tables
+from keyface_cli.evaluation import measures, runner, tables
 from keyface_cli.evaluation.measures import Block, Clip, Column, Figures, Measure, SetMeasure
-from keyface_cli.evaluation.networks.faces import FaceFinder
 from keyface_cli.evaluation.networks.weights import parse_named
 from keyface_cli.evaluation.pairing import pair_folders
 from keyface_cli.evaluation.registry import Settings, choose_metrics
@@ -37,7 +36,7 @@ OFFSET = Column("offset", "Offset_%", "neither", 0)
 def a_face_in_every_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KEYFACE_HOME", str(tmp_path / "home"))
     box = np.array([8, 8, 32, 32], np.float32)
-    monkeypatch.setattr(FaceFinder, "find", lambda self, frame: (POINTS, box))
+    monkeypatch.setattr(measures, "find_face", lambda frame: (POINTS, box))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from keyface_cli.checkpoints import lpips
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.measures import Block, Clip, Measure
 from keyface_cli.evaluation.metrics.fidelity import Fidelity, PerceptualDistance
-from keyface_cli.evaluation.networks.faces import FaceFinder
 
 CLASSIFIER = {"classifier.6.weight": torch.zeros(1000, 4)}  # of the public files, not needed
 
@@ -36,8 +35,8 @@ def frames(seed: int, side: int = 64) -> np.ndarray:
 
 def score(measure: Measure, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     measure.begin(clip(a.shape[1]))
-    measure.add(Block(0, a[:2], b[:2], FaceFinder()))
-    measure.add(Block(2, a[2:], b[2:], FaceFinder()))
+    measure.add(Block(0, a[:2], b[:2]))
+    measure.add(Block(2, a[2:], b[2:]))
     return dict(measure.end().values)
 
 
@@ -109,7 +108,7 @@ def test_lpips_says_what_it_is(trunk: lpips.Trunk, trunk_file: Path) -> None:
     assert measure.protocol()["trunk"] == trunk
     assert measure.protocol()["version"] == "0.1"
     measure.begin(clip(16))
-    measure.add(Block(0, frames(1, 16), frames(1, 16), FaceFinder()))
+    measure.add(Block(0, frames(1, 16), frames(1, 16)))
     assert measure.end().reasons == {f"lpips_{trunk}": "smaller than 32 pixels"}
 
 

@@ -21,25 +21,29 @@ import cv2
 
 from keyface_cli.emotion import face_model
 from keyface_cli.errors import EmotionError, WeightsError
+from keyface_cli.evaluation import measures
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Measure
 from keyface_cli.evaluation.metrics import aesthetic, affect, lipsync, vocalisation
 from keyface_cli.evaluation.metrics.face_similarity import FaceEmbedder, FaceSimilarity
 from keyface_cli.evaluation.metrics.landmarks import Fan, StoredLandmarks, heat_map_points
 from keyface_cli.evaluation.metrics.motion import MotionSmoothness
 from keyface_cli.evaluation.metrics.unreferenced import ColourDrift, Flicker, FlowSmoothness, Seams
-from keyface_cli.evaluation.networks.faces import FaceFinder, fill_gaps, similarity, smooth
+from keyface_cli.evaluation.networks.faces import fill_gaps, find_face, similarity, smooth
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 POINTS = np.array([(16, 18), (32, 18), (24, 26), (18, 34), (30, 34)], np.float32)
 
 
-class OneFace(FaceFinder):
-    """Finds a face at one place, except in frames that are all black."""
+@pytest.fixture(autouse=True)
+def one_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find a face at one place, except in frames that are all black."""
 
-    def find(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not frame.any():
             return np.full((5, 2), np.nan, np.float32), np.full(4, np.nan, np.float32)
         return POINTS, np.array([8, 8, 32, 32], np.float32)
+
+    monkeypatch.setattr(measures, "find_face", find)
 
 
 def clip(frames: np.ndarray, **more: Any) -> Clip:
@@ -53,7 +57,7 @@ def run(
     measure.begin(clip(frames, **more))
     for start in range(0, len(frames), 7):
         part = slice(start, start + 7)
-        measure.add(Block(start, frames[part], None if truth is None else truth[part], OneFace()))
+        measure.add(Block(start, frames[part], None if truth is None else truth[part]))
     return measure.end()
 
 
@@ -160,14 +164,14 @@ def test_loudness_of_frames(tone_wav: Path) -> None:
 def test_the_detector_finds_a_drawn_face() -> None:
     portrait = Path(__file__).parents[1] / "examples" / "avatar.png"
     picture = np.asarray(Image.open(portrait).convert("RGB").resize((256, 256)))
-    points, box = FaceFinder().find(picture)
+    points, box = find_face(picture)
     eyes, nose, corners = points[:2], points[2], points[3:]
     assert eyes[0, 0] < nose[0] < eyes[1, 0]  # the picture's left eye first
     assert eyes[:, 1].max() < nose[1] < corners[:, 1].min()
     assert corners[0, 0] < corners[1, 0]
     assert box[0] < eyes[0, 0]
     assert box[0] + box[2] > eyes[1, 0]
-    points, box = FaceFinder().find(np.zeros((64, 64, 3), np.uint8))
+    points, box = find_face(np.zeros((64, 64, 3), np.uint8))
     assert np.isnan(points).all()
     assert np.isnan(box).all()
 
@@ -197,7 +201,7 @@ def test_landmarks_beside_the_videos(tmp_path: Path) -> None:
     stored = np.arange(20 * 68 * 2, dtype=np.float32).reshape(20, 68, 2)
     frames = np.zeros((4, 8, 8, 3), np.uint8)
     where = Clip("a", tmp_path / "a.mp4", None, 25.0, 20, (8, 8))
-    block = Block(6, frames, None, OneFace())
+    block = Block(6, frames, None)
     with pytest.raises(Exception, match=r"a.landmarks.npy: no landmarks that can be read"):
         StoredLandmarks().find(where, block, False)
     np.save(tmp_path / "a.landmarks.npy", stored)
@@ -219,7 +223,7 @@ def test_fan_points_come_back_in_pixels(tmp_path: Path) -> None:
     torch.jit.script(Maps()).save(str(tmp_path / "fan.pt"))
     frame = np.zeros((1, 48, 48, 3), np.uint8)
     frame[0, 20:22, 30:32] = 255
-    found = Fan(tmp_path / "fan.pt").find(clip(frame), Block(0, frame, None, OneFace()), False)
+    found = Fan(tmp_path / "fan.pt").find(clip(frame), Block(0, frame, None), False)
     assert found.shape == (1, 68, 2)
     assert found[0, 5] == pytest.approx((30.5, 20.5), abs=0.8)
     peak = torch.zeros(1, 64, 64)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from keyface_cli.config import FPS
 from keyface_cli.evaluation.measures import Frames
 from keyface_cli.evaluation.metrics.lipsync import MAX_LAG_S, MouthOpening, best_lag, loudness
-from keyface_cli.evaluation.networks.faces import FaceFinder
+from keyface_cli.evaluation.networks.faces import find_face
 
 
 def compare(made: Frames, exact: Frames, audio: Path) -> dict[str, float]:
@@ -31,8 +31,7 @@ def compare(made: Frames, exact: Frames, audio: Path) -> dict[str, float]:
         ValueError: no frame has a face.
         KeyFaceError: the sound cannot be read, or what finds faces is not installed.
     """
-    finder = FaceFinder()
-    points = np.stack([finder.find(frame)[0] for frame in exact])
+    points = np.stack([find_face(frame)[0] for frame in exact])
     sound = loudness(audio, FPS)[: len(exact)]
     found, energy = [], []
     for frames in (made, exact):

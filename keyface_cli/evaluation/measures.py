@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keyface_cli.evaluation.networks.faces import FaceFinder, Points
+from keyface_cli.evaluation.networks.faces import Points, find_face
 from keyface_cli.media.frames import AS_IT_IS, Conform
 
 Frames = NDArray[np.uint8]  # (n, H, W, 3) RGB
@@ -72,34 +72,33 @@ class Clip:
 
 @dataclass
 class Block:
-    """Consecutive frames of a clip.
+    """Consecutive frames of a clip; faces are found in them once for all metrics that ask.
 
     Args:
         start: index of the first frame.
         generated: the frames.
         reference: as many of the true clip, None where there is none.
-        finder: finds faces, once for all metrics that ask.
     """
 
     start: int
     generated: Frames
     reference: Frames | None
-    finder: FaceFinder
 
     @cached_property
     def faces(self) -> tuple[Points, NDArray[np.float32]]:
         """Points (n, 5, 2) and boxes (n, 4) of the generated frames, NaN without a face."""
-        return self._find(self.generated)
+        return _find_faces(self.generated)
 
     @cached_property
     def reference_faces(self) -> tuple[Points, NDArray[np.float32]]:
         """The same of the reference's frames."""
         assert self.reference is not None
-        return self._find(self.reference)
+        return _find_faces(self.reference)
 
-    def _find(self, frames: Frames) -> tuple[Points, NDArray[np.float32]]:
-        found = [self.finder.find(frame) for frame in frames]
-        return np.stack([points for points, _ in found]), np.stack([box for _, box in found])
+
+def _find_faces(frames: Frames) -> tuple[Points, NDArray[np.float32]]:
+    points, boxes = zip(*map(find_face, frames), strict=True)
+    return np.stack(points), np.stack(boxes)
 
 
 @dataclass(frozen=True)

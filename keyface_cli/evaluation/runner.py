@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from keyface_cli.errors import VideoError
 from keyface_cli.evaluation.measures import Block, Clip, Figures, Frames, Measure, SetMeasure
-from keyface_cli.evaluation.networks.faces import FaceFinder
 from keyface_cli.files import csv_text, write_text
 from keyface_cli.media.frames import read_frames
 
@@ -75,14 +74,13 @@ def run_method(
         The results; a clip that turns out to be damaged is in `failed`, and counts in no set.
     """
     result = MethodResult(name)
-    finder = FaceFinder()
     for measure in measures:
         if isinstance(measure, SetMeasure):
             measure.restart()
     for clip in clips:
         fitting = [m for m in measures if clip.reference is not None or not m.needs_reference]
         try:
-            measured, figures = measure_clip(clip, fitting, finder, progress)
+            measured, figures = measure_clip(clip, fitting, progress)
         except VideoError as error:
             result.failed[clip.name] = str(error)
             continue
@@ -110,10 +108,7 @@ def run_method(
 
 
 def measure_clip(
-    clip: Clip,
-    measures: Sequence[Measure],
-    finder: FaceFinder,
-    progress: Progress = lambda frames: None,
+    clip: Clip, measures: Sequence[Measure], progress: Progress = lambda frames: None
 ) -> tuple[Clip, list[Figures]]:
     """Decode one clip once and let every metric see it.
 
@@ -128,7 +123,7 @@ def measure_clip(
     start = 0
     try:
         for generated, reference in _blocks(clip):
-            block = Block(start, generated, reference, finder)
+            block = Block(start, generated, reference)
             for measure in measures:
                 measure.add(block)
             start += len(generated)

