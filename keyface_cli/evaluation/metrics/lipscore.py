@@ -24,7 +24,6 @@ from keyface_cli.evaluation.networks.mouthcrops import align, crop_mouth, normal
 from keyface_cli.media.frames import read_frames
 
 _RATE_TOLERANCE = 0.01  # frames a second
-_NORM_FLOOR = 1e-8
 
 
 def mouth_pictures(frames: Iterable[Frames], landmarks: NDArray[np.floating]) -> Tensor:
@@ -64,7 +63,7 @@ def features(reader: LipReader, pictures: Tensor, device: str = "cpu") -> Tensor
 
 def frame_scores(a: Tensor, b: Tensor) -> Tensor:
     """Return (T,) cosines of features (T, D)."""
-    return F.cosine_similarity(a, b, dim=1, eps=_NORM_FLOOR)
+    return F.cosine_similarity(a, b, dim=1)
 
 
 class LipScore(Measure):

@@ -79,7 +79,7 @@ class MouthOpening:
     def __init__(self) -> None:
         self._points: list[Track] = []  # of every frame from the first with a face on
         self._waiting: list[NDArray[np.uint8]] = []  # frames whose following points are unknown
-        self._pictures: list[NDArray[np.uint8]] = []
+        self.pictures: list[NDArray[np.uint8]] = []  # upright mouths (h, w) that `track` has seen
         self._faceless = 0  # frames before the first face
 
     def add(self, frames: NDArray[np.uint8], points: NDArray[np.float32]) -> None:
@@ -99,11 +99,6 @@ class MouthOpening:
             if len(self._waiting) > _REACH:
                 self._cut_next()
 
-    @property
-    def pictures(self) -> list[NDArray[np.uint8]]:
-        """The upright mouth pictures (h, w) of the frames that `track` has seen."""
-        return self._pictures
-
     def track(self) -> Track:
         """Return (T,) openings, in distances between the eyes; 0 is the median's.
 
@@ -114,13 +109,13 @@ class MouthOpening:
             raise ValueError("no face was found in any frame")
         while self._waiting:
             self._cut_next()
-        rest = np.median(np.stack(self._pictures), axis=0).astype(np.uint8)
+        rest = np.median(np.stack(self.pictures), axis=0).astype(np.uint8)
         flow = DenseFlow()
         h, w = rest.shape
         middle = slice(w // 4, w - w // 4)
         lips = [slice(int(a * h), int(b * h)) for a, b in (_UPPER, _LOWER)]
         track = [0.0] * self._faceless
-        for picture in self._pictures:
+        for picture in self.pictures:
             down = flow(rest, picture)[..., 1]
             upper, lower = (float(down[rows, middle].mean()) for rows in lips)
             track.append((lower - upper) / _EYES)
@@ -128,14 +123,14 @@ class MouthOpening:
 
     def _cut_next(self) -> None:
         """Cut the mouth out of the oldest waiting frame, with points smoothed around it."""
-        t = len(self._pictures)
+        t = len(self.pictures)
         m = min(_REACH, t, len(self._points) - 1 - t)
         matrix = upright_transform(np.mean(self._points[t - m : t + m + 1], axis=0), _EYES)
         matrix[:, 2] -= np.array([_LEFT, _TOP]) * _EYES
         size = (round((_RIGHT - _LEFT) * _EYES), round((_BOTTOM - _TOP) * _EYES))
         gray = self._waiting.pop(0)
         cut = cv2.warpAffine(gray, matrix, size, borderMode=cv2.BORDER_REPLICATE)
-        self._pictures.append(np.asarray(cut, np.uint8))
+        self.pictures.append(np.asarray(cut, np.uint8))
 
 
 def loudness(path: Path, fps: float) -> Track:

@@ -20,7 +20,6 @@ from keyface_cli.checkpoints.unpickle import read_tensors
 from keyface_cli.errors import WeightsError
 from keyface_cli.evaluation.networks.loading import load_strictly
 
-SIDE = 88  # pixels of a mouth picture
 _QUERIES = 256  # whose attention is computed together: bounds memory, changes nothing
 _NORM_EPS = 1e-12
 
