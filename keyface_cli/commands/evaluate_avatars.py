@@ -105,6 +105,7 @@ def avatars(
     reader = load(reader_file)
     pipeline = KeyFacePipeline.load(model, device, dtype)
     console.say(f"model: {pipeline.checkpoint.folder}")
+    chosen = GenerationOptions(**choices)
     reports = {}
     for kind in kinds:
         part = output / kind if output and len(kinds) > 1 else output
@@ -112,15 +113,7 @@ def avatars(
         text = ", ".join(f"{name} {value:.3f}" for name, value in report.reader_accuracy.items())
         console.say(f"heads: {kind}; R^2 of the reader on others of them: {text}")
         with_heads = replace(material, cast=cast if kind == "photographs" else None)
-        _measure(
-            pipeline,
-            reader,
-            with_heads,
-            GenerationOptions(**choices),
-            report,
-            vocal_clips,
-            sound_clips,
-        )
+        _measure(pipeline, reader, with_heads, chosen, report, vocal_clips, sound_clips)
         report.write()
     if as_json:
         plain = {kind: report.to_dict() for kind, report in reports.items()}
