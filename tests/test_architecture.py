@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation.avatars": {
         *("pipeline", "options", "checkpoints", "output", "credentials", "emotion", "avatars"),
-        *("models", "plotting", "files", "config", "errors"),
+        *("evaluation.metrics", "models", "plotting", "files", "config", "errors"),
     },
     "evaluation.study": {"files", "credentials", "media", "web", "plotting", "errors"},
     "evaluation": {

@@ -28,6 +28,7 @@ from keyface_cli.config import FPS, KEYFRAME_STEP
 from keyface_cli.evaluation.avatars import face
 from keyface_cli.evaluation.avatars.heldout import HeldOut, portrait_of
 from keyface_cli.evaluation.avatars.reader import CONTROLS, RigReader
+from keyface_cli.evaluation.metrics.lipsync import best_lag
 from keyface_cli.files import csv_text, write_text
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
@@ -200,10 +201,7 @@ def compare(
         for part in (frames, truth)
     )
     jaw = scene.rig[:, rig.INDEX["jaw"]].float()
-    lags = {
-        lag: correlation(*_shifted(tracks["jaw"], jaw, lag)) for lag in range(-MAX_LAG, MAX_LAG + 1)
-    }
-    best = max(lags, key=lambda lag: (lags[lag], -abs(lag)))
+    lag, _ = best_lag(tracks["jaw"].double().numpy(), jaw.double().numpy(), MAX_LAG)
     pairs = zip(frames, truth, strict=True)
     error = np.stack([((a.astype(np.float32) - b) ** 2).mean() for a, b in pairs])
     ends = max(1, min(int(ENDS_S * FPS), len(frames) // 4))
@@ -213,7 +211,7 @@ def compare(
         index=index,
         voice=f"{scene.voice.engine}:{scene.voice.name}",
         text=scene.text,
-        lag=best,
+        lag=lag,
         **follow(scene, tracks, face.head_motion(frames, portrait)),
         mouth_sharpness=face.mouth_sharpness(frames, truth),
         psnr=float(10 * np.log10(255**2 / max(float(error.mean()), 1e-9))),
@@ -293,13 +291,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     norm = float(a.norm() * b.norm())
     return float(a @ b) / norm if norm > 1e-8 else 0.0
-
-
-def _shifted(read: Tensor, truth: Tensor, lag: int) -> tuple[Tensor, Tensor]:
-    """Pair frame t + lag of what was read with frame t of the truth."""
-    if lag >= 0:
-        return read[lag:], truth[: len(truth) - lag]
-    return read[:lag], truth[-lag:]
 
 
 def summarise(results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
