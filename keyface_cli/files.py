@@ -232,6 +232,36 @@ def read_rows(
     return columns, rows
 
 
+def check_given(path: Path, kind: str, file: str, error: type[KeyFaceError]) -> None:
+    """Refuse a file of the user's that cannot be read, or holds nothing.
+
+    Args:
+        path: the file.
+        kind: what it should be: "a picture".
+        file: what a file of that kind is called: "portrait file".
+        error: what is raised.
+
+    Raises:
+        error: it is missing, a folder, a pipe, empty, or may not be read.
+    """
+    try:
+        if path.is_dir():
+            raise error(f"{path}: is a folder, not {kind}")
+        if not path.is_file() and path.exists():
+            raise error(
+                f"{path}: is a pipe or a device, which can be read only once", "save it to a file"
+            )
+        with path.open("rb") as opened:
+            empty = not opened.read(1)
+    except FileNotFoundError:
+        raise error(f"{path}: no such {file}") from None
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: cannot be read: {reason}") from problem
+    if empty:
+        raise error(f"{path}: the {file} is empty (0 bytes)")
+
+
 def check_free(
     path: Path,
     error: type[KeyFaceError] = KeyFaceError,

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from keyface_cli.errors import PortraitError, VideoError
+from keyface_cli.media.crop import WHITE
 from keyface_cli.media.ffmpeg import find_ffmpeg
-from keyface_cli.media.portrait import WHITE, parse_colour, read_picture
+from keyface_cli.media.portrait import parse_colour, read_picture
 
 RED, BLUE = (220, 30, 40), (20, 60, 210)
 

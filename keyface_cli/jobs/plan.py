@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from keyface_cli.credentials.signing import Signer
     from keyface_cli.emotion import EmotionTrack
     from keyface_cli.media.audio import StoredWaveform
-    from keyface_cli.media.crop import Crop
+    from keyface_cli.media.crop import Colour, Crop
     from keyface_cli.media.features import StoredFeatures
     from keyface_cli.media.framing import View
-    from keyface_cli.media.portrait import Colour
 
 logger = logging.getLogger(__name__)
 

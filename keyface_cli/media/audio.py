@@ -12,9 +12,8 @@ import logging
 import math
 import os
 import struct
-import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from numpy.typing import NDArray
 
 from keyface_cli.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from keyface_cli.errors import AudioError
-from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
+from keyface_cli.files import check_given, unwritable
+from keyface_cli.media.ffmpeg import decoding, file_url, find_ffmpeg, last_words
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +120,13 @@ def store_waveform(
         _copy(path, file, start_s, duration_s)
         file.flush()
     except OSError as error:
-        raise AudioError(f"{folder}: cannot be written to: {_reason(error)}") from error
+        raise unwritable(folder, error, AudioError) from error
     return stored
 
 
 def _copy(path: Path, file: IO[bytes], start_s: float, duration_s: float | None) -> None:
     """Write the waveform to a file and say what is unusual about it."""
-    _check_file(path)
+    check_given(path, "a sound file", "audio file", AudioError)
     with _open(path) as sound:
         if sound.channels > MAX_CHANNELS:
             raise AudioError(
@@ -190,29 +190,6 @@ class _Levels:
             logger.warning("%s: clipped: %.1f %% of it is at full scale", path, share)
 
 
-def _check_file(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder, not a sound file")
-        if not path.is_file() and path.exists():
-            raise AudioError(
-                f"{path}: is a pipe or a device, which can be read only once", "save it to a file"
-            )
-        size = path.stat().st_size
-        with path.open("rb"):
-            pass
-    except FileNotFoundError:
-        raise AudioError(f"{path}: no such audio file") from None
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
-    if size == 0:
-        raise AudioError(f"{path}: the audio file is empty (0 bytes)")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[_Sound]:
     """Open by content, not by name: libsndfile first, ffmpeg for what it does not know.
@@ -248,54 +225,35 @@ def _open_ffmpeg(path: Path) -> Iterator[_Sound]:
     command = [find_ffmpeg(), "-v", "error", "-nostdin", "-protocol_whitelist", "file"]
     command += ["-i", file_url(path), "-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au"]
     command += ["-protocol_whitelist", "pipe", "pipe:1"]
-    with tempfile.TemporaryFile() as log:
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
-            )
-        except OSError as error:
-            raise AudioError(f"{path}: ffmpeg cannot be run: {_reason(error)}") from error
-        assert process.stdout is not None
-        try:
-            header = process.stdout.read(_AU_HEADER.size)
-            if len(header) < _AU_HEADER.size:
-                process.wait()
-                raise _not_audio(path, log)
-            _, offset, _, _, rate, channels = _AU_HEADER.unpack(header)
-            process.stdout.read(offset - _AU_HEADER.size)
-            yield _Sound(rate, channels, _ffmpeg_blocks(path, process, log, channels))
-        finally:
-            process.kill()  # after the last block it has ended by itself
-            process.wait()
-            process.stdout.close()
+    with decoding(command) as (output, ended):
+        header = output.read(_AU_HEADER.size)
+        if len(header) < _AU_HEADER.size:
+            raise _not_audio(path, ended()[1])
+        _, offset, _, _, rate, channels = _AU_HEADER.unpack(header)
+        output.read(offset - _AU_HEADER.size)
+        yield _Sound(rate, channels, _ffmpeg_blocks(path, output, ended, channels))
 
 
 def _ffmpeg_blocks(
-    path: Path, process: subprocess.Popen[bytes], log: IO[bytes], channels: int
+    path: Path, output: IO[bytes], ended: Callable[[], tuple[int, str]], channels: int
 ) -> Iterator[NDArray[np.float32]]:
-    assert process.stdout is not None
     width = 4 * channels
-    while data := process.stdout.read(_BLOCK * width):
+    while data := output.read(_BLOCK * width):
         whole = len(data) - len(data) % width
         samples = np.frombuffer(data[:whole], dtype=">f4").reshape(-1, channels)
         yield samples.astype(np.float32)
-    if process.wait() != 0:
-        raise AudioError(f"{path}: damaged sound file: {last_words(_text(log))}")
+    code, said = ended()
+    if code != 0:
+        raise AudioError(f"{path}: damaged sound file: {last_words(said)}")
 
 
-def _not_audio(path: Path, log: IO[bytes]) -> AudioError:
-    text = _text(log)
+def _not_audio(path: Path, text: str) -> AudioError:
     if "matches no streams" in text:
         return AudioError(f"{path}: holds no sound")
     return AudioError(
         f"{path}: not a sound file that can be read: {last_words(text)}",
         "wav, flac, mp3, ogg, opus, m4a, mp4, webm and mov are known to work",
     )
-
-
-def _text(log: IO[bytes]) -> str:
-    log.seek(0)
-    return log.read().decode("utf-8", "replace")
 
 
 def _resampled(

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+WHITE = (255, 255, 255)  # behind a transparent picture whose edge is all transparent
+Colour = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -87,7 +90,7 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
         min(float(picture.height), top + crop.side),
     )
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        return Image.new("RGB", (size, size), _edge_colour(picture))
+        return Image.new("RGB", (size, size), edge_colour(picture))
     target = [round((inside[i] - (left, top)[i % 2]) * scale) for i in range(4)]
     for low, high in ((0, 2), (1, 3)):  # a thin strip keeps one pixel
         target[low] = min(target[low], size - 1)
@@ -99,16 +102,26 @@ def cut(picture: Image.Image, crop: Crop, size: int) -> Image.Image:
     if crop.continued:
         margins = ((target[1], size - target[3]), (target[0], size - target[2]), (0, 0))
         return Image.fromarray(np.pad(np.asarray(part), margins, mode="edge"))
-    square = Image.new("RGB", (size, size), _edge_colour(picture))
+    square = Image.new("RGB", (size, size), edge_colour(picture))
     square.paste(part, (target[0], target[1]))
     return square
 
 
-def _edge_colour(picture: Image.Image) -> tuple[int, int, int]:
-    """The median colour of the pixels on a picture's border."""
+def edge_colour(picture: Image.Image, alpha: Image.Image | None = None) -> Colour:
+    """Return the median colour, RGB in 0..255, of the opaque pixels on a picture's border.
+
+    Args:
+        picture: RGB.
+        alpha: of its size, 255 where it is opaque; None is everywhere.
+    """
     width, height = picture.size
     sides = [(0, 0, width, 1), (0, height - 1, width, height)]
     sides += [(0, 0, 1, height), (width - 1, 0, width, height)]
     border = np.concatenate([np.asarray(picture.crop(side)).reshape(-1, 3) for side in sides])
+    if alpha is not None:
+        opacity = np.concatenate([np.asarray(alpha.crop(side)).ravel() for side in sides])
+        border = border[opacity == 255]
+        if not len(border):
+            return WHITE
     red, green, blue = np.median(border, axis=0).astype(int).tolist()
     return red, green, blue

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 
@@ -44,6 +48,41 @@ def input_of(path: Path) -> list[str]:
     """Return the program and its first arguments, which read a file and nothing else."""
     protocols = ["-protocol_whitelist", "file,pipe"]
     return [find_ffmpeg(), "-v", "error", "-nostdin", *protocols, "-i", file_url(path)]
+
+
+@contextmanager
+def decoding(command: list[str]) -> Iterator[tuple[IO[bytes], Callable[[], tuple[int, str]]]]:
+    """Run ffmpeg while what it writes is read; left early, it is ended.
+
+    Args:
+        command: the program and its arguments.
+
+    Yields:
+        Its output, and what waits for its end and returns its exit code and its messages.
+
+    Raises:
+        VideoError: it cannot be run.
+    """
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+            )
+        except OSError as error:
+            raise VideoError(f"ffmpeg cannot be run: {error.strerror or error}") from error
+        assert process.stdout is not None
+
+        def ended() -> tuple[int, str]:
+            code = process.wait()
+            log.seek(0)
+            return code, log.read().decode("utf-8", "replace")
+
+        try:
+            yield process.stdout, ended
+        finally:
+            process.kill()  # where all was read it has ended by itself
+            process.wait()
+            process.stdout.close()
 
 
 def read_tag(path: Path, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyface_cli.errors import VideoError
-from keyface_cli.media.ffmpeg import input_of, last_words
+from keyface_cli.files import check_given
+from keyface_cli.media.ffmpeg import decoding, input_of, last_words
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 _UNEVEN = 0.25  # of a frame: timestamps further from an even grid make the rate variable
@@ -59,7 +59,7 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         VideoError: it is missing, empty, no video, or cut off.
     """
-    _check_file(path)
+    check_given(path, "a video", "video", VideoError)
     command = [*input_of(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
@@ -134,30 +134,18 @@ def decode(
     command = [*input_of(path), "-map", "0:v:0"]
     command += ["-vf", ",".join(filters)] if filters else []
     command += [*options, "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+    total = 0
+    with decoding(command) as (output, ended):
+        while (frame := _read_ppm(output)) is not None:
+            total += 1
+            yield frame
+        code, said = ended()
+    if not total:
+        raise _not_video(path, said)
+    if whole and (code != 0 or said.strip()):
+        raise VideoError(
+            f"{path}: damaged after frame {total}: {last_words(said)}", "make or copy it again"
         )
-        assert process.stdout is not None
-        try:
-            total = 0
-            while (frame := _read_ppm(process.stdout)) is not None:
-                total += 1
-                yield frame
-            code = process.wait()
-            log.seek(0)
-            said = log.read().decode("utf-8", "replace")
-            if whole and total and (code != 0 or said.strip()):
-                raise VideoError(
-                    f"{path}: damaged after frame {total}: {last_words(said)}",
-                    "make or copy it again",
-                )
-            if not total:
-                raise _not_video(path, said)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 def list_videos(folder: Path) -> dict[str, Path]:
@@ -177,18 +165,6 @@ def list_videos(folder: Path) -> dict[str, Path]:
     if not found:
         raise VideoError(f"{folder}: holds no videos", f"{', '.join(VIDEO_SUFFIXES)} are read")
     return found
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, not a video")
-    try:
-        if path.stat().st_size == 0:
-            raise VideoError(f"{path}: the video is empty (0 bytes)")
-    except FileNotFoundError:
-        raise VideoError(f"{path}: no such video") from None
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _not_video(path: Path, stderr: str) -> VideoError:

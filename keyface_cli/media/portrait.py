@@ -10,20 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from keyface_cli.errors import PortraitError
+from keyface_cli.files import check_given
+from keyface_cli.media.crop import Colour, edge_colour
 from keyface_cli.media.ffmpeg import file_url, find_ffmpeg, last_words
 
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000  # to decode: 0.4 GB with alpha
-WHITE = (255, 255, 255)  # behind a transparent picture whose edge is all transparent
-Colour = tuple[int, int, int]
 _SOUNDS = {".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"}
 _VIDEOS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
 _HEIC = {".heic", ".heif", ".hif"}
@@ -49,8 +48,8 @@ def read_picture(
         PortraitError: the file is missing, empty, too large, damaged or no picture.
         VideoError: it is a video and there is no ffmpeg.
     """
-    head = _check_file(path)
-    if _is_video(path, head):
+    check_given(path, "a picture", "portrait file", PortraitError)
+    if _is_video(path):
         return _to_rgb(_video_frame(path, time_s or 0.0), background)
     if time_s is not None:
         logger.warning("%s: is no video, so --portrait-time does nothing", path)
@@ -89,23 +88,6 @@ def parse_colour(text: str) -> Colour:
         return ImageColor.getrgb(text.strip())[:3]
     except ValueError:
         raise PortraitError(f"no such colour: {text}", "write white, or #f0e0d0") from None
-
-
-def _check_file(path: Path) -> bytes:
-    """Return the first bytes of a file that can be read and holds some."""
-    try:
-        if path.is_dir():
-            raise PortraitError(f"{path}: is a folder, not a picture")
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        raise PortraitError(f"{path}: no such portrait file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PortraitError(f"{path}: cannot be read: {reason}") from error
-    if not head:
-        raise PortraitError(f"{path}: the portrait file is empty (0 bytes)")
-    return head
 
 
 @contextmanager
@@ -152,11 +134,13 @@ def _too_large(path: Path) -> PortraitError:
     )
 
 
-def _is_video(path: Path, head: bytes) -> bool:
+def _is_video(path: Path) -> bool:
     """Whether a file's name says so, or its first bytes do and its name says nothing."""
     suffix = path.suffix.lower()
     if suffix:
         return suffix in _VIDEOS
+    with path.open("rb") as file:
+        head = file.read(16)
     return head[4:8] == b"ftyp" or head.startswith(b"\x1a\x45\xdf\xa3")
 
 
@@ -211,7 +195,7 @@ def _to_rgb(image: Image.Image, background: Colour | None) -> Image.Image:
     image = _to_srgb(image, profile)
     if alpha is None or alpha.getextrema() == (255, 255):
         return image
-    opaque = Image.new("RGB", image.size, background or _edge_colour(image, alpha))
+    opaque = Image.new("RGB", image.size, background or edge_colour(image, alpha))
     opaque.paste(image, mask=alpha)
     return opaque
 
@@ -228,19 +212,6 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             logger.debug("colour profile ignored: %s", error)
     return image.convert("RGB")
-
-
-def _edge_colour(image: Image.Image, alpha: Image.Image) -> Colour:
-    """The median colour of the opaque pixels on the picture's border."""
-    pixels, opacity = np.asarray(image), np.asarray(alpha)
-    sides: list[Any] = [np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]]
-    border: NDArray[np.uint8] = np.concatenate(
-        [pixels[side][opacity[side] == 255] for side in sides]
-    )
-    if not len(border):
-        return WHITE
-    red, green, blue = np.median(border, axis=0).astype(int).tolist()
-    return red, green, blue
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
