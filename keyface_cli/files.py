@@ -83,12 +83,15 @@ def replacing(
 
 
 @contextmanager
-def making_folder(path: Path, error: type[KeyFaceError] = KeyFaceError) -> Iterator[Path]:
+def making_folder(
+    path: Path, error: type[KeyFaceError] = KeyFaceError, *, force: bool = False
+) -> Iterator[Path]:
     """Fill a folder under another name, and give it its own when the block has ended well.
 
     Args:
         path: the folder, which is absent or empty by then; folders above it are made.
         error: what to raise where it cannot be written.
+        force: replace a folder that holds something, see `take_name`.
 
     Yields:
         Where to write: an empty folder beside `path`; what a killed run left there is gone.
@@ -101,7 +104,7 @@ def making_folder(path: Path, error: type[KeyFaceError] = KeyFaceError) -> Itera
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
-        take_name(part, path)
+        take_name(part, path, force=force)
     except OSError as problem:
         raise unwritable(path, problem, error) from problem
     finally:

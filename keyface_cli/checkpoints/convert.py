@@ -101,29 +101,24 @@ def convert(
     """
     with replacing_model(folder, force=force) as partial:
         run = _Conversion(sources, partial, config or PRESETS["keyface"], dtype, report)
-        finished = run.run()
         write_manifest(
             partial,
-            finished,
+            run.run(),
             licence=licence,
             source="converted from the published files",
             origins=origins or [{"file": path.name} for path in vars(sources).values() if path],
         )
 
 
+@dataclass
 class _Conversion:
     """One run of `convert`: each method reads a file and writes what it holds."""
 
-    def __init__(
-        self,
-        sources: Sources,
-        folder: Path,
-        config: ModelConfig,
-        dtype: torch.dtype,
-        report: Report,
-    ) -> None:
-        self.sources, self.folder, self.config = sources, folder, config
-        self.dtype, self.report = dtype, report
+    sources: Sources
+    folder: Path
+    config: ModelConfig
+    dtype: torch.dtype
+    report: Report
 
     def run(self) -> ModelConfig:
         """Write every network; return the configuration that they have."""
@@ -160,10 +155,7 @@ class _Conversion:
 
     def _unet(self, component: str, path: Path) -> dict[str, Tensor]:
         """Write a UNet; return the tensors of the autoencoder beside it."""
-        tensors, _ = read_tensors(path)
-        _check_stage(component, tensors, path)
-        with _naming(path):
-            parts = split(tensors)
+        parts, count = _read_stage(component, path)
         self._write_unet(component, parts["unet"], path)
         unused = [*parts["unused"]]
         if component != "keyframe_unet":
@@ -173,7 +165,7 @@ class _Conversion:
                 if name.startswith("conditioner.")
             }
             unused += parts["vae"]
-        self._say(path, len(tensors), unused)
+        self._say(path, count, unused)
         # copied, so that the file is let go
         return {name: tensor.clone() for name, tensor in parts["vae"].items()}
 
@@ -183,15 +175,12 @@ class _Conversion:
         if path is None:
             self.report("no guide: autoguidance will not be available")
             return
-        tensors, _ = read_tensors(path)
-        _check_stage("interpolation_guide", tensors, path)
-        with _naming(path):
-            parts = split(tensors)
+        parts, count = _read_stage("interpolation_guide", path)
         # it uses the audio projection of the network that it guides
         own = [name for name in parts["unet"] if name.startswith("conditioner.")]
         network = {n: t for n, t in parts["unet"].items() if n not in own}
         self._write_unet("interpolation_guide", network | self._projection, path)
-        self._say(path, len(tensors), [*own, *parts["unused"], *parts["vae"]])
+        self._say(path, count, [*own, *parts["unused"], *parts["vae"]])
 
     def _write_unet(self, component: str, official: dict[str, Tensor], path: Path) -> None:
         stage = "keyframes" if component == "keyframe_unet" else "interpolation"
@@ -306,19 +295,21 @@ def _conv_layers(expression: str) -> list[tuple[int, int, int]]:
     return layers
 
 
-def _check_stage(component: str, tensors: dict[str, Tensor], path: Path) -> None:
-    """Tell keyframe and interpolation files apart before a shape does."""
+def _read_stage(component: str, path: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Return the tensors of a UNet's file, as `split` sorts them, and how many there are.
+
+    Raises:
+        WeightsError: the file is the other stage's, or cannot be used.
+    """
+    tensors, _ = read_tensors(path)
+    # told apart here, before a shape does
     interpolates = any(name.endswith("learned_mask") for name in tensors)
     if interpolates == (component == "keyframe_unet"):
-        found, wanted = (
-            ("an interpolation", "a keyframe")
-            if interpolates
-            else (
-                "a keyframe",
-                "an interpolation",
-            )
-        )
-        raise WeightsError(f"{path} is {found} file, not {wanted} file", "were two files swapped?")
+        kinds = ("a keyframe file", "an interpolation file")
+        found, wanted = reversed(kinds) if interpolates else kinds
+        raise WeightsError(f"{path} is {found}, not {wanted}", "were two files swapped?")
+    with _naming(path):
+        return split(tensors), len(tensors)
 
 
 @contextmanager

@@ -53,22 +53,17 @@ _MICROSOFT = ("MIT", "https://github.com/microsoft/unilm/blob/master/LICENSE")
 _WAV2VEC2 = "facebook/wav2vec2-base-960h"
 _DIFFUSION = "stabilityai/stable-video-diffusion-img2vid"
 _OPEN_VAE = "stabilityai/sd-vae-ft-mse"
+_UNET = r"[^/]*\.(pt|ckpt|safetensors)"  # how the names of the UNets' files end
+_VAE = r"diffusion_pytorch_model[^/]*\.(safetensors|bin)"
 ROLES = (
-    Role(
-        "keyframe", PUBLISHED, "checkpoints/keyframe.pt", r"keyframes?[^/]*\.(pt|ckpt|safetensors)"
-    ),
+    Role("keyframe", PUBLISHED, "checkpoints/keyframe.pt", rf"keyframes?{_UNET}"),
     Role(
         "interpolation",
         PUBLISHED,
         "checkpoints/interpolation.pt",
-        r"interpolation(?!_?bad)[^/]*\.(pt|ckpt|safetensors)",
+        rf"interpolation(?!_?bad){_UNET}",
     ),
-    Role(
-        "guide",
-        PUBLISHED,
-        "checkpoints/interpolation_bad.pt",
-        r"(interpolation_?)?bad[^/]*\.(pt|ckpt|safetensors)",
-    ),
+    Role("guide", PUBLISHED, "checkpoints/interpolation_bad.pt", rf"(interpolation_?)?bad{_UNET}"),
     Role("wavlm", PUBLISHED, "checkpoints/WavLM-Base+.pt", r"wavlm[^/]*\.(pt|ckpt)", _MICROSOFT),
     Role("beats", PUBLISHED, "checkpoints/BEATs.pt", r"beats[^/]*\.(pt|ckpt)", _MICROSOFT),
     Role("wav2vec2/config.json", _WAV2VEC2, "config.json", r"config\.json"),
@@ -79,23 +74,13 @@ ROLES = (
         r"(model\.safetensors|pytorch_model\.bin)",
     ),
     Role("vae/config.json", _DIFFUSION, "vae/config.json", r"vae/config\.json"),
-    Role(
-        "vae/weights",
-        _DIFFUSION,
-        "vae/diffusion_pytorch_model.fp16.safetensors",
-        r"vae/diffusion_pytorch_model[^/]*\.(safetensors|bin)",
-    ),
+    Role("vae/weights", _DIFFUSION, "vae/diffusion_pytorch_model.fp16.safetensors", rf"vae/{_VAE}"),
 )
 # Where Stable Video Diffusion's repository refuses: a VAE with the same encoder, that everybody may
 # fetch. Both families froze the first Stable Diffusion's encoder and trained decoders anew.
 OPEN_ENCODER = (
     Role("vae/config.json", _OPEN_VAE, "config.json", r"config\.json"),
-    Role(
-        "vae/weights",
-        _OPEN_VAE,
-        "diffusion_pytorch_model.safetensors",
-        r"diffusion_pytorch_model[^/]*\.(safetensors|bin)",
-    ),
+    Role("vae/weights", _OPEN_VAE, "diffusion_pytorch_model.safetensors", _VAE),
 )
 
 

@@ -85,10 +85,7 @@ def _unpickle(path: Path) -> Any:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if archive else []
         refused = [name for name in found if not PASSENGERS.match(name)]
         if refused:
-            raise WeightsError(
-                f"refused: {path} holds code to run: {', '.join(sorted(refused))}",
-                "weights need none; get the file from its publisher",
-            )
+            raise _refused(path, sorted(refused))
         stand_ins: list[Any] = [(_hollow(name), name) for name in found]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")  # on pickles of an unusual version
@@ -96,10 +93,7 @@ def _unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error))
         if code:
-            raise WeightsError(
-                f"refused: {path} holds code to run: {code[1]}",
-                "weights need none; get the file from its publisher",
-            ) from error
+            raise _refused(path, [code[1]]) from error
         raise WeightsError(f"not a checkpoint: {path}", "fetch it again") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -109,6 +103,13 @@ def _unpickle(path: Path) -> Any:
         raise WeightsError(
             f"the file is damaged or not a checkpoint: {path}", "fetch it again"
         ) from error
+
+
+def _refused(path: Path, names: list[str]) -> WeightsError:
+    return WeightsError(
+        f"refused: {path} holds code to run: {', '.join(names)}",
+        "weights need none; get the file from its publisher",
+    )
 
 
 def _hollow(name: str) -> type[Any]:

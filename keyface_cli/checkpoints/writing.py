@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from keyface_cli.checkpoints.checkpoint import (
 from keyface_cli.checkpoints.tensorfiles import move
 from keyface_cli.config import ModelConfig, to_dict
 from keyface_cli.errors import WeightsError
-from keyface_cli.files import file_hash, replacing, take_name, unwritable, write_text
+from keyface_cli.files import file_hash, making_folder, replacing, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -117,15 +116,8 @@ def replacing_model(folder: Path, *, force: bool) -> Iterator[Path]:
         raise WeightsError(f"folder exists: {folder}", "use --force to replace it")
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise WeightsError(f"not a model folder: {folder}", "it is not replaced; name another")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        take_name(partial, folder, force=force)
-    except OSError as error:
-        raise unwritable(folder, error, WeightsError) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with making_folder(folder, WeightsError, force=force) as part:
+        yield part
 
 
 def write_tensors(
