@@ -115,12 +115,9 @@ class Engine:
         """Return each encoder's features of a recording, computed when they are asked for."""
         encoded = encoded_sound(self.config, waveform)
         return {
-            name: audio_features(name, encoder, encoded, partial(self._work_with, name))
+            name: audio_features(name, encoder, encoded, partial(self.residency.attempt, (name,)))
             for name, encoder in self.encoders.items()
         }
-
-    def _work_with(self, network: str, work: Callable[[], Tensor]) -> Tensor:
-        return self.work(work, network)
 
     def latent_of(self, portrait: Tensor) -> Tensor:
         """Encode a portrait (3, R, R) as a scaled latent (1, C, h, w); the last few are kept."""

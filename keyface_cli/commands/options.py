@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -79,6 +79,7 @@ def extended(
         order: which come first in the help.
     """
 
+    @wraps(command)
     def run(**given: Any) -> None:
         command(**{name: make({one: given.pop(one) for one in taken})}, **given)
 
@@ -86,11 +87,6 @@ def extended(
     kept = [one for one in own.parameters.values() if one.name != name]
     together = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept]
     together = sorted([*together, *taken.values()], key=order)
-    run.__name__, run.__doc__, run.__module__ = (
-        command.__name__,
-        command.__doc__,
-        command.__module__,
-    )
     run.__annotations__ = {one.name: one.annotation for one in together}
     run.__signature__ = own.replace(parameters=together)  # type: ignore[attr-defined]
     return run
