@@ -125,16 +125,21 @@ def write_mark(path: Path, container: str, mark: Mark) -> None:
             size = 8 + len(_XMP_BOX) + len(packet)
             file.write(struct.pack(">I4s", size, b"uuid") + _XMP_BOX + packet)
     elif container == "gif":
-        with path.open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            assert file.read() == _GIF_END
-            file.seek(-1, os.SEEK_END)
-            file.write(_GIF_XMP + packet + _GIF_TRAILER + _GIF_END)
+        append_to_gif(path, _GIF_XMP + packet + _GIF_TRAILER)
     elif container == "image2":
         chunk = _png_chunk(b"iTXt", _PNG_XMP + packet)
         for picture in path.glob("*.png"):
             data = picture.read_bytes()
             picture.write_bytes(data[:_PNG_HEADER] + chunk + data[_PNG_HEADER:])
+
+
+def append_to_gif(path: Path, block: bytes) -> None:
+    """Write a block behind the last one of a GIF."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        assert file.read() == _GIF_END
+        file.seek(-1, os.SEEK_END)
+        file.write(block + _GIF_END)
 
 
 def read_mark(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from keyface_cli.credentials.boxes import read_boxes
 from keyface_cli.credentials.library import load_library, reading_settings
 from keyface_cli.credentials.marks import VOCABULARY
 from keyface_cli.errors import CredentialsError
+from keyface_cli.files import read_text
 
 _UNHASHED = 16  # bytes at the start of the box of picture and sound that no block covers
 _HEAD = 1 << 16  # bytes in which credentials begin, where there are any
@@ -72,11 +73,7 @@ def read_anchors(path: Path) -> str:
     Raises:
         CredentialsError: it cannot be read, or holds none.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise CredentialsError(f"{path}: cannot be read: {reason}") from error
+    text = read_text(path, CredentialsError)
     if "BEGIN CERTIFICATE" not in text:
         raise CredentialsError(f"{path}: holds no certificates in PEM")
     return text

@@ -7,14 +7,16 @@ encoders give other bits for other numbers.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyface_cli.credentials.marks import Mark, mark_tags
 from keyface_cli.errors import VideoError
-from keyface_cli.files import unwritable
+from keyface_cli.files import check_free, unwritable
 from keyface_cli.media.ffmpeg import file_url
 
 DEFAULT_CRF = 18  # of x264: 0 is lossless, 51 the worst; 18 is hard to tell from the original
@@ -234,21 +236,15 @@ def check_output(path: Path, force: bool = False) -> Format:
             raise VideoError("raw frames are not for a terminal", "pipe them: ... -o - | PROGRAM")
         return kind
     try:
-        path.lstat()
-        exists = True
-    except (FileNotFoundError, NotADirectoryError):
-        exists = False
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
     except OSError as error:  # a name that is too long, for example
         raise unwritable(path, error, VideoError) from error
-    if kind.name == "folder":
-        _check_folder(path, exists, force)
-    elif path.is_dir():
-        raise VideoError(f"{path}: is a folder")
-    elif exists and not force:
-        raise VideoError(f"{path}: exists already", "choose another name, or --force to replace it")
+    if kind.name == "folder" and os.path.lexists(path):
+        _check_folder(path, force)
+    else:
+        check_free(path, VideoError, force=force)
     folder = path.resolve().parent
-    if not folder.is_dir():
-        raise VideoError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".keyface-"):
             pass
@@ -257,14 +253,13 @@ def check_output(path: Path, force: bool = False) -> Format:
     return kind
 
 
-def _check_folder(path: Path, exists: bool, force: bool) -> None:
-    """Refuse to replace what is not a folder of frames."""
-    if not exists or (path.is_dir() and not any(path.iterdir())):
-        return
-    hint = "choose another name, or --force to replace it"
+def _check_folder(path: Path, force: bool) -> None:
+    """Refuse to replace what is there and is not a folder of frames."""
     if not path.is_dir():
         raise VideoError(f"{path}: is a file", "a name without a suffix is a folder of PNGs")
+    if not any(path.iterdir()):
+        return
     if not (path / "000001.png").is_file():
         raise VideoError(f"{path}: is a folder that holds something else", "choose another name")
     if not force:
-        raise VideoError(f"{path}: exists already", hint)
+        raise VideoError(f"{path}: exists already", "choose another name, or --force to replace it")

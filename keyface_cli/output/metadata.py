@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keyface_cli.credentials.marks import Mark, write_mark
+from keyface_cli.credentials.marks import Mark, append_to_gif, write_mark
 from keyface_cli.errors import VideoError
 from keyface_cli.media.ffmpeg import read_tag
 from keyface_cli.output.formats import Format
 
 SIDECAR = "keyface.json"  # in a folder of frames
-_GIF_END, _GIF_COMMENT = b"\x3b", b"\x21\xfe"
+_GIF_COMMENT = b"\x21\xfe"
 _GIF_TAIL = 1 << 16  # bytes at its end, among which our comment is
 
 
@@ -37,11 +37,7 @@ def write_metadata(path: Path, kind: Format, metadata: Mapping[str, Any], mark: 
         data = text.encode()
         blocks = [data[i : i + 255] for i in range(0, len(data), 255)]
         comment = _GIF_COMMENT + b"".join(bytes([len(b)]) + b for b in blocks) + b"\0"
-        with path.open("r+b") as file:
-            file.seek(-1, 2)
-            assert file.read() == _GIF_END
-            file.seek(-1, 2)
-            file.write(comment + _GIF_END)
+        append_to_gif(path, comment)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -218,12 +218,8 @@ class VideoWriter:
         self._stopped.set()
         if self._process is not None:
             self._process.kill()
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=0.1)
-            except queue.Full:
-                continue
-            self._thread.join(timeout=0.1)
+        self._queue.put(None)  # which it comes to, for it leaves out what waits before
+        self._thread.join()
         if self._own_folder is not None:
             self._own_folder.cleanup()
 
