@@ -68,16 +68,8 @@ def info(
         command = f"{command} -o {shlex.quote(file.name)}"
     if as_json:
         described = None if credentials is None else asdict(credentials)
-        typer.echo(
-            json.dumps(
-                {
-                    **found,
-                    "digital_source_type": source,
-                    "credentials": described,
-                    "command": command,
-                }
-            )
-        )
+        found |= {"digital_source_type": source, "credentials": described, "command": command}
+        typer.echo(json.dumps(found))
     else:
         for name, value in found.items():
             typer.echo(f"{name}: {value}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from keyface_cli.errors import CredentialsError
+from keyface_cli.files import unwritable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -155,9 +156,7 @@ def new_key_pair(
     except OSError as error:
         for path in made:
             path.unlink(missing_ok=True)
-        raise CredentialsError(
-            f"{folder}: cannot be written to: {error.strerror or error}"
-        ) from error
+        raise unwritable(folder, error, CredentialsError) from error
     return contents[0], contents[1], contents[2]
 
 
