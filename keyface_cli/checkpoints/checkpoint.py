@@ -101,6 +101,11 @@ class Checkpoint:
         """Names of the networks that the folder holds."""
         return tuple(name for name in COMPONENTS if (self.folder / name).is_dir())
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files of its networks."""
+        return sum(int(facts["bytes"]) for facts in self.manifest["files"].values())
+
     def count(self, component: str) -> int:
         """Return how many numbers a component's file holds, by its header.
 

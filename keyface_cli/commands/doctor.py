@@ -161,9 +161,8 @@ def _models(model: str | None) -> Iterator[Finding]:
             hint += "install keyface again, or keyface weights pull --force"
             yield Finding(f"model {folder.name}", False if needed else None, str(error), hint)
         else:
-            text = (
-                f"whole, {checkpoint.config.resolution} x {checkpoint.config.resolution}, {folder}"
-            )
+            R = checkpoint.config.resolution
+            text = f"whole, {R} x {R}, {folder}"
             yield Finding(f"model {folder.name}", True if needed else None, text)
 
 
@@ -179,10 +178,9 @@ def _memory(model: str | None, device: str) -> Iterator[Finding]:
         demand = demand_of(checkpoint, formats_of(checkpoint.config, place, "auto", None))
         free = available_memory(place)
         level = demand.level_for(free)
-        text = (
-            f"{checkpoint.name} fits with --memory {level}, --chunk {demand.chunk_for(free, level)}"
-        )
-        yield Finding("memory", None, text)
+        chunk = demand.chunk_for(free, level)
+        fits = f"{checkpoint.name} fits with --memory {level}, --chunk {chunk}"
+        yield Finding("memory", None, fits)
 
 
 def _published() -> Iterator[Finding]:
@@ -234,25 +232,21 @@ def _self_test(model: str | None, device: str) -> Iterator[Finding]:
     import numpy as np
 
     from keyface_cli.config import FPS, SAMPLE_RATE
+    from keyface_cli.device import resolve_device
     from keyface_cli.options import GenerationOptions
     from keyface_cli.output.formats import SoundTrack
     from keyface_cli.output.writer import VideoWriter
     from keyface_cli.pipeline import KeyFacePipeline
 
     checkpoint = Checkpoint.open(resolve_model(model))
-    size = sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())
-    if size > _BIG and device in ("auto", "cpu"):
-        from keyface_cli.device import resolve_device
-
-        if resolve_device(device).type == "cpu":
-            yield Finding("self-test", None, f"{checkpoint.name} is not tried on a CPU: it is slow")
-            checkpoint = Checkpoint.open(resolve_model("mini"))
+    if checkpoint.size > _BIG and resolve_device(device).type == "cpu":
+        yield Finding("self-test", None, f"{checkpoint.name} is not tried on a CPU: it is slow")
+        checkpoint = Checkpoint.open(resolve_model("mini"))
     started = time.perf_counter()
     N, R = round(_SECONDS * FPS), checkpoint.config.resolution
     times = np.arange(round(_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
-    tone = (0.2 * np.sin(2 * np.pi * 220 * times) * (np.sin(2 * np.pi * 3 * times) > 0)).astype(
-        np.float32
-    )
+    beats = np.sin(2 * np.pi * 3 * times) > 0
+    tone = (0.2 * np.sin(2 * np.pi * 220 * times) * beats).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder, console.waiting("making a video"):
         sound, video = Path(folder) / "tone.wav", Path(folder) / "talk.mp4"
         import soundfile

@@ -54,7 +54,7 @@ def list_models(as_json: options.JsonOption = False) -> None:
                 "name": name,
                 "folder": str(folder),
                 "resolution": checkpoint.config.resolution,
-                "bytes": _bytes(checkpoint),
+                "bytes": checkpoint.size,
                 "licence": checkpoint.manifest.get("licence"),
             }
         )
@@ -294,10 +294,6 @@ def _read_config(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     return from_dict(ModelConfig, data, str(path))
-
-
-def _bytes(checkpoint: Checkpoint) -> int:
-    return sum(int(facts["bytes"]) for facts in checkpoint.manifest["files"].values())
 
 
 def _facts(facts: dict[str, Any]) -> str:
