@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,4 @@ def animate(
     plan = make_plan(Job(portrait=sources[0], audio=sources[1], output=target, **given))
     compute = ComputeOptions(device, dtype, vae_dtype, memory, compile)
     checkpoint = Checkpoint.open(resolve_model(model))
-    return Runner(checkpoint, compute, _Caller(progress), cluster=cluster).run(plan)
-
-
-class _Caller(Listener):
-    """Tells a caller's function how far each stage is, and nothing else."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-
-    def progress(self) -> AbstractContextManager[Progress]:
-        return super().progress() if self._progress is None else nullcontext(self._progress)
+    return Runner(checkpoint, compute, Listener(progress), cluster=cluster).run(plan)

@@ -12,8 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,20 +68,6 @@ class Render:
         return {"name": self.path.name, **{name: getattr(self, name) for name in names}}
 
 
-class _Progress(Listener):
-    """Hands the stages of a runner to the worker."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def progress(self) -> AbstractContextManager[Progress]:
-        @contextmanager
-        def surround() -> Iterator[Progress]:
-            yield self._worker.report_render
-
-        return surround()
-
-
 class Worker:
     """Samples keyframes and makes videos in a thread; use it as a context manager.
 
@@ -105,7 +90,8 @@ class Worker:
     ) -> None:
         self.plan, self.inputs = plan, inputs
         self.finished: list[Path] = []  # whole videos
-        self._runner = Runner(checkpoint, compute, _Progress(self), is_default=is_default)
+        listener = Listener(self._report_render)
+        self._runner = Runner(checkpoint, compute, listener, is_default=is_default)
         self._strip: Strip | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -323,7 +309,7 @@ class Worker:
         if self._stopping or self._strip.name_of(place, curve) not in wanted:
             raise _Overtaken
 
-    def report_render(self, stage: str, done: int, total: int) -> None:
+    def _report_render(self, stage: str, done: int, total: int) -> None:
         """Note how far a video is, and show between two pieces of it what was drawn meanwhile."""
         render = self._running
         if self._stopping or render is None or render.cancelled.is_set():
@@ -335,7 +321,7 @@ class Worker:
     def _make(self, render: Render) -> None:
         render.state, self._running = "running", render
         try:
-            render.make(self.report_render)
+            render.make(self._report_render)
         except _Cancelled:
             render.state = "cancelled"
         except Exception as error:

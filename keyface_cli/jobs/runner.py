@@ -35,7 +35,14 @@ class ComputeOptions(NamedTuple):
 
 
 class Listener:
-    """What a runner tells while it works; this one keeps it to itself."""
+    """What a runner tells while it works; this one hands on no more than how far each stage is.
+
+    Args:
+        report: is told that; None tells nobody.
+    """
+
+    def __init__(self, report: Progress | None = None) -> None:
+        self._report = report or (lambda stage, done, total: None)
 
     def say(self, line: str) -> None:
         """Take note of a fact."""
@@ -46,7 +53,7 @@ class Listener:
 
     def progress(self) -> AbstractContextManager[Progress]:
         """Surround the making of a video; what it gives is told how far each stage is."""
-        return nullcontext(lambda stage, done, total: None)
+        return nullcontext(self._report)
 
 
 class Runner:
