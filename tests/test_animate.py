@@ -175,9 +175,9 @@ def test_same_command_gives_the_same_frames_and_another_seed_others(animate: Ani
 def test_choices_reach_the_model(
     animate: Animate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[Any, ...]] = []
+    calls: list[dict[str, Any]] = []
 
-    def stream(*arguments: Any, **_: Any) -> None:
+    def stream(_: KeyFacePipeline, **arguments: Any) -> None:
         calls.append(arguments)
         raise KeyFaceError("stopped here")
 
@@ -192,15 +192,16 @@ def test_choices_reach_the_model(
         *("--autoguidance", 3.5, "--chunk", 6, "--emotion", "angry"),
     )
     animate("--emotion", "auto", "--emotion-strength", 2)
-    (_, picture, waveform, emotion, *_), (_, _, _, angry, choices, *_), (_, _, _, auto, *_) = calls
+    first, second, _ = calls
+    emotion, angry, auto = (call["emotion"] for call in calls)
     assert auto.shape == (25, 2)
     assert (auto[:, 0] == 0).all()
-    assert picture.shape == (3, 64, 64)
-    assert len(waveform) == 0.7 * 16000
+    assert first["portrait"].shape == (3, 64, 64)
+    assert len(first["waveform"]) == 0.7 * 16000
     assert emotion.shape == (18, 2)
     np.testing.assert_allclose(emotion[10], [0.5, -0.25])
     np.testing.assert_allclose(angry, [[-0.443, 0.908]] * 25, rtol=1e-6)
-    assert choices == GenerationOptions(3, 4, 1.5, 2.5, 3.5, 6)
+    assert second["options"] == GenerationOptions(3, 4, 1.5, 2.5, 3.5, 6)
     assert files() == []
 
 

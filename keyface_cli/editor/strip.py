@@ -54,15 +54,7 @@ class Strip:
         self.timeline = Timeline(len(inputs.emotion))
         self.clips_sampled = 0
         self._engine = pipeline.engine
-        self._run = pipeline.begin_keyframes(
-            inputs.portrait,
-            inputs.waveform,
-            inputs.emotion,
-            options,
-            progress,
-            inputs.features,
-            inputs.view,
-        )
+        self._run = pipeline.begin_keyframes(**inputs.arguments, options=options, progress=progress)
         self._contexts: dict[int, Tensor] = {}
         self._latents: OrderedDict[str, Tensor] = OrderedDict()
 

@@ -171,14 +171,7 @@ def set_up(
 
     inputs = read(plan, checkpoint)
     pipeline = Runner(checkpoint, compute).load(encoders=inputs.features is None)
-    given: dict[str, Any] = {
-        "portrait": inputs.portrait,
-        "waveform": inputs.waveform,
-        "emotion": inputs.emotion,
-        "options": options,
-        "features": inputs.features,
-        "view": inputs.view,
-    }
+    given = inputs.arguments | {"options": options}
     timeline = Timeline(len(inputs.emotion))
 
     def sample(index: int) -> Iterator[Tensor]:

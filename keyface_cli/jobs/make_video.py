@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from keyface_cli.config import FPS, KEYFRAME_STEP
@@ -17,7 +16,7 @@ from keyface_cli.files import replacing, unwritable
 from keyface_cli.jobs.jobfolder import JobFolder
 from keyface_cli.jobs.plan import JobInputs, Plan, digest
 from keyface_cli.jobs.signing import mark_of, statement_of
-from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
+from keyface_cli.options import KeyframeStore, Progress
 from keyface_cli.output.compose import Composer, PasteBack, Resize, output_size
 from keyface_cli.output.writer import VideoWriter
 from keyface_cli.pipeline import KeyFacePipeline
@@ -71,8 +70,10 @@ def make_video(
     pipeline.timings.update(dict.fromkeys(_STAGES[1:], 0.0))
     with writer:
         if not writer.complete:
-            options = replace(job.generation, chunk=chunk)
-            _write_frames(writer, inputs, pipeline, options, progress, folder)
+            choices: dict[str, Any] = {"options": replace(job.generation, chunk=chunk)}
+            choices |= {"progress": progress, "store": folder, "first_frame": writer.first_frame}
+            for piece in pipeline.stream(**inputs.arguments, **choices):
+                writer.write(piece)
     if folder is not None and not job.keep_job:
         folder.remove()
     return {
@@ -85,30 +86,6 @@ def make_video(
         "emotion": to_record(inputs.curve, len(inputs.emotion)),
         "timings": {**{s: pipeline.timings[s] for s in _STAGES}, "encode": writer.waited_s},
     }
-
-
-def _write_frames(
-    writer: VideoWriter,
-    inputs: JobInputs,
-    pipeline: KeyFacePipeline,
-    options: GenerationOptions,
-    progress: Progress,
-    folder: JobFolder | None,
-) -> None:
-    """Make the frames that a writer still lacks."""
-    frames = pipeline.stream(
-        inputs.portrait,
-        inputs.waveform,
-        inputs.emotion,
-        options,
-        progress,
-        inputs.features,
-        first_frame=writer.first_frame,
-        store=folder,
-        view=inputs.view,
-    )
-    for piece in frames:
-        writer.write(piece)
 
 
 def make_keyframes(
@@ -128,31 +105,17 @@ def make_keyframes(
     """
     place = folder.path / "keyframes"
     pictures = pipeline.keyframes(
-        inputs.portrait,
-        inputs.waveform,
-        inputs.emotion,
-        plan.job.generation,
-        progress,
-        inputs.features,
-        folder,
-        inputs.view,
+        **inputs.arguments, options=plan.job.generation, progress=progress, store=folder
     )
     try:
         place.mkdir(exist_ok=True)
     except OSError as error:
         raise unwritable(place, error, VideoError) from error
-    for frame, pixels in _in_video(pictures, len(inputs.emotion)):
-        with replacing(place / f"frame-{frame:06d}.png", VideoError) as part:
+    for frame, pixels in pictures:
+        shown = min(frame, len(inputs.emotion) - 1)  # the last one may lie past the end
+        with replacing(place / f"frame-{shown:06d}.png", VideoError) as part:
             Image.fromarray(pixels).save(part, format="png")
     return place
-
-
-def _in_video(
-    pictures: Iterator[tuple[int, np.ndarray[Any, Any]]], num_frames: int
-) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-    """The last keyframe may lie past the end: it is shown as the last frame."""
-    for frame, pixels in pictures:
-        yield min(frame, num_frames - 1), pixels
 
 
 def _composer(plan: Plan, inputs: JobInputs, resolution: int) -> Composer:
@@ -189,23 +152,17 @@ def make_part(
     start_s = job.start + frames.start / FPS
     sound = replace(job.sound, start_s=start_s, duration_s=len(frames) / FPS)
     writer = _writer(plan, inputs, pipeline, metadata, num_frames=len(frames), sound=sound)
-    left = len(frames)
     made = pipeline.stream(
-        inputs.portrait,
-        inputs.waveform,
-        inputs.emotion,
-        job.generation,
-        progress,
-        inputs.features,
+        **inputs.arguments,
+        options=job.generation,
+        progress=progress,
         first_frame=frames.start,
+        last_frame=frames.stop,
         store=store,
-        view=inputs.view,
     )
     with writer:
-        while left:
-            piece = next(made)[:left]
+        for piece in made:
             writer.write(piece)
-            left -= len(piece)
 
 
 def _writer(

@@ -128,6 +128,12 @@ class JobInputs(NamedTuple):
     view: View | None = None
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What `KeyFacePipeline.stream` and its like take of it, by the names that they have."""
+        names = ("portrait", "waveform", "emotion", "features", "view")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def shown(self) -> int:
         """Pixels of a side of the frames that are made."""
         shown = self.portrait if self.view is None else self.view.picture
