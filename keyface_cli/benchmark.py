@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build, encoder_names, needed_components
 from keyface_cli.config import FPS, NUM_FRAMES, SAMPLES_PER_FRAME, ModelConfig, SamplingConfig
-from keyface_cli.device import keep_freed_memory, resolve_device
 from keyface_cli.diffusion.guidance import keyframe_guidance
 from keyface_cli.diffusion.sampler import sigmas_for
+from keyface_cli.jobs.runner import ComputeOptions, Runner
 from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.models.portrait_decoder import SQUARE, Portrait, PortraitDecoder
 from keyface_cli.models.speech import CORE_FRAMES, WINDOW_FRAMES
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
-from keyface_cli.pipeline import KeyFacePipeline
 from keyface_cli.stages.timeline import Timeline
 
 WEIGHT_STD = 0.02  # of weights that stand for those of a model which is not installed
@@ -174,22 +173,15 @@ class Unfetched(Checkpoint):
         return network.eval().requires_grad_(False)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a video is made: see `KeyFacePipeline.load` and `GenerationOptions`."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    memory: str = "auto"
-    options: GenerationOptions = field(default_factory=GenerationOptions)
-
-
-def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[str, Any]:
+def measure(
+    checkpoint: Checkpoint, compute: ComputeOptions, options: GenerationOptions, seconds: float
+) -> dict[str, Any]:
     """Make a video of noise and throw it away.
 
     Args:
         checkpoint: the model.
-        setting: how.
+        compute: where and how to compute.
+        options: the choices of the run.
         seconds: of the video.
 
     Returns:
@@ -200,7 +192,7 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
     Raises:
         KeyFaceError: of any kind that `KeyFacePipeline` raises.
     """
-    pipeline = _load(checkpoint, setting)
+    pipeline = Runner(checkpoint, compute).load()
     cuda = pipeline.device.type == "cuda"
     N, R = max(1, round(seconds * FPS)), pipeline.config.resolution
     draw = np.random.default_rng(0)
@@ -210,7 +202,7 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
 
     def make(frames: int) -> None:
         part = sound[: frames * SAMPLES_PER_FRAME]
-        for _ in pipeline.stream(portrait, part, still[:frames], setting.options):
+        for _ in pipeline.stream(portrait, part, still[:frames], options):
             pass
 
     if cuda:  # the first pass chooses kernels
@@ -226,7 +218,7 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
         "stages": {stage: spent * FPS / N for stage, spent in timings.items()},
         "total": total * FPS / N,
         "memory": pipeline.memory,
-        "chunk": setting.options.chunk or pipeline.chunk,
+        "chunk": options.chunk or pipeline.chunk,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
@@ -237,13 +229,19 @@ def measure(checkpoint: Checkpoint, setting: Setting, seconds: float) -> dict[st
 
 
 def make(
-    checkpoint: Checkpoint, setting: Setting, portrait: Path, audio: Path, presets: Sequence[str]
+    checkpoint: Checkpoint,
+    compute: ComputeOptions,
+    options: GenerationOptions,
+    portrait: Path,
+    audio: Path,
+    presets: Sequence[str],
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Make the same video with several presets, of the same noise.
 
     Args:
         checkpoint: the model.
-        setting: how.
+        compute: where and how to compute.
+        options: the choices of each run besides its preset.
         portrait: a picture.
         audio: a recording.
         presets: which.
@@ -254,20 +252,7 @@ def make(
     Raises:
         KeyFaceError: of any kind that `KeyFacePipeline` raises.
     """
-    pipeline = _load(checkpoint, setting)
+    pipeline = Runner(checkpoint, compute).load()
     for preset in presets:
-        chosen = vars(with_options(setting, preset=preset).options)
+        chosen = vars(replace(options, preset=preset))
         yield preset, np.concatenate(list(pipeline(portrait, audio, **chosen)))
-
-
-def with_options(setting: Setting, **changes: Any) -> Setting:
-    """Return a setting with other options, as another number of segments made together."""
-    return replace(setting, options=replace(setting.options, **changes))
-
-
-def _load(checkpoint: Checkpoint, setting: Setting) -> KeyFacePipeline:
-    """Load a model as `animate` does."""
-    device = resolve_device(setting.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return KeyFacePipeline.load(checkpoint, device, setting.dtype, memory=setting.memory)

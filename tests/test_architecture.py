@@ -56,8 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "api": {"jobs", "options", "checkpoints"},
     "benchmark": {
-        *("pipeline", "options", "stages.timeline", "diffusion", "checkpoints", "models"),
-        *("device", "config"),
+        *("jobs", "options", "stages.timeline", "diffusion", "checkpoints", "models", "config"),
     },
     "": {"api", "pipeline", "options", "version"},  # what is public, when it is asked for
     "training": {

@@ -17,12 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from keyface_cli import benchmark
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.config import PRESETS
+from keyface_cli.jobs.runner import ComputeOptions
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
 
 Main = Callable[..., tuple[int, str, str]]
 TINY = PRESETS["tiny"]
+CPU = ComputeOptions("cpu", "float32")
 
 
 @pytest.mark.parametrize(
@@ -40,13 +42,12 @@ def test_what_is_counted_is_what_is_done(
         return forward(unet, x, *more)
 
     options = GenerationOptions(preset=preset)
-    setting = benchmark.Setting("cpu", "float32", options=options)
     seconds, checkpoint = 30 / 25, Checkpoint.open(lively_checkpoint)
     costs = benchmark.count(checkpoint.config, options.sampling(checkpoint.config), seconds)
     monkeypatch.setattr(VideoUNet, "forward", counted)
     # torch counts no FLOPs of the CPU's own kernel of attention
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        benchmark.measure(checkpoint, setting, seconds)
+        benchmark.measure(checkpoint, CPU, options, seconds)
     unets = [cost for name, cost in costs.items() if "unet" in name or "guide" in name]
     assert sum(calls) == sum(cost.passes for cost in unets)
     # where two segments meet both have a picture
@@ -91,7 +92,7 @@ def test_the_published_model_is_counted_without_its_weights(main: Main) -> None:
 
 def test_a_model_that_is_not_installed_is_timed_all_the_same() -> None:
     unfetched = benchmark.Unfetched.of(TINY)
-    found = benchmark.measure(unfetched, benchmark.Setting("cpu", "float32"), 0.2)
+    found = benchmark.measure(unfetched, CPU, GenerationOptions(), 0.2)
     assert found["total"] > 0
     assert found["stages"].keys() == {"audio", "keyframes", "interpolation", "decode"}
     pipeline = KeyFacePipeline.load(unfetched, "cpu", "float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,8 @@ from keyface_cli.checkpoints.installed import installed_models, resolve_model
 from keyface_cli.commands import console, options
 from keyface_cli.commands.examples import find_examples
 from keyface_cli.errors import ConfigError, KeyFaceError
-from keyface_cli.options import QUALITIES
+from keyface_cli.jobs.runner import ComputeOptions
+from keyface_cli.options import QUALITIES, GenerationOptions
 
 EXAMPLES = """\
 [bold]Examples[/bold]
@@ -102,42 +104,41 @@ def bench(
         places: dict[str, Any] = {"--model": model, "--device": device, "--steps": steps}
         places |= {"--dtype": next(iter(dtype or ()), None)}
         places |= {"--memory": next(iter(memory or ()), None)}
-        _report_editor(places, preset or ["exact"], (portrait, audio), as_json)
+        _report_editor(places, preset or ["exact"], _given(portrait, audio), as_json)
         return
     other = None if against is None else _read(against)
     with console.waiting("importing torch"):
         from keyface_cli import benchmark
-        from keyface_cli.options import GenerationOptions
 
     checkpoint = _model(model, benchmark)
     presets = preset or ["fast" if quality else "exact"]
     chosen = GenerationOptions(steps=steps, autoguidance=autoguidance)
-    setting = benchmark.Setting(device, (dtype or ["auto"])[0], (memory or ["auto"])[0], chosen)
     if quality:
-        _report_quality(checkpoint, setting, presets, (portrait, audio), as_json)
+        compute = ComputeOptions(
+            device, dtype=(dtype or ["auto"])[0], memory=(memory or ["auto"])[0]
+        )
+        _report_quality(checkpoint, compute, chosen, presets, _given(portrait, audio), as_json)
         return
     report: dict[str, Any] = {
         "model": checkpoint.config.preset,
         "folder": str(checkpoint.folder),
         "seconds": seconds,
         "counted": {
-            one: _counted(checkpoint, benchmark.with_options(setting, preset=one), seconds)
-            for one in presets
+            one: _counted(checkpoint, replace(chosen, preset=one), seconds) for one in presets
         },
         "measured": [],
     }
     if not as_json:
-        exact = _counted(checkpoint, benchmark.with_options(setting, preset="exact"), seconds)
+        exact = _counted(checkpoint, replace(chosen, preset="exact"), seconds)
         for one, costs in report["counted"].items():
             _print_counts(f"{report['model']}, {one}", costs, exact)
     sizes: list[int | None] = [*chunk] if chunk else [None]
     sweep = product(presets, dtype or ["auto"], memory or ["auto"], sizes)
     for one, number_format, level, size in () if only_count else sweep:
-        varied = benchmark.Setting(device, number_format, level, chosen)
-        varied = benchmark.with_options(varied, preset=one, chunk=size)
+        compute = ComputeOptions(device, dtype=number_format, memory=level)
+        varied = replace(chosen, preset=one, chunk=size)
         with console.waiting(f"making {seconds:g} s of video"):
-            row = benchmark.measure(checkpoint, varied, seconds)
-        row |= {"preset": one}
+            row = benchmark.measure(checkpoint, compute, varied, seconds) | {"preset": one}
         report["measured"].append(row)
         if not as_json:
             _print_row(row)
@@ -158,11 +159,13 @@ def _model(name: str | None, benchmark: Any) -> Checkpoint:
     return Checkpoint.open(resolve_model(name))
 
 
-def _counted(checkpoint: Checkpoint, setting: Any, seconds: float) -> dict[str, dict[str, float]]:
+def _counted(
+    checkpoint: Checkpoint, chosen: GenerationOptions, seconds: float
+) -> dict[str, dict[str, float]]:
     """Passes and 10^12 FLOPs a second of video of each network."""
     from keyface_cli import benchmark
 
-    sampling = setting.options.sampling(checkpoint.config)
+    sampling = chosen.sampling(checkpoint.config)
     return {
         name: {"passes": cost.passes / seconds, "tflops": cost.tflops / seconds}
         for name, cost in benchmark.count(checkpoint.config, sampling, seconds).items()
@@ -171,9 +174,10 @@ def _counted(checkpoint: Checkpoint, setting: Any, seconds: float) -> dict[str, 
 
 def _report_quality(
     checkpoint: Checkpoint,
-    setting: Any,
+    compute: ComputeOptions,
+    chosen: GenerationOptions,
     presets: list[str],
-    files: tuple[Path | None, Path | None],
+    files: tuple[Path, Path],
     as_json: bool,
 ) -> None:
     """Make a video with each preset, compare it with the exact one, and say how near it is."""
@@ -182,8 +186,8 @@ def _report_quality(
 
     if isinstance(checkpoint, benchmark.Unfetched):
         raise KeyFaceError("random weights show nothing", "keyface weights pull fetches the true")
-    portrait, audio = _given(files)
-    made = benchmark.make(checkpoint, setting, portrait, audio, ["exact", *presets])
+    portrait, audio = files
+    made = benchmark.make(checkpoint, compute, chosen, *files, ["exact", *presets])
     with console.waiting("making the exact video"):
         _, exact = next(made)
     report: dict[str, dict[str, float]] = {}
@@ -203,16 +207,15 @@ def _report_quality(
         typer.echo(json.dumps(said, indent=1))
 
 
-def _given(files: tuple[Path | None, Path | None]) -> tuple[Path, Path]:
+def _given(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
     """The portrait and the recording, an example for what was not given."""
-    portrait, audio = files
     return portrait or find_examples() / "portrait.jpg", audio or find_examples() / "speech.wav"
 
 
 def _report_editor(
     places: dict[str, Any],
     presets: list[str],
-    files: tuple[Path | None, Path | None],
+    files: tuple[Path, Path],
     as_json: bool,
 ) -> None:
     """Time the editor with each preset, as a process of its own."""
@@ -223,7 +226,7 @@ def _report_editor(
     report: dict[str, dict[str, Any]] = {}
     for preset in presets:
         with console.waiting(f"editing, {preset}"):
-            found = timing.measure(*_given(files), [*words, f"--preset={preset}"])
+            found = timing.measure(*files, [*words, f"--preset={preset}"])
         report[preset] = found
         if not as_json:
             _print_editor(f"{model}, {preset}", found)
