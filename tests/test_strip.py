@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
-from keyface_cli.editor.strip import Curve, Strip, conditions
+from keyface_cli.editor.strip import Curve, Strip, StripStore, conditions
 from keyface_cli.emotion import EmotionTrack, Key
 from keyface_cli.jobs.job import Job
 from keyface_cli.jobs.plan import JobInputs, make_plan, read
@@ -151,7 +151,7 @@ def test_the_video_between_takes_the_keyframes_of_the_strip(
         return next(iter(stream))
 
     strip.latents(0, curve)
-    np.testing.assert_array_equal(frames(strip.store(curve)), frames(None))
+    np.testing.assert_array_equal(frames(StripStore(strip, curve)), frames(None))
     assert strip.clips_sampled == 1
     assert strip.has(1, curve)  # what the video needed, it keeps
 

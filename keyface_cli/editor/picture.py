@@ -59,7 +59,7 @@ def draw_strips(rows: Sequence[Row], size: int, columns: int) -> Image.Image:
         for row, high in zip(rows, tall, strict=True):
             top = y
             if row.title:
-                draw.text((GAP, y + 3), row.title, INK, _font(14))
+                draw.text((GAP, y + 3), row.title, INK, ImageFont.load_default(14))
                 top += TITLE
             for place, k in enumerate(range(count)[band * columns : (band + 1) * columns]):
                 x = GAP + place * (size + GAP)
@@ -74,11 +74,11 @@ def draw_strips(rows: Sequence[Row], size: int, columns: int) -> Image.Image:
 
 def _label(draw: ImageDraw.ImageDraw, x: int, y: int, size: int, emotion: KeyframeEmotion) -> None:
     """Time, and valence and arousal as numbers and as bars from the middle."""
-    draw.text((x, y + 3), clock(emotion.time_s), INK, _font(12))
+    draw.text((x, y + 3), clock(emotion.time_s), INK, ImageFont.load_default(12))
     values = (("v", VALENCE, emotion.valence), ("a", AROUSAL, emotion.arousal))
     for line, (name, colour, value) in enumerate(values):
         top = y + 18 + 12 * line
-        draw.text((x, top - 2), f"{name} {value:+.2f}", colour, _font(11))
+        draw.text((x, top - 2), f"{name} {value:+.2f}", colour, ImageFont.load_default(11))
         left, right = x + 48, x + size - 1
         if right - left < 16:
             continue
@@ -87,10 +87,6 @@ def _label(draw: ImageDraw.ImageDraw, x: int, y: int, size: int, emotion: Keyfra
         end = middle + round(value * (right - middle))
         draw.rectangle((min(middle, end), top + 3, max(middle, end), top + 7), colour)
         draw.line((middle, top + 1, middle, top + 9), SOFT)
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
 
 
 def save_strip(

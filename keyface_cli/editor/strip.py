@@ -99,10 +99,6 @@ class Strip:
         latent = self.latents(clip, curve)[place]
         return next(self._engine.running(self._decoded(latent, keyframe)))
 
-    def store(self, curve: Curve) -> StripStore:
-        """Return this strip's keyframes under one curve, for the video between them."""
-        return StripStore(self, curve)
-
     def keep(self, clip: int, curve: Curve, latents: Tensor) -> None:
         """Take on a clip that was sampled elsewhere."""
         self._latents[conditions(self.timeline, clip, curve)] = latents
@@ -125,7 +121,7 @@ class Strip:
 
 
 class StripStore:
-    """A `KeyframeStore` of one curve's clips."""
+    """A `KeyframeStore` of a strip's clips under one curve, for the video between them."""
 
     def __init__(self, strip: Strip, curve: Curve) -> None:
         self._strip, self._curve = strip, curve

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.config import FPS
-from keyface_cli.editor.strip import Curve, Strip
+from keyface_cli.editor.strip import Curve, Strip, StripStore
 from keyface_cli.emotion.track import EmotionTrack
 from keyface_cli.errors import KeyFaceError
 from keyface_cli.jobs.plan import JobInputs, Plan
@@ -181,7 +181,7 @@ class Worker:
 
             assert self._strip is not None
             pipeline = self._runner.load(encoders=inputs.features is None)
-            store = self._strip.store(inputs.emotion)
+            store = StripStore(self._strip, inputs.emotion)
 
             def report(stage: str, done: int, total: int) -> None:
                 if stage == "decode":
