@@ -9,11 +9,10 @@ import os
 import time
 from dataclasses import replace
 from importlib.resources import files
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from werkzeug.wrappers import Response
 
 from keyface_cli.config import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -21,6 +20,7 @@ from keyface_cli.editor.worker import Worker, frames_of
 from keyface_cli.emotion.load import read_styled
 from keyface_cli.emotion.names import NAMED
 from keyface_cli.emotion.objects import parse_json
+from keyface_cli.emotion.plot import envelope
 from keyface_cli.emotion.table import Style
 from keyface_cli.emotion.track import EmotionTrack, Key
 from keyface_cli.emotion.voice import Waveform, loudest_words, loudness, pauses
@@ -28,7 +28,7 @@ from keyface_cli.emotion.write import save_text, to_object, write_json, write_ta
 from keyface_cli.errors import EmotionError, KeyFaceError
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.output.formats import FORMATS
-from keyface_cli.web.page import LOCAL, Page
+from keyface_cli.web.page import Page
 
 logger = logging.getLogger(__name__)
 _BINS_PER_S = 100  # of the sound's outline
@@ -68,7 +68,7 @@ class Editor:
         elif path.suffix.lower() == ".json":
             self._style = None
 
-    def page(self, host: str = LOCAL, port: int = 0) -> Page:
+    def page(self, port: int = 0) -> Page:
         """Return the page, ready to be served."""
         page = Page(
             _html(),
@@ -80,7 +80,6 @@ class Editor:
                 "close": lambda _: page.stop(),
             },
             files={"sound.wav": self._sound},
-            host=host,
             port=port,
         )
         worker = self._worker
@@ -266,9 +265,7 @@ def _track(body: Any) -> EmotionTrack:
 def _outline(waveform: Waveform) -> list[float]:
     """Return the largest amplitude of each hundredth of a second, or of longer parts."""
     bins = max(1, min(_MOST_BINS, int(len(waveform) / SAMPLE_RATE * _BINS_PER_S)))
-    edges = np.linspace(0, len(waveform), bins + 1).astype(int).tolist()
-    peaks = [float(np.abs(waveform[a:b]).max()) for a, b in pairwise(edges)]
-    return [round(peak, 3) for peak in peaks]
+    return [round(peak, 3) for peak in envelope(waveform[:], bins).tolist()]
 
 
 def _as_page_has_it(key: Key) -> dict[str, Any]:
