@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,10 @@ def read_performance(video: Path, model: Path) -> NDArray[np.float64]:
     """
     network = FaceModel(model)
     values: list[tuple[float, float]] = []
-    group: list[NDArray[np.uint8]] = []
     before: Box | None = None
-    for frame in _frames(video):
-        group.append(frame)
-        if len(group) == _LOOK_EVERY:
-            before = _read_group(network, group, before, values)
-            group = []
-    if group:
-        _read_group(network, group, before, values)
+    frames = _frames(video)
+    while group := list(islice(frames, _LOOK_EVERY)):
+        before = _read_group(network, group, before, values)
     found = np.array(values).reshape(-1, 2)
     if not np.isfinite(found).any():
         raise EmotionError(f"{video}: no face is seen in {len(found)} frames")
@@ -77,14 +73,12 @@ def _read_group(
         values.extend([(float("nan"), float("nan"))] * len(frames))
         return None
     box = _square(max(faces, key=lambda face: face.box[2] * face.box[3]))
-    start = before or box
-    if before is not None and abs(box[0] - start[0]) < box[2] / 2:  # the same face, no cut
-        blend = 1 / _STEADY
-        box = _mix(start, box, blend)
+    if before is not None and abs(box[0] - before[0]) < box[2] / 2:  # the same face, no cut
+        box = _mix(before, box, 1 / _STEADY)
     else:
-        start = box
+        before = box
     for i, frame in enumerate(frames, start=1):
-        face = _cut_out(frame, _mix(start, box, i / len(frames)))
+        face = _cut_out(frame, _mix(before, box, i / len(frames)))
         valence, arousal = network.read(face)[-2:].tolist()
         values.append((valence, arousal))
     return box

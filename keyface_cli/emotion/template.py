@@ -55,7 +55,7 @@ def _starts(level: NDArray[np.float64], every: float | None) -> list[float]:
     seconds = len(level) / FPS
     if every is not None:
         return [round(i * every, 3) for i in range(int(np.ceil(seconds / every - 1e-9)))]
-    return sorted({0.0, *(round(phrase.start_s, 2) for phrase in phrases(level))})
+    return sorted({0.0, *(round(start, 2) for start, _ in phrases(level))})
 
 
 def _describe(level: NDArray[np.float64], start_s: float, end_s: float) -> str:

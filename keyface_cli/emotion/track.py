@@ -134,14 +134,11 @@ class EmotionTrack:
         """
         if strength == 1:
             return self
-        pairs = [
-            (_clip(strength * key.valence), _clip(strength * key.arousal)) for key in self.keys
-        ]
-        return EmotionTrack(
-            tuple(
-                Key(key.time_s, *pair, key.ease) for key, pair in zip(self.keys, pairs, strict=True)
-            )
+        scaled = (
+            Key(k.time_s, _clip(strength * k.valence), _clip(strength * k.arousal), k.ease)
+            for k in self.keys
         )
+        return EmotionTrack(tuple(scaled))
 
 
 def _clip(value: float) -> float:

@@ -8,7 +8,6 @@ hardly does, so that valence is left at 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -40,14 +39,6 @@ class Waveform(Protocol):
         """Return some of the samples."""
 
 
-@dataclass(frozen=True)
-class Phrase:
-    """A stretch of speech between two pauses, in seconds."""
-
-    start_s: float
-    end_s: float
-
-
 def loudness(waveform: Waveform) -> NDArray[np.float64]:
     """Return the loudness of each video frame (N,), dB of full scale, at least -80."""
     count = -(-len(waveform) // SAMPLES_PER_FRAME)
@@ -73,9 +64,9 @@ def speaks(level: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(loud)
 
 
-def phrases(level: NDArray[np.float64]) -> list[Phrase]:
-    """Return the stretches of speech, from the loudness of each frame (N,)."""
-    return [Phrase(start / FPS, end / FPS) for start, end in _runs(speaks(level))]
+def phrases(level: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return start and end of each stretch of speech in seconds, from each frame's loudness."""
+    return [(start / FPS, end / FPS) for start, end in _runs(speaks(level))]
 
 
 def pauses(level: NDArray[np.float64]) -> list[tuple[float, float]]:
