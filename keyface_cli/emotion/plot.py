@@ -15,6 +15,7 @@ from keyface_cli.config import FPS, SAMPLE_RATE
 from keyface_cli.emotion.names import NAMED
 from keyface_cli.emotion.track import EmotionTrack
 from keyface_cli.errors import EmotionError
+from keyface_cli.files import replacing
 from keyface_cli.plotting import new_figure, require_matplotlib
 
 if TYPE_CHECKING:
@@ -123,13 +124,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         EmotionError: the file cannot be written.
     """
-    import io
-
-    from keyface_cli.emotion.write import save_bytes
-
-    buffer = io.BytesIO()
     kind = path.suffix.lower().removeprefix(".")
     # no date, so that the same curve gives the same file
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    save_bytes(path, buffer.getvalue(), force=True)
+    with replacing(path, EmotionError, shared=True) as part:
+        figure.savefig(part, format=kind, dpi=150, metadata=metadata)

@@ -165,16 +165,11 @@ def _check_distinct(track: EmotionTrack, times: list[str], form: str) -> None:
 
 
 def save_text(path: Path, text: str, *, force: bool) -> None:
-    """Write a text as UTF-8: see `save_bytes`."""
-    save_bytes(path, text.encode(), force=force)
-
-
-def save_bytes(path: Path, content: bytes, *, force: bool) -> None:
-    """Write a file under another name and move it into place.
+    """Write a text as UTF-8 under another name and move it into place.
 
     Raises:
         EmotionError: the file is there and `force` is not set, or cannot be written.
     """
     check_free(path, EmotionError, force=force)
     with replacing(path, EmotionError, shared=True) as part:
-        part.write_bytes(content)
+        part.write_bytes(text.encode())
