@@ -78,7 +78,7 @@ class Residency:
     """The networks of a pipeline, and where they are.
 
     Args:
-        networks: by component name; more may be added with `add`.
+        networks: by component name; more may be added later, on the CPU or on the device.
         device: where they run.
         level: one of `LEVELS`.
     """
@@ -86,10 +86,6 @@ class Residency:
     def __init__(self, networks: dict[str, nn.Module], device: torch.device, level: str) -> None:
         self.networks, self.device, self.level = networks, device, level
         self._streamed: set[str] = set()
-
-    def add(self, name: str, network: nn.Module) -> None:
-        """Take on another network, on the CPU or on the device."""
-        self.networks[name] = network
 
     @contextmanager
     def use(self, *names: str) -> Iterator[None]:

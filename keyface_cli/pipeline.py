@@ -390,7 +390,7 @@ class KeyFacePipeline:
             logger.warning("out of memory, continuing with --memory %s", self.memory)
             loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
         self.engine.guide = cast("VideoUNet", loaded[name])
-        self.engine.residency.add(name, self.engine.guide)
+        self.engine.residency.networks[name] = self.engine.guide
         if self.engine.compiled:
             self.engine.guide.compile(dynamic=False)
         self.timings["load"] += time.perf_counter() - started

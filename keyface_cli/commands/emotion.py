@@ -13,7 +13,6 @@ from keyface_cli.commands.emotion_options import (
     AudioOption,
     CurveArgument,
     TimeOption,
-    frames_of,
     is_json,
     read_curve,
     read_styled_curve,
@@ -125,10 +124,11 @@ def check(
 ) -> None:
     """Say what is wrong with a curve, or hardly meant."""
     from keyface_cli.emotion.checks import clock, remarks
+    from keyface_cli.media.audio import count_frames
 
     waveform = sound_of(audio)
     track = read_curve(curve, waveform)
-    found = remarks(track, None if waveform is None else frames_of(waveform))
+    found = remarks(track, None if waveform is None else count_frames(len(waveform)))
     for remark in found:
         console.report("warning", remark)
     facts = {"curve": curve, "keys": len(track.keys), "end_s": track.end_s, "warnings": found}
@@ -159,6 +159,7 @@ def plot(
     """Draw a curve over the sound, with its values at the keyframes."""
     from keyface_cli.emotion import plot as drawing
     from keyface_cli.emotion.write import to_record
+    from keyface_cli.media.audio import count_frames
 
     if output is None and not as_json:
         raise typer.BadParameter("name the picture to write: -o FILE.png", param_hint="--output")
@@ -167,7 +168,7 @@ def plot(
         check_free(output, force=force, inputs=[Path(curve), *([audio] if audio else [])])
     waveform = sound_of(audio)
     track = read_curve(curve, waveform).scaled(strength)
-    frames = int(track.end_s * 25) + 26 if waveform is None else frames_of(waveform)
+    frames = int(track.end_s * 25) + 26 if waveform is None else count_frames(len(waveform))
     if output is not None:
         drawing.save_figure(drawing.draw_curve(track, frames, waveform), output)
     if as_json:

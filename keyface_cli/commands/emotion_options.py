@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -95,10 +95,3 @@ def sound_of(audio: Path | None) -> NDArray[np.float32] | None:
     from keyface_cli.media.audio import load_waveform
 
     return load_waveform(audio)
-
-
-def frames_of(waveform: NDArray[Any]) -> int:
-    """Return how many video frames cover a waveform."""
-    from keyface_cli.media.audio import count_frames
-
-    return count_frames(len(waveform))
