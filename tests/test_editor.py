@@ -349,6 +349,15 @@ def test_new_file_is_made_when_it_is_saved(editor: Editor, tmp_path: Path, name:
     assert load_emotion(str(tmp_path / name)).keys == (Key(1.0, 0.25, 0.0, "hold"),)
 
 
+def test_whatever_was_written_elsewhere_is_kept_byte_for_byte(editor: Editor, path: Path) -> None:
+    told = editor.describe()
+    theirs = b"time,valence,arousal,note\r\n0,0,0,caf\xe9\r\n"
+    path.write_bytes(theirs)
+    said = editor.save({"keys": told["keys"], "version": told["version"], "replace": True})
+    assert path.with_name(said["kept"]).read_bytes() == theirs
+    assert load_emotion(str(path)).keys[1].time_s == 4
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from dataclasses import replace
 from importlib.resources import files
@@ -26,6 +27,7 @@ from keyface_cli.emotion.track import EmotionTrack, Key
 from keyface_cli.emotion.voice import Waveform, loudest_words, loudness, pauses
 from keyface_cli.emotion.write import save_text, to_object, write_json, write_table
 from keyface_cli.errors import EmotionError, KeyFaceError
+from keyface_cli.files import replacing
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.output.formats import FORMATS
 from keyface_cli.web.page import Page
@@ -129,7 +131,8 @@ class Editor:
                 )
             if self.path.exists():
                 kept = self._free("other")
-                save_text(kept, self.path.read_text("utf-8", "surrogateescape"), force=False)
+                with replacing(kept, EmotionError) as part:
+                    shutil.copyfile(self.path, part)
         save_text(self.path, text, force=True)
         self.draft.unlink(missing_ok=True)
         self.saves += 1
