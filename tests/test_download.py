@@ -303,7 +303,8 @@ def open_the_other_vae(server: Hub) -> None:
     server.licences[OPEN_VAE] = "mit"
 
 
-@pytest.mark.parametrize("listed", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("listed", [True, False])
 def test_a_gate_is_walked_around(server: Hub, tmp_path: Path, main: Main, listed: bool) -> None:
     """As on the real hub everyone may see what the gated repository holds, or not even that."""
     assert main("weights", "pull")[0] == 0

@@ -48,6 +48,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+@pytest.mark.slow
 def test_rows_share_a_portrait_and_a_recording(
     main: Main,
     tiny_checkpoint: Path,
