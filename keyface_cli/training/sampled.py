@@ -122,7 +122,7 @@ def keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
         network,
         config.latent_scale,
         config.parameterization,
-        sigmas_for(sampling.schedule, sampling.steps),
+        sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min),
         sampling.audio_guidance,
         sampling.identity_guidance,
         sampling.emotion_guidance,
@@ -132,10 +132,12 @@ def keyframe_stage(config: ModelConfig, network: VideoUNet) -> KeyframeStage:
 
 def interpolation_stage(config: ModelConfig, network: VideoUNet) -> InterpolationStage:
     """Return stage two with the sampling defaults of a model, and no guide network."""
-    sigmas = sigmas_for(config.sampling.schedule, config.sampling.steps)
-    scale, kind = config.latent_scale, config.parameterization
-    autoguidance = config.sampling.autoguidance if kind == "anchored" else 1.0
-    return InterpolationStage(network, None, scale, kind, sigmas, autoguidance)
+    sampling, scale, kind = config.sampling, config.latent_scale, config.parameterization
+    sigmas = sigmas_for(sampling.schedule, sampling.steps, sampling.sigma_min)
+    autoguidance = sampling.autoguidance if kind == "anchored" else 1.0
+    return InterpolationStage(
+        network, None, scale, kind, sigmas, autoguidance, sampling.guidance_interval
+    )
 
 
 def _decoded(codec: LatentCodec, latent: np.ndarray) -> np.ndarray:
