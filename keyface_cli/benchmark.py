@@ -119,7 +119,7 @@ def _decode_with_portrait(network: PortraitDecoder, config: ModelConfig) -> None
     R = config.resolution
     picture, motion = _shape(1, 3, R, R), _shape(1, len(config.motion))
     features = _shape(1, network.frame_in.out_channels, R // SQUARE, R // SQUARE)
-    network(picture, Portrait(picture, picture, features, _shape(1, 2)), motion)
+    network(picture, Portrait(picture, picture, features, _shape(1, 2), picture), motion)
 
 
 def _given(unet: VideoUNet, config: ModelConfig) -> Conditioning:

@@ -49,8 +49,9 @@ def test_before_training_the_portrait_stays(decoder: PortraitDecoder) -> None:
     with torch.inference_mode():
         made = decoder(frames, prepared, torch.zeros(3, len(MOTION)))
     painted = torch.sigmoid(torch.tensor(MASK_START))
-    new = bound_tones(frames, prepared.tones)
-    assert torch.allclose(made, torch.lerp(portrait.expand_as(frames), new, painted), atol=1e-5)
+    expected = torch.lerp(portrait, bound_tones(frames, prepared.tones), painted)
+    expected = expected.minimum(portrait.maximum(prepared.ceiling))
+    assert torch.allclose(made, expected, atol=1e-5)
     assert made.dtype == torch.float32
 
 
@@ -63,7 +64,9 @@ def test_a_view_has_the_pixels_of_its_own_picture(decoder: PortraitDecoder) -> N
     # what was painted is the portrait itself, enlarged
     new = bound_tones(portrait, prepared.tones)
     enlarged = nn.functional.interpolate(new, size=160, mode="bilinear")
-    assert torch.allclose(made, torch.lerp(large, enlarged, painted), atol=1e-4)
+    ceiling = nn.functional.interpolate(prepared.ceiling, size=160, mode="bilinear")
+    expected = torch.lerp(large, enlarged, painted).minimum(large.maximum(ceiling))
+    assert torch.allclose(made, expected, atol=1e-4)
 
 
 def test_a_view_shows_its_place(decoder: PortraitDecoder) -> None:

@@ -1,4 +1,4 @@
-"""The colours of a painted mouth: teeth are white, and what a face allows stays as it is."""
+"""What is painted: teeth are white, brows leave no white edge, and what a face allows stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from keyface_cli.models.tones import BELOW_EYES, LUMA, TEETH, bound_tones, tone_bounds
+from keyface_cli.models.tones import (
+    BELOW_EYES,
+    LUMA,
+    TEETH,
+    bound_tones,
+    brightness_ceiling,
+    tone_bounds,
+)
 
 SKIN, GOBLIN = (0.75, 0.55, 0.45), (0.35, 0.60, 0.30)
 TURQUOISE, DARK_GREEN = (0.55, 0.75, 0.72), (0.05, 0.11, 0.08)
@@ -61,3 +68,26 @@ def test_each_portrait_has_bounds_of_its_own() -> None:
     for i in range(2):
         alone = bound_tones(painted[i : i + 1], tone_bounds(portraits[i : i + 1]))
         assert torch.equal(both[i : i + 1], alone)
+
+
+def test_above_the_mouth_nothing_is_brighter_than_the_portrait_nearby() -> None:
+    portrait = flat(SKIN).clone()
+    portrait[..., 20:22, 10:30] = -1.0  # a brow
+    portrait[..., 30:34, 16:20] = 1.0  # an eye
+    above = int(BELOW_EYES[0] * R)
+    ceiling = brightness_ceiling(portrait)[0, :, :above]
+    skin = flat(SKIN)[0, :, :1, :1]
+    assert torch.allclose(ceiling[:, :26], (skin + 0.02).expand(3, 26, R), atol=1e-5)
+    assert (ceiling[:, 30:34, 16:20] >= 1).all()
+    assert (ceiling <= 1.03).all()
+
+
+def test_a_mouth_may_be_brighter_than_the_portrait() -> None:
+    below = int(BELOW_EYES[1] * R) + 1
+    assert (brightness_ceiling(flat((0.0, 0.0, 0.0)))[..., below:, :] > 1).all()
+
+
+def test_each_colour_has_a_ceiling_of_its_own() -> None:
+    ceilings = brightness_ceiling(flat(SKIN, GOBLIN))
+    expected = torch.tensor([SKIN, GOBLIN]) * 2 - 1 + 0.02
+    assert torch.allclose(ceilings[..., 0, 0], expected, atol=1e-5)

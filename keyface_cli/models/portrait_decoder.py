@@ -6,8 +6,8 @@ and a motion of head, eyes and lids, a small network gives two flows, a mask and
 
     out = (1 - mask) warp(portrait, flow) + mask (warp(decoded, other flow) + colour)
 
-so that hair, skin and eyes are the portrait's own pixels, and the inside of the mouth is painted,
-in colours that `tones` bounds.
+so that hair, skin and eyes are the portrait's own pixels, and the inside of the mouth is painted;
+`tones` bounds what is painted.
 The motion is no part of the latents: those show the face in the portrait's place.
 """
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keyface_cli.models.network import Network
-from keyface_cli.models.tones import bound_tones, tone_bounds
+from keyface_cli.models.tones import bound_tones, brightness_ceiling, tone_bounds
 
 SQUARE = 4  # pixels on a side that become channels
 NORM_GROUPS = 8
@@ -43,6 +43,7 @@ class Portrait(NamedTuple):
     decoded: Tensor  # the same through the VAE and back
     features: Tensor  # (1, C, R / 4, R / 4)
     tones: Tensor  # (1, 2), of `tone_bounds`
+    ceiling: Tensor  # (1, 3, R, R), of `brightness_ceiling`
     view: View | None = None
 
 
@@ -95,7 +96,9 @@ class PortraitDecoder(Network):
         line_x, line_y = (torch.linspace(-1, 1, n, device=both.device, dtype=dtype) for n in (w, h))
         place = torch.stack(torch.meshgrid(line_y, line_x, indexing="ij")).expand(B, 2, h, w)
         features = self.portrait_in(torch.cat([both, place], 1))
-        return Portrait(picture, decoded, features, tone_bounds(picture))
+        return Portrait(
+            picture, decoded, features, tone_bounds(picture), brightness_ceiling(picture)
+        )
 
     def forward(self, frames: Tensor, portrait: Portrait, motion: Tensor) -> Tensor:
         """Make pictures of frames.
@@ -143,13 +146,14 @@ class PortraitDecoder(Network):
         painted = F.pixel_shuffle(answer[:, 4:], SQUARE).float()
         mask = (painted[:, :1] + MASK_START).sigmoid()
         new = bound_tones(warp(frames.float(), flow[:, 2:]) + painted[:, 1:], portrait.tones)
-        picture, flow = portrait.picture, flow[:, :2]
+        picture, ceiling, flow = portrait.picture, portrait.ceiling, flow[:, :2]
         if portrait.view is not None:
             picture, place = portrait.view
+            ceiling = _zoom(ceiling, picture.shape[-1], place)
             maps = _zoom(torch.cat([flow, mask, new], 1), picture.shape[-1], place)
             flow, mask, new = maps[:, :2] / place[2], maps[:, 2:3], maps[:, 3:]
         kept = warp(picture.expand(B, -1, -1, -1).float(), flow)
-        return torch.lerp(kept, new, mask)
+        return torch.lerp(kept, new, mask).minimum(kept.maximum(ceiling))
 
 
 def warp(pictures: Tensor, flow: Tensor) -> Tensor:

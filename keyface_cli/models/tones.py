@@ -1,12 +1,15 @@
-"""Teeth are white: what is painted in a mouth is no greener or bluer than its face allows.
+"""What a portrait shows bounds what is painted: teeth are white, and brows leave no white edge.
 
 Not of the paper. A network that was trained on few mouths paints the teeth of others turquoise, as
-bright as they should be. What a portrait's lower face shows, and teeth, bounds the colours.
+bright as they should be: colours below the eyes are bounded by the lower face's and by those of
+teeth. Where a brow was before it rose it paints with too much light: above the mouth nothing is
+brighter than the portrait is nearby.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
@@ -16,6 +19,9 @@ BELOW_EYES = (0.55, 0.59)  # from the top of a portrait: below the first bounds 
 # second they hold: irises are painted too, and may be blue
 _MOST = 0.98  # share of the lower face's pixels that a bound is for
 _DARK = 0.01  # of 1: a colour that is darker has none
+_NEARBY = 0.03  # of the portrait's side: more than a brow is thick
+_SLACK = 0.02  # of 2: as much brighter than nearby it may be
+_UNBOUND = 4.0  # lifts a ceiling above all colours
 
 
 def tone_bounds(portrait: Tensor) -> Tensor:
@@ -46,8 +52,8 @@ def bound_tones(painted: Tensor, bounds: Tensor) -> Tensor:
         Of the shape of `painted`: each colour by as much as it needs to be within the bounds.
     """
     R = painted.shape[-1]
-    first, full = (edge * R for edge in BELOW_EYES)
-    above, below = painted[..., : int(first), :], painted[..., int(first) :, :]
+    first = int(BELOW_EYES[0] * R)
+    above, below = painted[..., :first, :], painted[..., first:, :]
     colours, bounds = (below + 1) / 2, bounds[..., None, None]
     luma = torch.einsum("bchw,c->bhw", colours, colours.new_tensor(LUMA)).clamp(min=0)
     white = luma[:, None] * colours.new_tensor(TEETH)[:, None, None]
@@ -56,7 +62,29 @@ def bound_tones(painted: Tensor, bounds: Tensor) -> Tensor:
     allowed = bounds * (white[:, :1] + _DARK) - white[:, 1:]
     over = chroma[:, 1:] - bounds * chroma[:, :1]
     share = (allowed / over.clamp(min=1e-6)).amin(1, keepdim=True).clamp(0, 1)
-    y = torch.arange(int(first), R, device=painted.device) + 0.5
-    strength = ((y - first) / (full - first)).clamp(0, 1)[:, None]
+    strength = _below_eyes(R, painted.device)[first:, None]
     bounded = 2 * (white + share * chroma) - 1
     return torch.cat([above, torch.lerp(below, bounded, strength)], dim=-2)
+
+
+def brightness_ceiling(portrait: Tensor) -> Tensor:
+    """Return how bright each pixel above the mouth may be: as the portrait is nearby.
+
+    Args:
+        portrait: (B, 3, R, R) in [-1, 1].
+
+    Returns:
+        (B, 3, R, R), for each colour; above any brightness where a mouth may be.
+    """
+    R = portrait.shape[-1]
+    reach = round(_NEARBY * R)
+    smooth = F.avg_pool2d(portrait.float(), 3, stride=1, padding=1, count_include_pad=False)
+    brightest = F.max_pool2d(smooth, 2 * reach + 1, stride=1, padding=reach)
+    return brightest + _SLACK + _UNBOUND * _below_eyes(R, portrait.device)[:, None]
+
+
+def _below_eyes(R: int, device: torch.device) -> Tensor:
+    """How far each row is below the eyes, (R,): 0 to 1 between the edges of `BELOW_EYES`."""
+    first, full = BELOW_EYES
+    y = (torch.arange(R, device=device) + 0.5) / R
+    return ((y - first) / (full - first)).clamp(0, 1)
