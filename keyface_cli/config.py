@@ -312,7 +312,7 @@ PRESETS: dict[str, ModelConfig] = {
             audio_guidance=1.4,
             identity_guidance=1.0,
             autoguidance=1.25,
-            emotion_guidance=1.5,
+            emotion_guidance=2.0,
             liveliness=1.0,
             silence_steady_sound=True,
         ),

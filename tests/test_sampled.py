@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ import torch
 
 from keyface_cli.avatars.shards import RUN_FRAMES, SCENE_FRAMES
 from keyface_cli.checkpoints.checkpoint import build
-from keyface_cli.config import NUM_FRAMES, PRESETS
+from keyface_cli.config import NUM_FRAMES, PRESETS, ModelConfig
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
+from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.training.clips import SAMPLED_PLACES, ClipSource
 from keyface_cli.training.diffusion import UNetTraining
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
-from keyface_cli.training.sampled import FILE, sample_keyframes, sample_shard
+from keyface_cli.training.sampled import (
+    FILE,
+    interpolation_stage,
+    keyframe_stage,
+    sample_keyframes,
+    sample_shard,
+)
 
 TINY = PRESETS["tiny"]
 UNGUIDED = dataclasses.replace(
@@ -90,6 +98,19 @@ def test_keyframes_are_guided_as_in_animating(
     (stage,) = seen
     assert (stage.audio_guidance, stage.emotion_guidance) == (1.4, 1.5)
     assert stage.guidance_interval == (1.0, 50.0)
+
+
+@pytest.mark.parametrize("stage_of", [keyframe_stage, interpolation_stage])
+def test_both_stages_take_the_noise_levels_of_the_model(
+    stage_of: Callable[[ModelConfig, VideoUNet], KeyframeStage | InterpolationStage],
+) -> None:
+    sampling = dataclasses.replace(
+        UNGUIDED, schedule="karras", steps=4, sigma_min=0.5, guidance_interval=(1.0, 10.0)
+    )
+    config = dataclasses.replace(CONFIG, sampling=sampling)
+    stage = stage_of(config, VideoUNet(**dataclasses.asdict(CONFIG.unet("keyframes"))))
+    assert stage.sigmas[-2:].tolist() == pytest.approx([0.5, 0.0])
+    assert stage.guidance_interval == (1.0, 10.0)
 
 
 def test_runs_lie_between_sampled_keyframes(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,15 @@ from keyface_cli.avatars import rig
 from keyface_cli.avatars.heads import DrawFrames, still
 from keyface_cli.avatars.shards import SCENE_FRAMES, render_frames
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
-from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import VideoVAE
-from keyface_cli.stages.interpolation import InterpolationStage
-from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.training import run
 from keyface_cli.training.beginning import TEMPORAL, begin, freeze_temporal_layers
 from keyface_cli.training.clips import ClipSource
 from keyface_cli.training.diffusion import COMPONENTS, train_unet
 from keyface_cli.training.losses import explained, latent_loss, picture_losses, sample_sigmas
 from keyface_cli.training.options import DiffusionOptions, TrainOptions
-from keyface_cli.training.sampled import interpolation_stage, keyframe_stage
 from keyface_cli.training.samples import lip_sync
 from keyface_cli.training.vae import prime, principal_components
 
@@ -512,24 +507,6 @@ def test_a_run_goes_on_with_other_sampling_defaults(tmp_path: Path, encoded_shar
         )
         == 2
     )
-
-
-@pytest.mark.parametrize("stage_of", [keyframe_stage, interpolation_stage])
-def test_clips_are_sampled_with_every_default_of_the_model(
-    stage_of: Callable[[ModelConfig, VideoUNet], KeyframeStage | InterpolationStage],
-) -> None:
-    chosen = dataclasses.replace(
-        TINY.sampling,
-        schedule="karras",
-        steps=4,
-        sigma_min=0.5,
-        guidance_interval=(1.0, 10.0),
-        autoguidance=1.0,
-    )
-    config = dataclasses.replace(TINY, sampling=chosen)
-    stage = stage_of(config, build("keyframe_unet", config))
-    assert stage.sigmas[-2:].tolist() == pytest.approx([0.5, 0.0])
-    assert stage.guidance_interval == (1.0, 10.0)
 
 
 def test_lip_sync_follows_the_main_motion_of_the_true_mouth() -> None:
