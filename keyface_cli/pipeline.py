@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from keyface_cli.checkpoints.checkpoint import (
     COMPONENTS,
@@ -41,13 +41,7 @@ from keyface_cli.engine import STAGES, Engine, Inputs, Run
 from keyface_cli.errors import DeviceError, WeightsError
 from keyface_cli.memory import ACTIVATIONS_PER_LATENT, LEVELS, Demand, Residency
 from keyface_cli.models.codec import LatentCodec
-from keyface_cli.models.speech import (
-    CORE_FRAMES,
-    Features,
-    Samples,
-    audio_features,
-    encoded_sound,
-)
+from keyface_cli.models.speech import Features, Samples
 from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
@@ -168,7 +162,7 @@ class KeyFacePipeline:
             )
         # below the highest level each stage fetches its own networks from main memory
         place = where if memory == "high" else torch.device("cpu")
-        parts = _load(checkpoint, names, place, formats)
+        parts = load_networks(checkpoint, names, place, formats)
         pipeline = cls(checkpoint, parts, where, formats, memory, demand.chunk_for(free, memory))
         if compile:
             pipeline.engine.compiled = True
@@ -382,52 +376,18 @@ class KeyFacePipeline:
         started = time.perf_counter()
         place = self.device if self.memory == "high" else torch.device("cpu")
         try:
-            loaded = _load(self.checkpoint, (name,), place, self._formats)
+            loaded = load_networks(self.checkpoint, (name,), place, self._formats)
         except DeviceError:
             # from the next lower level on, networks wait in main memory
             if place.type == "cpu" or not self.engine.residency.step_down():
                 raise
             logger.warning("out of memory, continuing with --memory %s", self.memory)
-            loaded = _load(self.checkpoint, (name,), torch.device("cpu"), self._formats)
+            loaded = load_networks(self.checkpoint, (name,), torch.device("cpu"), self._formats)
         self.engine.guide = cast("VideoUNet", loaded[name])
         self.engine.residency.networks[name] = self.engine.guide
         if self.engine.compiled:
             self.engine.guide.compile(dynamic=False)
         self.timings["load"] += time.perf_counter() - started
-
-
-def encode_audio(
-    checkpoint: Checkpoint, waveform: Samples, device: str = "auto"
-) -> dict[str, Iterator[Tensor]]:
-    """Encode a recording with a model's audio encoders alone, to be used with many portraits.
-
-    Args:
-        checkpoint: the model.
-        waveform: (S,) mono at 16 kHz in [-1, 1], an array or whatever reads slices of one.
-        device: as in `KeyFacePipeline.load`.
-
-    Returns:
-        For each encoder blocks (n, 2, D) float32 on the CPU, made as they are asked for, of the
-        N = ceil(S / 640) video frames in order.
-
-    Raises:
-        WeightsError, DeviceError: see `KeyFacePipeline.load`; memory may run out in a block too.
-    """
-    place = resolve_device(device)
-    names = encoder_names(checkpoint.config)
-    encoders = _load(checkpoint, names, place, dict.fromkeys(names, torch.float32))
-    N = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
-    encoded = encoded_sound(checkpoint.config, waveform)
-
-    def blocks(name: str) -> Iterator[Tensor]:
-        with memory_errors(place), torch.inference_mode():
-            features = audio_features(name, encoders[name], encoded)
-        for first in range(0, N, CORE_FRAMES):
-            with memory_errors(place), torch.inference_mode():
-                block = features.frames(range(first, min(first + CORE_FRAMES, N))).cpu()
-            yield block
-
-    return {name: blocks(name) for name in names}
 
 
 def formats_of(
@@ -461,12 +421,18 @@ def demand_of(checkpoint: Checkpoint, formats: Mapping[str, torch.dtype]) -> Dem
     )
 
 
-def _load(
+def load_networks(
     checkpoint: Checkpoint,
     names: tuple[str, ...],
     device: torch.device,
     formats: Mapping[str, torch.dtype],
 ) -> dict[str, nn.Module]:
+    """Load networks of a model, each in its number format.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+        DeviceError: there is too little memory.
+    """
     needed = sum(checkpoint.count(name) * formats[name].itemsize for name in names)
     require_memory(device, needed, "the model")
     with memory_errors(device):

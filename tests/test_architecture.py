@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("stream", "engine", "options", "memory", "stages.timeline", "emotion", "media"),
         *("checkpoints", "models", "device", "config", "errors"),
     },
+    "embedding": {"pipeline", "checkpoints", "models", "device", "config"},
     "jobs": {
         *("pipeline", "options", "output", "credentials", "emotion", "media", "checkpoints"),
         *("stages.timeline", "version", "device", "files", "config", "errors"),
@@ -81,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {
         *("evaluation", "evaluation.avatars", "evaluation.study", "evaluation.networks"),
         *("editor", "training", "avatars", "jobs", "benchmark", "pipeline", "options", "output"),
-        "credentials",
+        *("embedding", "credentials"),
         *("emotion", "media", "checkpoints", "models", "plotting", "device", "files", "config"),
         *("version", "errors"),
     },

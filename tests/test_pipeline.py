@@ -330,14 +330,14 @@ def test_a_guide_that_does_not_fit_waits_in_main_memory(
 ) -> None:
     loaded = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
     monkeypatch.setattr(loaded.engine, "device", torch.device("cuda"))
-    load = pipelines._load
+    load = pipelines.load_networks
 
     def full(checkpoint: Checkpoint, names: Any, place: torch.device, formats: Any) -> Any:
         if place.type == "cuda":
             raise DeviceError("not enough memory on cuda")
         return load(checkpoint, names, place, formats)
 
-    monkeypatch.setattr(pipelines, "_load", full)
+    monkeypatch.setattr(pipelines, "load_networks", full)
     loaded._load_guide()
     assert loaded.memory == "balanced"
     assert loaded.engine.residency.networks["interpolation_guide"] is loaded.engine.guide

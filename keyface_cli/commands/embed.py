@@ -45,7 +45,7 @@ def embed(
 
     waveform = store_waveform(audio, output.absolute().parent, start, duration)
     with console.waiting("listening"):
-        from keyface_cli.pipeline import encode_audio
+        from keyface_cli.embedding import encode_audio
 
         features = encode_audio(checkpoint, waveform, device)
         belongs = origin(file_hash(audio), start, duration, checkpoint, list(features))
