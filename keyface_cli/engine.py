@@ -313,7 +313,7 @@ class Run:
     def _sample_segments(
         self, segments: Sequence[Segment], keyframes: Tensor, context: Tensor
     ) -> Tensor:
-        if self.engine.residency.level == "low" and len(segments) > 1:
+        if self.engine.residency.one_by_one and len(segments) > 1:
             one_by_one = zip(segments, keyframes, context, strict=True)
             return torch.cat(
                 [

@@ -2,8 +2,8 @@
 
     high      all networks stay on the device; the branches of a guidance run as one batch
     balanced  only the networks of the running stage are there; branches run one after another
-    low       the UNets stay in main memory and their layers are streamed through the device;
-              segments are made one at a time
+    low       the UNets stay in main memory and their layers are streamed through the device, each
+              once for as many segments as fit
 
 The result is the same at each level, to within rounding. On the CPU nothing is moved.
 """
@@ -27,15 +27,15 @@ Result = TypeVar("Result")
 
 LEVELS = ("high", "balanced", "low")
 # What a UNet holds besides its weights for one clip, as a multiple of the clip's latents in the
-# network's number format; an estimate that errs on the large side, for the choice at the start.
-ACTIVATIONS_PER_LATENT = 6000
+# network's number format, for the choice at the start; 2000 of the published network's, measured.
+ACTIVATIONS_PER_LATENT = 2400
 LARGEST_CHUNK = 8  # 4.2 s of video: a run that is ended loses the chunk that is not finished
 SPARE_BYTES = 2**30  # for the CUDA context, the VAE's activations and fragmentation
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a model takes on a device, in bytes; estimated.
+    """What a model takes on a device, in bytes.
 
     Args:
         networks: of all weights.
@@ -67,10 +67,10 @@ class Demand:
             free: before the networks are there; None where it is not known.
             level: one of `LEVELS`.
         """
-        if free is None or level == "low":
-            return USUAL_CHUNK  # at the lowest level they are given one by one
-        counted = self.clips if level == "high" else 1
-        fitting = counted + (free - self.levels[level]) // self.clip
+        if free is None:
+            return USUAL_CHUNK
+        weights = {"high": self.networks, "balanced": self.stage, "low": 0}[level]
+        fitting = (free - weights - SPARE_BYTES) // self.clip
         return max(1, min(fitting, LARGEST_CHUNK))
 
 
@@ -81,19 +81,24 @@ class Residency:
         networks: by component name; more may be added later, on the CPU or on the device.
         device: where they run.
         level: one of `LEVELS`.
+
+    `one_by_one` says that memory ran out at the lowest level with several segments at once.
     """
 
     def __init__(self, networks: dict[str, nn.Module], device: torch.device, level: str) -> None:
         self.networks, self.device, self.level = networks, device, level
+        self.one_by_one = False
         self._streamed: set[str] = set()
+        # weights as they lie in main memory, of networks that have been there
+        self._homes: dict[str, list[tuple[nn.Parameter, torch.Tensor]]] = {}
 
     @contextmanager
     def use(self, *names: str) -> Iterator[None]:
         """Have these networks on the device inside the block, and at lower levels no others."""
         if self.level != "high" and self.device.type != "cpu":
-            for name, network in self.networks.items():
+            for name in self.networks:
                 if name not in names and name not in self._streamed:
-                    network.to("cpu")
+                    self._send_home(name)
             for name in names:
                 self._bring(name)
         yield
@@ -118,24 +123,41 @@ class Residency:
             # only here, with the exception gone, is what the work had made let go
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            logger.warning("out of memory, continuing with --memory %s", self.level)
+            less = ", one segment at a time" if self.one_by_one else ""
+            logger.warning("out of memory, continuing with --memory %s%s", self.level, less)
 
     def step_down(self) -> bool:
-        """Go to the next lower level; False at the lowest."""
+        """Go to the next lower level, at the lowest to one segment at a time; False after that."""
         place = LEVELS.index(self.level) + 1
-        if place == len(LEVELS):
+        if place < len(LEVELS):
+            self.level = LEVELS[place]
+        elif self.one_by_one:
             return False
-        self.level = LEVELS[place]
+        else:
+            self.one_by_one = True
         return True
+
+    def _send_home(self, name: str) -> None:
+        """Have a network in main memory; what came from there is not copied back."""
+        network = self.networks[name]
+        for parameter, home in self._homes.get(name, ()):
+            parameter.data = home
+        network.to("cpu")
+        self._homes[name] = [(parameter, parameter.data) for parameter in network.parameters()]
 
     def _bring(self, name: str) -> None:
         network = self.networks[name]
         if self.level != "low" or not name.endswith(("_unet", "_guide")):
+            if name not in self._homes:
+                self._send_home(name)
             network.to(self.device)
         elif name not in self._streamed:
             from diffusers.hooks import apply_group_offloading
 
-            network.to("cpu")
+            self._send_home(name)
+            del self._homes[name]
+            # a network's layer that projects the sound runs by itself, which is no fault
+            logging.getLogger(apply_group_offloading.__module__).setLevel(logging.ERROR)
             cast(Any, apply_group_offloading)(
                 network,
                 onload_device=self.device,

@@ -50,7 +50,7 @@ def test_what_the_published_model_takes_is_said(
         return {kind: found[f"published model, {kind}"] for kind in ("GPU", "disk", "time")}
 
     said = lines()
-    assert "20 GB of its memory with --memory high, 10 GB with balanced" in said["GPU"]["text"]
+    assert "15 GB of free memory on --memory high, from 8 GB on balanced" in said["GPU"]["text"]
     assert said["disk"]["text"].startswith("10.7 GB (counted)")
     assert "weights pull --dry-run" in said["disk"]["hint"]
     assert said["time"]["text"].startswith("970 TFLOP for a second of video (counted)")

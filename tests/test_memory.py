@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -85,19 +85,20 @@ def test_a_run_that_runs_out_goes_on_a_level_lower(
     error: Exception,
 ) -> None:
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="high")
-    Sometimes(getattr(pipeline.engine, network), {1, 2}, error)
+    Sometimes(getattr(pipeline.engine, network), {1, 2, 3}, error)
     with caplog.at_level(logging.WARNING, "keyface_cli"):
         found = frames(pipeline)
     assert abs(found.astype(int) - expected).max() <= 1
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory, continuing with --memory balanced",
         "out of memory, continuing with --memory low",
+        "out of memory, continuing with --memory low, one segment at a time",
     ]
 
 
 def test_at_the_lowest_level_it_is_an_error(tiny_checkpoint: Path) -> None:
     pipeline = KeyFacePipeline.load(tiny_checkpoint, "cpu", "float32", memory="low")
-    Sometimes(pipeline.engine.keyframe_unet, {1}, torch.OutOfMemoryError("CUDA out of memory"))
+    Sometimes(pipeline.engine.keyframe_unet, {1, 2}, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(DeviceError, match="not enough memory on cpu"):
         frames(pipeline)
 
@@ -116,6 +117,7 @@ class Places(nn.Module):
     def __init__(self, log: list[tuple[str, str]], name: str) -> None:
         super().__init__()
         self.log, self.name = log, name
+        self.weight = nn.Parameter(torch.ones(3), requires_grad=False)
 
     def to(self, device: Any) -> Any:
         self.log.append((self.name, str(device)))
@@ -140,8 +142,14 @@ def test_networks_take_turns_on_the_device(streamed: list[nn.Module]) -> None:
     networks: dict[str, nn.Module] = {name: Places(log, name) for name in names}
     gpu = torch.device("meta")  # any that is not the CPU
     held = Residency(dict(networks), gpu, "balanced")
+    weight = cast(Places, networks["keyframe_unet"]).weight
     with held.use("keyframe_unet"):
-        assert log == [("interpolation_unet", "cpu"), ("vae", "cpu"), ("keyframe_unet", "meta")]
+        assert log[:2] == [("interpolation_unet", "cpu"), ("vae", "cpu")]
+        assert log[-1] == ("keyframe_unet", "meta")
+        weight.data = torch.zeros(3)  # stands for the copy on the device
+    with held.use("vae"):
+        assert log[-1] == ("vae", "meta")
+        assert torch.equal(weight, torch.ones(3))  # as it lay in main memory: not copied back
     log.clear()
     held.step_down()
     with held.use("keyframe_unet"):
@@ -184,18 +192,17 @@ PUBLISHED = Demand(
 
 @pytest.mark.parametrize(
     ("free_gb", "level", "chunk"),
-    [(80, "high", 8), (24, "high", 5), (15, "balanced", 3), (12, "balanced", 2), (6, "low", 2)],
+    [(80, "high", 8), (24, "high", 8), (15, "high", 3), (12, "balanced", 5), (6, "low", 4)],
 )
 def test_level_and_chunk_follow_the_free_memory(free_gb: float, level: str, chunk: int) -> None:
     free = int(free_gb * 2**30)
     assert PUBLISHED.level_for(free) == level
     assert PUBLISHED.chunk_for(free, level) == chunk
     # what is there for so many segments suffices, and for one more it does not
-    weights = PUBLISHED.networks if level == "high" else PUBLISHED.stage
+    weights = {"high": PUBLISHED.networks, "balanced": PUBLISHED.stage, "low": 0}[level]
     taken = weights + chunk * PUBLISHED.clip + SPARE_BYTES
-    if level != "low":
-        assert taken <= free
-        assert chunk == LARGEST_CHUNK or taken + PUBLISHED.clip > free
+    assert taken <= free
+    assert chunk == LARGEST_CHUNK or taken + PUBLISHED.clip > free
 
 
 def test_where_memory_is_the_machine_s_own_nothing_is_chosen_by_it() -> None:

