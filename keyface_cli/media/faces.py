@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1024  # pixels of the long side of the picture that the detector is given
 SMALLEST = 24  # pixels of a face there
 CONFIDENCE = 0.9  # below it the detector sees faces in leaves and curtains
+# The detector puts points too far to the right and down by this part of its box's height (fitted to
+# the landmarks of 39 photographs in seven sizes), and cuts off what is behind the decimal point.
+POINTS_OFF = 0.0195
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 Point = tuple[float, float]
 
@@ -110,9 +113,10 @@ def _is_odd_picture(error: Exception) -> bool:
 
 def _face(found: dict[str, Any], scale: float) -> Face:
     points = (found["keypoints"][name] for name in POINTS)
+    off = POINTS_OFF * found["box"][3] - 0.5
     x, y, width, height = (round(float(number) / scale) for number in found["box"])
     return Face(
         (x, y, width, height),
-        tuple((float(x) / scale, float(y) / scale) for x, y in points),
+        tuple(((float(x) - off) / scale, (float(y) - off) / scale) for x, y in points),
         float(found["confidence"]),
     )
