@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from keyface_cli import files
@@ -242,6 +243,33 @@ def test_an_empty_folder_is_removed_before_another_run_may_have_it(
     assert list(tmp_path.iterdir()) == []
     with JobFolder(output, {}) as again:
         assert again.path.is_dir()
+
+
+@pytest.mark.parametrize("first", ["lock", "piece"])
+def test_a_run_that_begins_while_a_finished_one_is_removed_keeps_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    output, begun = tmp_path / "a.mp4", JobFolder(tmp_path / "a.mp4", {})
+    remove = shutil.rmtree
+
+    def remove_slowly(path: Path, **rest: Any) -> None:
+        there = path.is_dir()
+        if there:
+            (path / first).unlink()
+            begun.__enter__().put(0, torch.ones(1))
+        remove(path, **rest)
+
+    with JobFolder(output, {}) as finished:
+        (finished.path / "piece").touch()
+        monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+        finished.remove()
+        monkeypatch.setattr(shutil, "rmtree", remove)
+    kept = begun.get(0)
+    assert kept is not None
+    assert kept.item() == 1
+    begun.remove()
+    begun.__exit__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ledger_counts_only_what_is_whole(tmp_path: Path) -> None:

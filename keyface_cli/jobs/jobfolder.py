@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SUFFIX = ".keyface"
 FORMAT = 1
 _DESCRIPTION = "job.json"
+_TRIES = 5  # to lock a folder that other runs remove
 _LONGEST_NAME = 240  # bytes of a file's name, less than every file system's limit
 
 
@@ -63,12 +64,12 @@ class JobFolder:
         self._restart = restart
         self.notes: dict[str, Any] = {}
         self.resumed = False
+        self._removed = False
         self._lock = FileLock(str(self.path / "lock"))
 
     def __enter__(self) -> JobFolder:
         try:
-            self.path.mkdir(exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._take()
             self._open()
         except Timeout:
             raise JobError(
@@ -84,7 +85,7 @@ class JobFolder:
 
     def __exit__(self, *_: object) -> None:
         # removed while it is ours: a run that takes the lock after us has a folder of its own
-        if not self.path.is_dir() or not self.ledger.names:
+        if not self._removed and not self.ledger.names:
             self.remove()
         self._lock.release()
 
@@ -103,8 +104,17 @@ class JobFolder:
         self._describe()
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder and all that is in it; a run that begins now has one of its own."""
+        # first out of the way: were the lock's file removed before the rest, a run that began then
+        # would lose its work with the rest
+        gone = self.path.with_name(f".{self.path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            os.replace(self.path, gone)
+        except OSError:
+            gone = self.path  # on Windows, where a folder with an open file keeps its name
+        shutil.rmtree(gone, ignore_errors=True)
+        self._removed = True
 
     def get(self, clip: int) -> Tensor | None:
         """Return the latents of a clip's keyframes, see `stream.KeyframeStore`."""
@@ -129,6 +139,19 @@ class JobFolder:
             self.ledger.add(name)
         except OSError as error:
             raise unwritable(self.path, error, JobError) from error
+
+    def _take(self) -> None:
+        """Make the folder where it is missing, and lock it."""
+        for _ in range(_TRIES):
+            self.path.mkdir(exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except FileNotFoundError:
+                continue  # another run has just removed it
+            if Path(self._lock.lock_file).exists():
+                return
+            self._lock.release()
+        raise Timeout(self._lock.lock_file)
 
     def _open(self) -> None:
         described = self.path / _DESCRIPTION
