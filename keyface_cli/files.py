@@ -63,7 +63,7 @@ def replacing(
     """
     part: Path | None = None
     try:
-        target = path.resolve()
+        target = Path(os.path.realpath(path))  # of a link in a circle too, which is told below
         mark = f"-{secrets.token_hex(4)}" if shared else ""
         part = target.with_name(f".{target.name[:80]}{mark}.part")
         part.unlink(missing_ok=True)
@@ -89,7 +89,8 @@ def making_folder(
     """Fill a folder under another name, and give it its own when the block has ended well.
 
     Args:
-        path: the folder, which is absent or empty by then; folders above it are made.
+        path: the folder, which is absent or empty by then; folders above it are made. Of a link
+            the folder that it leads to.
         error: what to raise where it cannot be written.
         force: replace a folder that holds something, see `take_name`.
 
@@ -99,16 +100,19 @@ def making_folder(
     Raises:
         error: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    part: Path | None = None
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        target = Path(os.path.realpath(path))
+        part = target.with_name(f".{target.name}.part")
+        _discard(part)
         part.mkdir(parents=True)
         yield part
-        take_name(part, path, force=force)
+        take_name(part, target, force=force)
     except OSError as problem:
         raise unwritable(path, problem, error) from problem
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            _discard(part)
 
 
 def take_name(part: Path, path: Path, *, force: bool = False) -> None:
@@ -118,7 +122,7 @@ def take_name(part: Path, path: Path, *, force: bool = False) -> None:
         part: the file or folder, on the same disk as `path`.
         path: its name. A file of that name is replaced.
         force: replace a folder that holds something too. That takes two steps: between them the
-            old folder is `.NAME.old`, and a later call removes what a kill left there.
+            old folder is `.NAME.old`, see `set_aside`; a later call removes what a kill left.
 
     Raises:
         OSError: it cannot be written, or a folder of that name is not empty. What was there
@@ -127,19 +131,34 @@ def take_name(part: Path, path: Path, *, force: bool = False) -> None:
     for inner in part.rglob("*") if part.is_dir() else ():
         sync(inner)
     sync(part)
-    if force and part.is_dir() and path.exists():
-        old = path.with_name(f".{path.name[:80]}.old")
-        shutil.rmtree(old, ignore_errors=True)
+    old = set_aside(path) if force and part.is_dir() else None
+    if old is not None and path.exists():
+        _discard(old)
         os.replace(path, old)
         try:
             os.replace(part, path)
         except OSError:
             os.replace(old, path)
             raise
-        shutil.rmtree(old, ignore_errors=True)
     else:
         os.replace(part, path)
+    if old is not None:
+        _discard(old)
     sync(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Return where the folder of a name is while another takes its name."""
+    return path.with_name(f".{path.name[:80]}.old")
+
+
+def _discard(path: Path) -> None:
+    """Remove whatever is there, as far as it can be."""
+    if path.is_symlink() or path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(

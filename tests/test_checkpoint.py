@@ -342,6 +342,16 @@ class TestResolveModel:
         (work / "mini" / "keyface.json").touch()
         assert resolve_model("mini") == Path("mini")
 
+    def test_a_model_whose_replacement_was_cut_short(self, tmp_path: Path) -> None:
+        old = self.put(tmp_path / "runs" / ".mine.old")
+        with pytest.raises(WeightsError, match="mine: replacing it was cut short") as error:
+            resolve_model(str(tmp_path / "runs" / "mine"))
+        assert str(old) in str(error.value.hint)
+        self.put(tmp_path / "home" / "models" / ".keyface.old")
+        with pytest.raises(WeightsError, match="keyface: replacing it was cut short"):
+            resolve_model("keyface")
+        assert installed.installed_models() == {}
+
     def test_models_are_no_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("KEYFACE_HOME")
         assert installed.home() == platformdirs.user_data_path("keyface", appauthor=False)

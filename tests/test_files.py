@@ -148,6 +148,21 @@ def test_a_folder_replaces_none_that_holds_something(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]
 
 
+def test_of_a_linked_folder_what_the_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    (tmp_path / "disk" / "model" / "a").write_text("first")
+    (tmp_path / "model").symlink_to(tmp_path / "disk" / "model")
+    for content in ("second", "third"):
+        with making_folder(tmp_path / "model", force=True) as part:
+            (part / "a").write_text(content)
+        assert (tmp_path / "model").is_symlink()
+        assert (tmp_path / "disk" / "model" / "a").read_text() == content
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["model"]
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(KeyFaceError, match="circle"), making_folder(tmp_path / "circle"):
+        pass
+
+
 def test_a_folder_that_holds_something_is_replaced_by_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +175,20 @@ def test_a_folder_that_holds_something_is_replaced_by_force(
     take_name(make("part", "second"), make("model", "first"), force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "a").read_text() == "second"
+
+    (tmp_path / "other").mkdir()
+    for left in ("file", "link", "folder"):
+        old = tmp_path / ".model.old"
+        if left == "file":
+            old.touch()
+        elif left == "link":
+            old.symlink_to(tmp_path / "other")
+        else:
+            os.replace(tmp_path / "model", old)  # a kill between the two steps
+        take_name(make("part", "second"), tmp_path / "model", force=True)
+        assert (tmp_path / "model" / "a").read_text() == "second"
+        assert {path.name for path in tmp_path.iterdir()} == {"model", "other"}
+    (tmp_path / "other").rmdir()
 
     real = os.replace
 

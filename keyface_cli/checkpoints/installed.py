@@ -7,6 +7,7 @@ from pathlib import Path
 
 from keyface_cli.checkpoints.checkpoint import MANIFEST
 from keyface_cli.errors import WeightsError
+from keyface_cli.files import set_aside
 
 
 def resolve_model(model: str | Path | None) -> Path:
@@ -28,6 +29,12 @@ def resolve_model(model: str | Path | None) -> Path:
     if model is None:
         model = "keyface" if "keyface" in named else "mini"
     if str(model) not in named:
+        for place in (Path(model), home() / "models" / model):
+            if (set_aside(place) / MANIFEST).is_file():
+                raise WeightsError(
+                    f"no such model: {model}: replacing it was cut short",
+                    f"make it again, or rename the one before, {set_aside(place)}",
+                )
         raise WeightsError(
             f"no such model: {model}", f"name a model folder, or put it in {home() / 'models'}"
         )
@@ -40,7 +47,8 @@ def installed_models() -> dict[str, Path]:
     models: dict[str, Path] = {}
     for place in (home() / "models", package / "_weights", package.parent / "weights"):
         for manifest in sorted(place.glob(f"*/{MANIFEST}")):
-            models.setdefault(manifest.parent.name, manifest.parent)
+            if not manifest.parent.name.startswith("."):  # what is being made, or was replaced
+                models.setdefault(manifest.parent.name, manifest.parent)
     return models
 
 

@@ -185,5 +185,5 @@ def export(
         for component in checkpoint.components:
             save_component(partial, component, checkpoint.load(component), dtype=dtype)
         write_manifest(
-            partial, checkpoint.config, source=source, training=checkpoint.manifest["training"]
+            partial, checkpoint.config, source=source, training=checkpoint.manifest.get("training")
         )
