@@ -152,6 +152,17 @@ def set_aside(path: Path) -> Path:
     return path.with_name(f".{path.name[:80]}.old")
 
 
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder and all that is in it, as far as it can be; its name is free at once."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    _discard(gone)
+    try:
+        os.replace(folder, gone)
+    except OSError:
+        gone = folder  # on Windows, where a folder with an open file keeps its name
+    _discard(gone)
+
+
 def _discard(path: Path) -> None:
     """Remove whatever is there, as far as it can be."""
     if path.is_symlink() or path.is_file():

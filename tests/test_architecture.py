@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("pipeline", "options", "checkpoints", "output", "credentials", "emotion", "avatars"),
         *("evaluation.metrics", "models", "plotting", "files", "config", "errors"),
     },
-    "evaluation.study": {"files", "credentials", "media", "web", "plotting", "errors"},
+    "evaluation.study": {"files", "credentials", "media", "web", "plotting", "config", "errors"},
     "evaluation": {
         *("evaluation.metrics", "evaluation.measures", "evaluation.networks", "emotion", "media"),
         *("plotting", "files", "config", "errors"),

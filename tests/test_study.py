@@ -239,6 +239,13 @@ def test_damaged_studies_are_one_line(study: Study, tmp_path: Path, main: Main) 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     with pytest.raises(KeyFaceError, match="unknown format: 99, not 1"):
         open_study(study.folder)
+    good = json.loads(path.read_text()) | {"format": 1}
+    (study.folder / "clips" / study.trials[0].left_clip).touch()
+    for key, value in (("left_clip", 1), ("left_clip", "../study.json"), ("more", "x")):
+        trials = [{**good["trials"][0], key: value}, *good["trials"][1:]]
+        path.write_text(json.dumps(good | {"trials": trials}))
+        with pytest.raises(KeyFaceError, match="is damaged"):
+            open_study(study.folder)
     path.write_text("{")
     with pytest.raises(KeyFaceError, match="is damaged"):
         open_study(study.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -178,6 +179,10 @@ def test_avatars_are_drawn_once(
         ("scenes", "001", 200),
         ("scenes", "002", 115),
     ]
+    for damage in ("{}", '{"settings": {"se', '{"settings": 3, "sizes": []}'):
+        (tmp_path / "data" / "avatars.json").write_text(damage)
+        code, _, err = main(*arguments)
+        assert (code, "avatars.json: is damaged" in err) == (1, True)
     (tmp_path / "data" / "avatars.json").unlink()
     assert "does not say what its shards were drawn of" in main(*arguments)[2]
     drawn.clear()
@@ -273,6 +278,9 @@ def test_an_export_replaces_a_model_by_force_only(
     shutil.copytree(tiny_checkpoint, run)
     shutil.rmtree(run / "beats")
     write_manifest(run, PRESETS["tiny"])
+    manifest = json.loads((run / "keyface.json").read_text())
+    del manifest["training"]  # free facts, which another program may leave out
+    (run / "keyface.json").write_text(json.dumps(manifest))
     shutil.copytree(tiny_checkpoint, model)
     before = _bytes(model)
     code, out, err = main("train", "export", run, "-o", model)

@@ -48,12 +48,17 @@ def keep_facts(folder: Path, settings: Mapping[str, Any], sizes: Mapping[str, in
         sizes: name of a shard, or of the file of single pictures -> how many it is to hold.
 
     Raises:
-        ConfigError: a shard that is there was drawn with other settings or in another size.
+        ConfigError: a shard that is there was drawn with other settings or in another size; or
+            what is kept is damaged.
     """
     path = folder / FACTS
     known: dict[str, Any] = {"settings": None, "sizes": {}}
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            known = {"settings": dict(found["settings"]), "sizes": dict(found["sizes"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: is damaged", "name another folder") from error
     there = [name for name in {**known["sizes"], **sizes} if (folder / name).exists()]
     if there and known["settings"] is None:
         raise ConfigError(

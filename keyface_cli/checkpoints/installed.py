@@ -7,7 +7,6 @@ from pathlib import Path
 
 from keyface_cli.checkpoints.checkpoint import MANIFEST
 from keyface_cli.errors import WeightsError
-from keyface_cli.files import set_aside
 
 
 def resolve_model(model: str | Path | None) -> Path:
@@ -29,6 +28,8 @@ def resolve_model(model: str | Path | None) -> Path:
     if model is None:
         model = "keyface" if "keyface" in named else "mini"
     if str(model) not in named:
+        from keyface_cli.files import set_aside
+
         for place in (Path(model), home() / "models" / model):
             if (set_aside(place) / MANIFEST).is_file():
                 raise WeightsError(

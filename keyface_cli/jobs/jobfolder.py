@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from keyface_cli.errors import JobError
-from keyface_cli.files import unwritable, write_text
+from keyface_cli.files import remove_at_once, unwritable, write_text
 from keyface_cli.output.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -105,15 +105,7 @@ class JobFolder:
 
     def remove(self) -> None:
         """Remove the folder and all that is in it; a run that begins now has one of its own."""
-        # first out of the way: were the lock's file removed before the rest, a run that began then
-        # would lose its work with the rest
-        gone = self.path.with_name(f".{self.path.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        try:
-            os.replace(self.path, gone)
-        except OSError:
-            gone = self.path  # on Windows, where a folder with an open file keeps its name
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_at_once(self.path)  # were the lock removed before the rest, theirs would go with it
         self._removed = True
 
     def get(self, clip: int) -> Tensor | None:

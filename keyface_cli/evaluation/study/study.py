@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 
-from keyface_cli.errors import KeyFaceError
+from keyface_cli.config import from_dict
+from keyface_cli.errors import ConfigError, KeyFaceError
 from keyface_cli.files import append, csv_text, making_folder, unwritable, write_text
 from keyface_cli.media.frames import list_videos, probe
 
@@ -133,14 +134,16 @@ def open_study(folder: Path) -> Study:
                 f"{path}: unknown format: {version}, not {FORMAT_VERSION}",
                 "make the study again, or use the keyface that made it",
             )
-        trials = [Trial(**trial) for trial in facts["trials"]]
+        trials = [from_dict(Trial, trial, "trials") for trial in facts["trials"]]
         study = Study(folder, list(facts["methods"]), trials, int(facts["seed"]))
     except FileNotFoundError:
         raise KeyFaceError(f"{folder}: is no study", "make one: keyface study new") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise KeyFaceError(f"{path}: is damaged: {error}") from error
     for trial in study.trials:
         for clip in (trial.left_clip, trial.right_clip):
+            if Path(clip).name != clip:  # anyone who is asked could see whatever it names
+                raise KeyFaceError(f"{path}: is damaged: no clip's name: {clip}")
             if not (folder / CLIPS / clip).is_file():
                 raise KeyFaceError(f"{folder / CLIPS / clip}: is missing", "make the study again")
     return study
