@@ -47,7 +47,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from keyface_cli.checkpoints.checkpoint import build, needed_components
     from keyface_cli.checkpoints.writing import save_component, write_manifest
-    from keyface_cli.config import PRESETS
+    from keyface_cli.presets import PRESETS
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     config = PRESETS["tiny"]
@@ -68,7 +68,8 @@ def lively_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
     from keyface_cli.checkpoints.checkpoint import build
     from keyface_cli.checkpoints.writing import save_component, write_manifest
-    from keyface_cli.config import MOTION, PRESETS
+    from keyface_cli.config import MOTION
+    from keyface_cli.presets import PRESETS
 
     config = dataclasses.replace(
         PRESETS["tiny"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keyface_cli.avatars import rig
-from keyface_cli.config import PRESETS
+from keyface_cli.presets import PRESETS
 
 TINY = PRESETS["tiny"]
 

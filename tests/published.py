@@ -19,7 +19,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from keyface_cli.checkpoints.checkpoint import build
 from keyface_cli.checkpoints.renaming import rename_vae, split
-from keyface_cli.config import PRESETS, ModelConfig, to_dict
+from keyface_cli.config import ModelConfig, to_dict
+from keyface_cli.presets import PRESETS
 
 State = dict[str, Tensor]
 

@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": set(),
     "files": {"errors"},
     "config": {"errors"},
+    "presets": {"config"},
     "device": {"errors"},
     "plotting": {"errors"},
     "web": {"errors"},
     "avatars": {"files", "config", "errors"},
     "models": {"files", "config", "errors"},
-    "checkpoints": {"files", "models", "device", "config", "errors"},
+    "checkpoints": {"files", "models", "device", "presets", "config", "errors"},
     "media": {"files", "checkpoints", "config", "errors"},
     "credentials": {"media", "version", "files", "errors"},
     "output": {"credentials", "media", "files", "config", "errors"},
@@ -84,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("editor", "training", "avatars", "jobs", "benchmark", "pipeline", "options", "output"),
         *("embedding", "credentials"),
         *("emotion", "media", "checkpoints", "models", "plotting", "device", "files", "config"),
-        *("version", "errors"),
+        *("presets", "version", "errors"),
     },
     "app": {"commands", "version", "errors"},
     "__main__": {"app"},
@@ -213,7 +214,7 @@ def test_inference_imports_neither_training_nor_what_breaks_an_install() -> None
     run(
         "import sys, keyface_cli.pipeline\n"
         "from keyface_cli.checkpoints.checkpoint import COMPONENTS, build\n"
-        "from keyface_cli.config import PRESETS\n"
+        "from keyface_cli.presets import PRESETS\n"
         "[build(name, PRESETS['mini'], empty=True) for name in COMPONENTS if name != 'wav2vec2']\n"
         "bad = ['keyface_cli.training', 'keyface_cli.evaluation', 'torchvision', 'torchaudio']\n"
         "bad += ['werkzeug']\n"

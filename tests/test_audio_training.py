@@ -12,8 +12,9 @@ from keyface_cli.avatars import rig
 from keyface_cli.avatars.shards import SCENE_FRAMES
 from keyface_cli.avatars.voices import PHONES
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
-from keyface_cli.config import PRESETS, SAMPLES_PER_FRAME
+from keyface_cli.config import SAMPLES_PER_FRAME
 from keyface_cli.errors import WeightsError
+from keyface_cli.presets import PRESETS
 from keyface_cli.training.audio import (
     WINDOW_FRAMES,
     WINDOW_SAMPLES,

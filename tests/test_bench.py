@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from keyface_cli import benchmark
 from keyface_cli.checkpoints.checkpoint import Checkpoint
-from keyface_cli.config import PRESETS
 from keyface_cli.jobs.runner import ComputeOptions
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.presets import PRESETS
 
 Main = Callable[..., tuple[int, str, str]]
 TINY = PRESETS["tiny"]

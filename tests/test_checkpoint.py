@@ -18,8 +18,8 @@ from keyface_cli.checkpoints import installed
 from keyface_cli.checkpoints.checkpoint import COMPONENTS, Checkpoint, build, needed_components
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.checkpoints.writing import save_component, write_manifest
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.presets import PRESETS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BUNDLED = Path(__file__).parents[1] / "weights" / "mini"

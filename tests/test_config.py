@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from keyface_cli.config import PRESETS, ModelConfig, SamplingConfig, UNetConfig, from_dict, to_dict
+from keyface_cli.config import ModelConfig, SamplingConfig, UNetConfig, from_dict, to_dict
 from keyface_cli.errors import ConfigError
+from keyface_cli.presets import PRESETS
 
 
 @pytest.fixture(params=PRESETS)

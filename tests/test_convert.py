@@ -29,10 +29,10 @@ from torch import Tensor
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.checkpoints.renaming import rename_vae, split
-from keyface_cli.config import PRESETS
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import encode
+from keyface_cli.presets import PRESETS
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 

@@ -25,8 +25,8 @@ from test_parity import ParitySet, open_set, parity_folder
 
 from keyface_cli.checkpoints import download
 from keyface_cli.checkpoints.checkpoint import Checkpoint
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
+from keyface_cli.presets import PRESETS
 
 Main = Callable[..., tuple[int, str, str]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.checkpoints.writing import save_component, write_manifest
-from keyface_cli.config import PRESETS
 from keyface_cli.embedding import encode_audio
 from keyface_cli.media.features import StoredFeatures, _open
 from keyface_cli.models.speech import encode
 from keyface_cli.pipeline import KeyFacePipeline
+from keyface_cli.presets import PRESETS
 from keyface_cli.stages.timeline import Timeline
 
 Main = Callable[..., tuple[int, str, str]]

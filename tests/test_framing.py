@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import PortraitError
 from keyface_cli.media import framing
 from keyface_cli.media.crop import Crop, cut
 from keyface_cli.media.faces import find_faces
 from keyface_cli.media.framing import FRAMES, PUBLISHED, choose_crop, to_network
+from keyface_cli.presets import PRESETS
 
 AVATAR = Path(__file__).parent.parent / "examples" / "avatar.png"
 GREEN = (120, 140, 90)

@@ -15,7 +15,6 @@ from torch import nn
 
 from keyface_cli import pipeline as pipelines
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import DeviceError
 from keyface_cli.memory import (
     ACTIVATIONS_PER_LATENT,
@@ -27,6 +26,7 @@ from keyface_cli.memory import (
 )
 from keyface_cli.options import GenerationOptions
 from keyface_cli.pipeline import KeyFacePipeline, demand_of
+from keyface_cli.presets import PRESETS
 
 GUIDED = GenerationOptions(steps=1, audio_guidance=2.0, identity_guidance=1.5, autoguidance=2.0)
 

@@ -19,7 +19,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.renaming import rename_beats, rename_wavlm, split
 from keyface_cli.checkpoints.writing import save_component, write_manifest
-from keyface_cli.config import PRESETS, UNetConfig
+from keyface_cli.config import UNetConfig
 from keyface_cli.errors import WeightsError
 from keyface_cli.models import speech
 from keyface_cli.models.beats import BEATs, fbank, stretch
@@ -28,6 +28,7 @@ from keyface_cli.models.conditioning import Conditioning
 from keyface_cli.models.unet import VideoUNet
 from keyface_cli.models.vae import Posterior, VideoVAE
 from keyface_cli.models.wav2vec2 import Wav2Vec2, WavLM
+from keyface_cli.presets import PRESETS
 
 KEYFRAMES = PRESETS["tiny"].keyframe_unet
 INTERPOLATION = PRESETS["tiny"].interpolation_unet

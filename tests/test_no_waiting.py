@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from keyface_cli.checkpoints.checkpoint import build
-from keyface_cli.config import PRESETS
 from keyface_cli.diffusion.sampler import ays_sigmas
 from keyface_cli.models.unet import VideoUNet
+from keyface_cli.presets import PRESETS
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -524,11 +525,13 @@ def test_a_preset_is_its_numbers(tiny: KeyFacePipeline) -> None:
 
 
 def test_a_folder_that_names_no_presets_has_those_of_its_architecture(
-    tiny: KeyFacePipeline,
+    tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    older = dataclasses.replace(tiny.config, sampling_presets={})
-    assert older.sampling_of("fast") == tiny.config.sampling_of("fast")
-    assert older.sampling_of("exact") is older.sampling
+    manifest = json.loads((tiny_checkpoint / "keyface.json").read_text())
+    named = manifest["config"].pop("sampling_presets")
+    assert named
+    (tmp_path / "keyface.json").write_text(json.dumps(manifest))
+    assert Checkpoint.open(tmp_path, check_files=False).config.sampling_presets == named
 
 
 def test_a_preset_decodes_in_half_precision(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from keyface_cli.avatars.portrait_pairs import write_pairs
 from keyface_cli.checkpoints.checkpoint import build
-from keyface_cli.config import MOTION, PRESETS
+from keyface_cli.config import MOTION
 from keyface_cli.errors import ConfigError
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.portrait_decoder import MASK_START, PortraitDecoder, View, warp
 from keyface_cli.models.tones import bound_tones
+from keyface_cli.presets import PRESETS
 from keyface_cli.training.loop import Trainer
 from keyface_cli.training.options import TrainOptions
 from keyface_cli.training.portrait_decoder import (

@@ -13,9 +13,10 @@ import torch
 
 from keyface_cli.avatars.shards import RUN_FRAMES, SCENE_FRAMES
 from keyface_cli.checkpoints.checkpoint import build
-from keyface_cli.config import NUM_FRAMES, PRESETS, ModelConfig
+from keyface_cli.config import NUM_FRAMES, ModelConfig
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.unet import VideoUNet
+from keyface_cli.presets import PRESETS
 from keyface_cli.stages.interpolation import InterpolationStage
 from keyface_cli.stages.keyframes import KeyframeStage
 from keyface_cli.training.clips import SAMPLED_PLACES, ClipSource

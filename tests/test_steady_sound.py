@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from keyface_cli.avatars.sounds import make_sound
 from keyface_cli.avatars.vocalisations import vocalise
-from keyface_cli.config import PRESETS, SAMPLE_RATE
+from keyface_cli.config import SAMPLE_RATE
 from keyface_cli.models.speech import encoded_sound
 from keyface_cli.models.steady_sound import FADE, SteadySilenced
+from keyface_cli.presets import PRESETS
 
 Wave = NDArray[np.float32]
 

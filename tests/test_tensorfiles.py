@@ -15,8 +15,8 @@ import torch
 from keyface_cli.checkpoints.checkpoint import Checkpoint, build
 from keyface_cli.checkpoints.tensorfiles import open_tensors, weight_files
 from keyface_cli.checkpoints.writing import save_component, write_manifest, write_tensors
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
+from keyface_cli.presets import PRESETS
 
 TENSORS = {
     "a": torch.arange(100.0),

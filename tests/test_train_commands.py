@@ -16,8 +16,8 @@ from keyface_cli.checkpoints.checkpoint import Checkpoint
 from keyface_cli.checkpoints.writing import write_manifest, write_tensors
 from keyface_cli.commands import console
 from keyface_cli.commands.train_options import Asked, collect
-from keyface_cli.config import PRESETS
 from keyface_cli.errors import WeightsError
+from keyface_cli.presets import PRESETS
 
 Main = Callable[..., tuple[int, str, str]]
 QUICK = ("--updates", 2, "--batch-size", 1, "--precision", "float32", "--set", "held_out=0")

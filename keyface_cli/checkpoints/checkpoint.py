@@ -89,7 +89,14 @@ class Checkpoint:
             )
         for name, (size, _) in sizes.items() if check_files else ():
             _check_size(folder / name, size)
-        return cls(folder, from_dict(ModelConfig, config, f"{path}: config"), manifest)
+        known = from_dict(ModelConfig, config, f"{path}: config")
+        if not known.sampling_presets:  # of a version before them: those of its architecture
+            from keyface_cli.presets import PRESETS
+
+            if known.preset in PRESETS:
+                named = PRESETS[known.preset].sampling_presets
+                known = dataclasses.replace(known, sampling_presets=named)
+        return cls(folder, known, manifest)
 
     @property
     def name(self) -> str:

@@ -33,8 +33,9 @@ from keyface_cli.checkpoints.renaming import (
 )
 from keyface_cli.checkpoints.unpickle import check_numbers, read_tensors
 from keyface_cli.checkpoints.writing import replacing_model, save_component, write_manifest
-from keyface_cli.config import PRESETS, ModelConfig
+from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, WeightsError
+from keyface_cli.presets import PRESETS
 
 Report = Callable[[str], None]
 

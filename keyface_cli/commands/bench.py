@@ -151,7 +151,7 @@ def bench(
 def _model(name: str | None, benchmark: Any) -> Checkpoint:
     """The model that is asked for; the published one with random weights where it is absent."""
     if name == "keyface" and name not in installed_models():
-        from keyface_cli.config import PRESETS
+        from keyface_cli.presets import PRESETS
 
         console.say("the published weights are not installed: random ones of their size are taken")
         unfetched: Checkpoint = benchmark.Unfetched.of(PRESETS["keyface"])

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyface_cli.commands import console, options
-from keyface_cli.config import FPS, PRESETS
+from keyface_cli.config import FPS
 from keyface_cli.errors import ConfigError, DeviceError, KeyFaceError
 from keyface_cli.files import replacing
+from keyface_cli.presets import PRESETS
 
 if TYPE_CHECKING:
     from keyface_cli.avatars.photographs.casting import Cast

@@ -215,8 +215,8 @@ def _needs_of_published() -> tuple[list[int], int, float]:
     import torch
 
     from keyface_cli.benchmark import Unfetched, count
-    from keyface_cli.config import PRESETS
     from keyface_cli.pipeline import demand_of, formats_of
+    from keyface_cli.presets import PRESETS
 
     config = PRESETS["keyface"]
     half = formats_of(config, torch.device("cuda"), "float16", None)

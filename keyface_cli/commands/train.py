@@ -23,8 +23,9 @@ from keyface_cli.commands.train_options import (
     is_main,
     training,
 )
-from keyface_cli.config import PRESETS, ModelConfig
+from keyface_cli.config import ModelConfig
 from keyface_cli.errors import ConfigError, KeyFaceError
+from keyface_cli.presets import PRESETS
 
 app = typer.Typer(
     name="train",
