@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.jobs.job import Job, default_output
 from keyface_cli.jobs.plan import make_plan
 from keyface_cli.jobs.runner import ComputeOptions, Listener, Runner
+from keyface_cli.keywords import as_options
 from keyface_cli.options import Progress
 
 
@@ -49,7 +49,8 @@ def animate(
             them here.
         progress: told how far each stage is.
         options: any other option of `keyface animate` by its name, with underscores: the fields of
-            `jobs.job.Job`. `force=True` replaces an existing file.
+            `jobs.job.Job`. `force=True` replaces an existing file. What is text on the command line
+            may be what it means: see `keywords.as_options`.
 
     Returns:
         What `keyface animate --json` prints: the "output", its "frames", "fps", "seconds", "width"
@@ -59,14 +60,10 @@ def animate(
         KeyFaceError: a file or an option cannot be used; its `hint` says what to do.
         TypeError: there is no such option.
     """
-    paths = {name for name, hint in typing.get_type_hints(Job).items() if hint == Path | None}
-    given: dict[str, Any] = {
-        name: Path(value) if name in paths and value is not None else value
-        for name, value in options.items()
-    }
     sources = Path(portrait), Path(audio)
     target = default_output(*sources) if output is None else Path(output)
-    plan = make_plan(Job(portrait=sources[0], audio=sources[1], output=target, **given))
+    chosen = as_options(Job, options)
+    plan = make_plan(Job(portrait=sources[0], audio=sources[1], output=target, **chosen))
     compute = ComputeOptions(device, dtype, vae_dtype, memory, compile)
     checkpoint = Checkpoint.open(resolve_model(model))
     return Runner(checkpoint, compute, Listener(progress), cluster=cluster).run(plan)

@@ -8,7 +8,10 @@ a batch and the keywords of Python come from there.
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import typing
 from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keyface_cli.config import ModelConfig, SamplingConfig
@@ -48,6 +51,7 @@ def option(default: Any, panel: str, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, panel, **more)})
 
 
+_LONGEST_S = 360_000.0  # a hundred hours, which keeps infinity out
 QUALITIES = ("exact", "fast", "draft")  # presets of a model, see `ModelConfig.sampling_of`
 
 
@@ -68,6 +72,30 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+_WORDS: dict[type[Any], tuple[type[Any], str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "True or False"),
+    str: (str, "text"),
+    Path: (PurePath, "a path"),
+}
+
+
+def _of_type(hint: Any, name: str, value: Any) -> Any:
+    """Return a value as a field of this type has it; an option's type is plain, or plain or None.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    plain, *empty = typing.get_args(hint) or (hint,)
+    if value is None and empty:
+        return None
+    kind, words = _WORDS[plain]
+    if not isinstance(value, kind) or (isinstance(value, bool) and plain is not bool):
+        raise ConfigError(f"{name} must be {words}: {value!r}")
+    return plain(value)
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """The choices of one run; None means the model's own default.
@@ -85,7 +113,7 @@ class GenerationOptions:
         preset: "exact", "fast" or "draft": which defaults of the model the others change.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: a value is of another type, or a number is out of its range.
     """
 
     seed: int = option(
@@ -137,8 +165,10 @@ class GenerationOptions:
     )
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
         for name, one in options_of(type(self)).items():
-            value = getattr(self, name)
+            value = _of_type(hints[name], name, getattr(self, name))
+            object.__setattr__(self, name, value)  # as of numpy's numbers, or 3 for 3.0
             if value is None:
                 continue
             if one.limits is not None and not one.limits[0] <= value <= one.limits[1]:
@@ -159,6 +189,98 @@ class GenerationOptions:
         chosen = {name: getattr(self, name) for name in names & options_of(type(self)).keys()}
         given = {name: value for name, value in chosen.items() if value is not None}
         return replace(config.sampling_of(self.preset), **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(GenerationOptions):
+    """What is taken of a portrait and a recording, and what face is made to it.
+
+    Times are in seconds; None leaves a choice to the model.
+
+    Raises:
+        ConfigError: a value is of another type, or a number is out of its range.
+    """
+
+    crop: str = option(
+        "auto",
+        "Portrait",
+        "The square to animate: around a face, in the middle, the whole picture, or this one "
+        "in pixels. Nothing is ever squashed.",
+        metavar="auto|center|none|X,Y,W,H",
+    )
+    face: str = option(
+        "largest",
+        "Portrait",
+        "Which face, where there are several; numbers count from the left.",
+        metavar="N|largest|left|right",
+    )
+    require_face: bool = option(False, "Portrait", "Refuse a portrait in which no face is found.")
+    portrait_time: float | None = option(
+        None,
+        "Portrait",
+        "Which frame of a portrait that is a video.",
+        limits=(0.0, _LONGEST_S),
+        metavar="SECONDS",
+        shown="the first",
+    )
+    background: str | None = option(
+        None,
+        "Portrait",
+        "What shows through a transparent portrait: a name, or #rrggbb.",
+        metavar="COLOUR",
+        shown="the colour of its edge",
+    )
+    size: str | None = option(
+        None,
+        "Output",
+        "Size of the video in pixels: it is made as large as fits into this.",
+        metavar="N|WxH",
+        shown="the model's, with --paste-back the portrait's",
+    )
+    emotion: str = option(
+        "neutral",
+        "Sound",
+        "One of 24 names (happy, sad, angry, ...), a curve in one line "
+        '("neutral@0 happy@3.5 sad:0.6@8"), a curve in a CSV or JSON file, or auto: a guess from '
+        "the voice.",
+        metavar="NAME|LINE|FILE|auto",
+        short="-e",
+    )
+    emotion_strength: float = option(
+        1.0,
+        "Sound",
+        "Multiply valence and arousal by this, clipped to [-1, 1].",
+        limits=(0.0, 10.0),
+    )
+    voice_model: Path | None = option(
+        None,
+        "Sound",
+        "A speech-emotion model (arousal, dominance, valence) for --emotion auto.",
+        metavar="FILE.onnx",
+        shown="the voice's loudness, melody and rate",
+    )
+    start: float = option(
+        0.0,
+        "Sound",
+        "Leave out the beginning of the recording.",
+        limits=(0.0, _LONGEST_S),
+        metavar="SECONDS",
+    )
+    duration: float | None = option(
+        None,
+        "Sound",
+        "Use no more than this of the recording.",
+        limits=(0.04, _LONGEST_S),
+        metavar="SECONDS",
+        shown="to its end",
+    )
+    features: Path | None = option(
+        None,
+        "Sound",
+        "Audio features of this recording, from keyface embed.",
+        metavar="FILE",
+        shown="computed now",
+    )
 
 
 class Progress(Protocol):

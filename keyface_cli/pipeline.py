@@ -25,7 +25,6 @@ from keyface_cli.checkpoints.checkpoint import (
 from keyface_cli.checkpoints.installed import resolve_model
 from keyface_cli.config import (
     NUM_FRAMES,
-    SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     USUAL_CHUNK,
     ModelConfig,
@@ -38,11 +37,11 @@ from keyface_cli.device import (
     resolve_dtype,
 )
 from keyface_cli.engine import STAGES, Engine, Inputs, Run
-from keyface_cli.errors import DeviceError, WeightsError
+from keyface_cli.errors import DeviceError, FeaturesError, WeightsError
 from keyface_cli.memory import ACTIVATIONS_PER_LATENT, LEVELS, Demand, Residency
 from keyface_cli.models.codec import LatentCodec
 from keyface_cli.models.speech import Features, Samples
-from keyface_cli.options import GenerationOptions, KeyframeStore, Progress
+from keyface_cli.options import GenerationOptions, InputOptions, KeyframeStore, Progress
 from keyface_cli.stages.timeline import Timeline
 from keyface_cli.stream import frames, keyframe_pictures
 
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from keyface_cli.emotion import EmotionTrack
-    from keyface_cli.media.framing import View
+    from keyface_cli.media.framing import CutOut, View
     from keyface_cli.models.portrait_decoder import PortraitDecoder
     from keyface_cli.models.unet import VideoUNet
 
@@ -176,61 +175,81 @@ class KeyFacePipeline:
         portrait: str | PathLike[str] | Image.Image | NDArray[np.uint8],
         audio: str | PathLike[str] | Samples,
         *,
-        emotion: str | EmotionTrack | NDArray[np.float32] = "neutral",
-        emotion_strength: float = 1.0,
-        crop: str = "auto",
-        face: str = "largest",
-        start: float = 0.0,
-        duration: float | None = None,
-        size: int | None = None,
+        emotion: str | PathLike[str] | EmotionTrack | NDArray[np.float32] = "neutral",
+        features: str | PathLike[str] | Mapping[str, Features] | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make the face in a portrait speak a recording, frame by frame, at 25 frames a second.
-
-        The names and what they mean are those of `keyface animate`.
 
         Args:
             portrait: a file, a picture of Pillow's, or an array (H, W, 3) of RGB in 0..255.
             audio: a file with sound, or a waveform (S,), mono at 16 kHz in [-1, 1].
             emotion: a name, a curve in one line, a file, "auto", a curve, or valence and arousal
                 in [-1, 1] of each of the N = ceil(S / 640) video frames, (N, 2).
-            emotion_strength: how many times as far from neutral as the curve says.
-            crop: which square of the portrait: "auto", "center", "none" or "X,Y,W,H".
-            face: which face, where there are several.
-            start: seconds to leave out at the beginning of a file or a waveform.
-            duration: how many seconds to use; None is all.
-            size: pixels of a frame's side that are wanted of a model with a portrait decoder: S is
-                that, R at least, and at most 1024 and what the portrait's square has. None is R.
+            features: a file of `keyface embed` for this recording, or as for `stream`.
             progress: told how far each stage is.
-            options: fields of `GenerationOptions`: seed, steps, audio_guidance and so on.
+            options: of `keyface animate`, by the same names, what decides the frames: the fields of
+                `options.InputOptions` (crop, face, start, duration, size and so on, also as
+                `keywords.as_options` has them) and of `GenerationOptions` (seed, steps and so on).
+                `size` is for a model with a portrait decoder: S is what fits into it, R at least,
+                and at most 1024 and what the portrait's square has.
 
         Returns:
-            RGB frames (n, S, S, 3) as soon as they are final, N in all.
+            RGB frames (n, S, S, 3) as soon as they are final, N in all; S is R without `size`.
 
         Raises:
             KeyFaceError: a file or an option cannot be used.
             TypeError: there is no such option.
+            ValueError: an array has another shape or type, or holds NaN.
         """
-        from keyface_cli.emotion import EmotionTrack, check_emotion, estimate_curve
-        from keyface_cli.media.audio import load_waveform
-        from keyface_cli.media.framing import cut_out
-        from keyface_cli.media.portrait import as_picture
+        from keyface_cli.emotion import check_emotion, estimate_curve
+        from keyface_cli.keywords import as_options
+        from keyface_cli.media.audio import take_waveform
 
-        chosen = GenerationOptions(**options)
-        cut = cut_out(as_picture(portrait), self.config, crop, face, scale=lambda shown: size or 0)
-        if isinstance(audio, str | PathLike):
-            waveform: Samples = load_waveform(Path(audio), start, duration)
-        else:
-            last = None if duration is None else round((start + duration) * SAMPLE_RATE)
-            waveform = audio[round(start * SAMPLE_RATE) : last]
+        if not isinstance(emotion, np.ndarray):
+            options["emotion"] = emotion
+        if isinstance(features, str | PathLike):
+            options["features"] = features
+        chosen = InputOptions(**as_options(InputOptions, options))
+        track = check_emotion(chosen.emotion, chosen.voice_model)
+        cut = self._cut_out(portrait, chosen)
+        waveform = take_waveform(audio, chosen.start, chosen.duration)
         if isinstance(emotion, np.ndarray):
-            curve = np.clip(emotion_strength * emotion, -1, 1)
+            curve = np.clip(chosen.emotion_strength * emotion, -1, 1)
         else:
-            track = emotion if isinstance(emotion, EmotionTrack) else check_emotion(emotion)
-            track = (track or estimate_curve(waveform)).scaled(emotion_strength)
-            curve = track.sample(math.ceil(len(waveform) / SAMPLES_PER_FRAME))
-        return self.stream(cut.portrait, waveform, curve, chosen, progress, view=cut.view)
+            track = track or estimate_curve(waveform, chosen.voice_model)
+            N = math.ceil(len(waveform) / SAMPLES_PER_FRAME)
+            curve = track.scaled(chosen.emotion_strength).sample(N)
+        if isinstance(features, str | PathLike):
+            features = self._stored_features(audio, chosen, len(curve))
+        return self.stream(cut.portrait, waveform, curve, chosen, progress, features, view=cut.view)
+
+    def _cut_out(self, portrait: Any, chosen: InputOptions) -> CutOut:
+        from keyface_cli.media.framing import cut_out, parse_size
+        from keyface_cli.media.portrait import as_picture, parse_colour
+
+        colour = None if chosen.background is None else parse_colour(chosen.background)
+        side = 0 if chosen.size is None else min(parse_size(chosen.size))
+        picture = as_picture(portrait, colour, chosen.portrait_time)
+        crop = chosen.crop, chosen.face, chosen.require_face
+        return cut_out(picture, self.config, *crop, scale=lambda shown: side)
+
+    def _stored_features(
+        self, audio: Any, chosen: InputOptions, frames: int
+    ) -> Mapping[str, Features]:
+        """What a file of `keyface embed` holds, which belongs to a recording that is a file."""
+        from keyface_cli.files import file_hash
+        from keyface_cli.media.features import load_features, origin
+
+        if chosen.features is None or not isinstance(audio, str | PathLike):
+            raise FeaturesError(
+                f"{chosen.features}: belongs to a file, the audio is none", "name the audio's file"
+            )
+        names = encoder_names(self.config)
+        sound = file_hash(Path(audio))
+        belongs = origin(sound, chosen.start, chosen.duration, self.checkpoint, names)
+        return load_features(chosen.features, belongs, frames)
 
     def stream(
         self,
@@ -273,7 +292,7 @@ class KeyFacePipeline:
             ConfigError: an option is out of its range.
             WeightsError: autoguidance is asked for and the model has no guide, nor an anchor.
             DeviceError: memory ran out, here or while frames are made.
-            ValueError: an array has another shape.
+            ValueError: an array has another shape or type, or holds NaN.
         """
         inputs = self._inputs(portrait, waveform, emotion, features, motion, view)
         if not 0 <= first_frame < max(1, len(emotion)):
@@ -334,6 +353,11 @@ class KeyFacePipeline:
         R, N = self.config.resolution, math.ceil(len(waveform) / SAMPLES_PER_FRAME)
         if getattr(waveform, "ndim", 1) != 1:
             raise ValueError("waveform has shape (channels, samples), not (samples,)")
+        if isinstance(waveform, np.ndarray):
+            if waveform.dtype.kind != "f":
+                raise ValueError(f"waveform is of {waveform.dtype}, not float32 in [-1, 1]")
+            if not np.isfinite(waveform).all():
+                raise ValueError("waveform holds NaN or infinity")
         for name, array, shape in (
             ("portrait", portrait, (3, R, R)),
             ("emotion", emotion, (N, 2)),
@@ -341,6 +365,8 @@ class KeyFacePipeline:
         ):
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, not {shape}")
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"{name} holds NaN or infinity")
         for name in encoder_names(self.config):
             if features is None and name not in self.engine.encoders:
                 raise ValueError(f"loaded without {name}: features are needed")

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.motion": {"config"},
     "stages": {"diffusion", "models"},
     "emotion": {"media", "stages.timeline", "plotting", "files", "config", "errors"},
+    "keywords": {"emotion"},
     "memory": {"device", "config"},
     "options": {"config", "errors"},
     "engine": {
@@ -44,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "stream": {"engine", "options", "stages", "stages.timeline", "config"},
     "pipeline": {
-        *("stream", "engine", "options", "memory", "stages.timeline", "emotion", "media"),
-        *("checkpoints", "models", "device", "config", "errors"),
+        *("stream", "engine", "options", "keywords", "memory", "stages.timeline", "emotion"),
+        *("media", "checkpoints", "models", "device", "files", "config", "errors"),
     },
     "embedding": {"pipeline", "checkpoints", "models", "device", "config"},
     "jobs": {
@@ -56,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("jobs", "pipeline", "stream", "options", "output", "credentials", "emotion"),
         *("checkpoints", "web", "stages.timeline", "files", "config", "errors"),
     },
-    "api": {"jobs", "options", "checkpoints"},
+    "api": {"jobs", "options", "keywords", "checkpoints"},
     "benchmark": {
         *("jobs", "options", "stages.timeline", "diffusion", "checkpoints", "models", "config"),
     },

@@ -9,7 +9,8 @@ from PIL import Image, ImageFilter
 
 from keyface_cli.errors import VideoError
 from keyface_cli.media.crop import Crop, cut
-from keyface_cli.output.compose import PasteBack, Resize, output_size, parse_size
+from keyface_cli.media.framing import parse_size
+from keyface_cli.output.compose import PasteBack, Resize, output_size
 from keyface_cli.output.framerate import FrameRate
 
 R = 256

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keyface_cli.options import GenerationOptions, flag, option
+from keyface_cli.options import GenerationOptions, InputOptions, flag, option
 from keyface_cli.output.formats import DEFAULT_CRF, SoundTrack
 
 FRAME_RATES = (24, 25, 30, 50, 60)
-_LONGEST_S = 360_000.0  # a hundred hours, which keeps infinity out
 # these decide what happens to files, not what is in them
 _CONDUCT = {
     *("force", "restart", "keep_job", "keyframes_only", "sign", "key", "timestamp", "ingredients")
@@ -21,7 +20,7 @@ _FILES = {"portrait", "audio", "output"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(GenerationOptions):
+class Job(InputOptions):
     """The files and every choice, by the names that the options of `animate` have.
 
     Times are in seconds, `audio_offset` in milliseconds; None leaves a choice to the model.
@@ -34,46 +33,10 @@ class Job(GenerationOptions):
     audio: Path
     output: Path
     force: bool = False
-    crop: str = option(
-        "auto",
-        "Portrait",
-        "The square to animate: around a face, in the middle, the whole picture, or this one "
-        "in pixels. Nothing is ever squashed.",
-        metavar="auto|center|none|X,Y,W,H",
-    )
-    face: str = option(
-        "largest",
-        "Portrait",
-        "Which face, where there are several; numbers count from the left.",
-        metavar="N|largest|left|right",
-    )
-    require_face: bool = option(False, "Portrait", "Refuse a portrait in which no face is found.")
-    portrait_time: float | None = option(
-        None,
-        "Portrait",
-        "Which frame of a portrait that is a video.",
-        limits=(0.0, _LONGEST_S),
-        metavar="SECONDS",
-        shown="the first",
-    )
-    background: str | None = option(
-        None,
-        "Portrait",
-        "What shows through a transparent portrait: a name, or #rrggbb.",
-        metavar="COLOUR",
-        shown="the colour of its edge",
-    )
     paste_back: bool = option(
         False,
         "Output",
         "Put the animated face back into the whole portrait, in its own size (up to 4K).",
-    )
-    size: str | None = option(
-        None,
-        "Output",
-        "Size of the video in pixels: it is made as large as fits into this.",
-        metavar="N|WxH",
-        shown="the model's, with --paste-back the portrait's",
     )
     fps: int = option(
         25,
@@ -88,56 +51,12 @@ class Job(GenerationOptions):
         "Quality of the picture: lower is better and larger.",
         limits=(0, 51),
     )
-    emotion: str = option(
-        "neutral",
-        "Sound",
-        "One of 24 names (happy, sad, angry, ...), a curve in one line "
-        '("neutral@0 happy@3.5 sad:0.6@8"), a curve in a CSV or JSON file, or auto: a guess from '
-        "the voice.",
-        metavar="NAME|LINE|FILE|auto",
-        short="-e",
-    )
-    emotion_strength: float = option(
-        1.0,
-        "Sound",
-        "Multiply valence and arousal by this, clipped to [-1, 1].",
-        limits=(0.0, 10.0),
-    )
-    voice_model: Path | None = option(
-        None,
-        "Sound",
-        "A speech-emotion model (arousal, dominance, valence) for --emotion auto.",
-        metavar="FILE.onnx",
-        shown="the voice's loudness, melody and rate",
-    )
-    start: float = option(
-        0.0,
-        "Sound",
-        "Leave out the beginning of the recording.",
-        limits=(0.0, _LONGEST_S),
-        metavar="SECONDS",
-    )
-    duration: float | None = option(
-        None,
-        "Sound",
-        "Use no more than this of the recording.",
-        limits=(0.04, _LONGEST_S),
-        metavar="SECONDS",
-        shown="to its end",
-    )
     audio_offset: float = option(
         0.0,
         "Sound",
         "Let the sound come so many milliseconds later than its picture; below 0 earlier.",
         limits=(-60_000.0, 60_000.0),
         metavar="MS",
-    )
-    features: Path | None = option(
-        None,
-        "Sound",
-        "Audio features of this recording, from keyface embed.",
-        metavar="FILE",
-        shown="computed now",
     )
     restart: bool = option(
         False, "Output", "Start over, discarding what an earlier run has finished."

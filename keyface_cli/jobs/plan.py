@@ -152,8 +152,8 @@ def make_plan(job: Job) -> Plan:
     """
     from keyface_cli.emotion.load import check_emotion
     from keyface_cli.media.ffmpeg import find_ffmpeg
+    from keyface_cli.media.framing import parse_size
     from keyface_cli.media.portrait import parse_colour
-    from keyface_cli.output.compose import parse_size
 
     if job.output != STDOUT:
         for source in (job.portrait, job.audio):

@@ -16,8 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -103,6 +104,29 @@ def load_waveform(
     with io.BytesIO() as file:
         _copy(path, file, start_s, duration_s)
         return np.frombuffer(file.getvalue(), np.float32)
+
+
+def take_waveform(audio: Any, start_s: float, duration_s: float | None) -> Any:
+    """Return a part of a recording, of a file as `load_waveform` does.
+
+    Args:
+        audio: a file, or a waveform (S,), mono at 16 kHz: an array or whatever has slices.
+        start_s: as for `load_waveform`.
+        duration_s: as for `load_waveform`.
+
+    Raises:
+        AudioError: as for `load_waveform`; it is neither, or nothing is left of it.
+        VideoError: the format needs ffmpeg and there is none.
+    """
+    if isinstance(audio, str | PathLike):
+        return load_waveform(Path(audio), start_s, duration_s)
+    if not (hasattr(audio, "__getitem__") and hasattr(audio, "__len__")):
+        raise AudioError(f"no recording: {audio!r}", "give a file or a waveform")
+    last = None if duration_s is None else round((start_s + duration_s) * SAMPLE_RATE)
+    taken = audio[round(start_s * SAMPLE_RATE) : last]
+    if not len(taken):
+        raise AudioError(f"nothing is left of the waveform from {start_s:g} s on")
+    return taken
 
 
 def store_waveform(

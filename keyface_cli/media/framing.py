@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keyface_cli.config import ModelConfig
-from keyface_cli.errors import PortraitError
+from keyface_cli.errors import PortraitError, VideoError
 from keyface_cli.media.crop import Crop, cut
 from keyface_cli.media.faces import Face
 from keyface_cli.media.search import choose_face, look_for_faces
@@ -27,6 +27,9 @@ MOST_SHOWN = 1024  # pixels across of a square whose pixels are moved; more are 
 WHOLE = 0.9  # of a square picture: a crop that is so large takes all of it
 LARGER = 1.12  # times its usual size: up to there networks know a face
 ASIDE = 0.08  # of the square's side: so far from its usual place
+LARGEST_SIDE = 3840  # of a result, pixels
+SMALLEST_SIDE = 16  # that every encoder takes
+_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 _NUMBERS = re.compile(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*([1-9]\d{0,5})\s*,\s*([1-9]\d{0,5})\s*")
 
 
@@ -152,6 +155,24 @@ def cut_out(
         return CutOut(chosen, portrait, None)
     shown = to_network(cut(picture, chosen, S))
     return CutOut(chosen, portrait, View(shown, chosen.within(seen)))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the box of pixels that `--size` means: N (a square) or WxH.
+
+    Raises:
+        VideoError: it is neither, or larger than 4K.
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
+        raise VideoError(f"no such size: {text}", "a number of pixels, or WIDTHxHEIGHT")
+    width = int(found[1])
+    height = int(found[2] or width)
+    if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
+        raise VideoError(
+            f"the size {text} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
+        )
+    return width, height
 
 
 def to_network(square: Image.Image) -> NDArray[np.float32]:

@@ -57,19 +57,28 @@ def read_picture(
         return _decode(path, image, background)
 
 
-def as_picture(given: str | PathLike[str] | Image.Image | NDArray[np.uint8]) -> Image.Image:
+def as_picture(
+    given: str | PathLike[str] | Image.Image | NDArray[np.uint8],
+    background: Colour | None = None,
+    time_s: float | None = None,
+) -> Image.Image:
     """Return a portrait as an RGB picture: a file is read, what is transparent gets a colour.
 
     Args:
         given: a file, a picture, or an array (H, W, 3) of RGB in 0..255.
+        background: as for `read_picture`.
+        time_s: as for `read_picture`.
 
     Raises:
         PortraitError: the file cannot be used, or the array is of another shape or type.
+        VideoError: it is a video and there is no ffmpeg.
     """
     if isinstance(given, str | PathLike):
-        return read_picture(Path(given))
+        return read_picture(Path(given), background, time_s)
     if isinstance(given, Image.Image):
-        return _to_rgb(_upright(given), None)
+        return _to_rgb(_upright(given), background)
+    if not isinstance(given, np.ndarray):
+        raise PortraitError(f"no portrait: {given!r}", "give a file, a picture or an array")
     if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
         raise PortraitError(
             f"the portrait is an array {given.shape} of {given.dtype}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,13 +13,12 @@ from PIL import Image
 
 from keyface_cli.errors import VideoError
 from keyface_cli.media.crop import Crop, cut
+from keyface_cli.media.framing import LARGEST_SIDE, SMALLEST_SIDE
 
-LARGEST_SIDE, MOST_PIXELS = 3840, 3840 * 2160  # 4K
-SMALLEST_SIDE = 16  # that every encoder takes
+MOST_PIXELS = 3840 * 2160  # 4K
 FEATHER = 0.1  # of the square's side: where the face fades into the picture
 _RING = 0.12  # of the side: where the colours of both are compared
 _MOST_CORRECTED = 48.0  # of 255
-_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -33,24 +31,6 @@ class Composer(Protocol):
 
     def __call__(self, frame: Frame) -> Frame:
         """Return the composed frame; the same for the same frame."""
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return the box of pixels that `--size` means: N (a square) or WxH.
-
-    Raises:
-        VideoError: it is neither, or larger than 4K.
-    """
-    found = _SIZE.fullmatch(text.strip().lower())
-    if found is None:
-        raise VideoError(f"no such size: {text}", "a number of pixels, or WIDTHxHEIGHT")
-    width = int(found[1])
-    height = int(found[2] or width)
-    if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
-        raise VideoError(
-            f"the size {text} is not between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
-        )
-    return width, height
 
 
 def output_size(
