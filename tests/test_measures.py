@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -426,6 +429,46 @@ def test_motion_smoothness_predicts_every_second_frame(tmp_path: Path) -> None:
     assert run(measure, late).values["motion_smoothness"] == pytest.approx((255 - 2) / 255)
     half = levels(np.array([100, 100, 101]))  # 100.5 is cut to 100, not rounded
     assert run(measure, half).values["motion_smoothness"] == 1
+
+
+class Demonstrated(nn.Module):
+    """What AMT's own demonstration calls: its options, and a dictionary as its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.zeros(1))
+
+    def forward(
+        self, a: Tensor, b: Tensor, t: Tensor, scale_factor: float, eval: bool
+    ) -> dict[str, Tensor]:
+        assert (scale_factor, eval) == (1.0, True)
+        return {"imgt_pred": self.share * a + t * b}
+
+
+def test_the_lines_that_make_the_file_of_amt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMT itself cannot be fetched by a test; its place is taken by a network of its form."""
+    readme = Path(measures.__file__).with_name("README.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+    clone, settings = ModuleType("utils.build_utils"), ModuleType("omegaconf")
+    clone.build_from_cfg = lambda name: {"AMT-S": Demonstrated}[name]()  # type: ignore[attr-defined]
+
+    class Config:
+        @staticmethod
+        def load(path: str) -> Any:
+            return SimpleNamespace(network=Path(path).stem)
+
+    settings.OmegaConf = Config  # type: ignore[attr-defined]
+    for name, module in (("omegaconf", settings), ("utils.build_utils", clone)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "utils", ModuleType("utils"))
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"share": torch.tensor([0.5])}}, "amt-s.pth")
+    exec(compile(block, "README.md", "exec"), {})
+    measure = MotionSmoothness(tmp_path / "amt-s.pt")
+    frames = np.stack([np.full((512, 512, 3), 10 * t, np.uint8) for t in range(3)])
+    assert measure.between(frames[0], frames[2]).mean() == 10
 
 
 # --- non-speech vocalisations
