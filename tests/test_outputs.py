@@ -259,8 +259,8 @@ def test_info_prints_how_it_was_made(
     assert code == 0
     assert re.search("^seed: 0$", out, re.MULTILINE)
     assert out.splitlines()[-1] == (
-        "keyface animate portrait.png tone.wav --model tiny --crop center --size 96 --fps 30 "
-        "--emotion happy --duration 0.2 --steps 1 -o 'a b.mp4'"
+        "keyface animate portrait.png tone.wav --model tiny --crop center --size 96 "
+        "--emotion happy --duration 0.2 --fps 30 --steps 1 -o 'a b.mp4'"
     )
     described = json.loads(main("info", path, "--json")[1])
     assert described["command"] == out.splitlines()[-1]
