@@ -262,7 +262,7 @@ def _begin(asked: Asked, name: str) -> None:
 
 @contextmanager
 def _training(asked: Asked, name: str, file: str = "") -> Iterator[dict[str, Any]]:
-    """Give what every training is told: how it begins, and who hears of it; print the result."""
+    """Give what every training is told: how it begins, and who is told of it; print the result."""
     with console.StageProgress() as progress:
 
         def report(update: int, total: int, values: Mapping[str, float]) -> None:

@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 
 
 class Start(TypedDict, total=False):
-    """How a training begins and who hears of it; every `train_...` hands this to `Trainer`."""
+    """How a training begins and who is told of it; every `train_...` hands this to `Trainer`."""
 
     resume: bool
     force: bool
